@@ -1,0 +1,70 @@
+# The commands of this project. "make" alone lists them.
+# Everything runs in .venv, which is made on first use.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+REDIS_URL ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types docs bench load-scripts build check torture \
+	test-servers clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+install: $(STAMP) ## Make .venv with the package (editable) and all tools
+
+demo: $(STAMP) ## Run a small application on an embedded Redis
+	$(BIN)/python -m demo
+
+test: $(STAMP) ## Run all tests; PYTEST_ARGS="-k name" for some
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP) ## Check the types
+	$(BIN)/mypy
+
+docs: $(STAMP) ## Build the documentation into docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+bench: $(STAMP) ## Measure, side by side with pyramid_session_redis
+	$(BIN)/python -m bench
+
+load-scripts: $(STAMP) ## Load the Lua scripts: make load-scripts REDIS_URL=redis://host:port/0
+	@test -n "$(REDIS_URL)" \
+		|| { echo "usage: make load-scripts REDIS_URL=redis://host:port/0" >&2; exit 2; }
+	@$(BIN)/redis-lua-sessions load-scripts --url '$(REDIS_URL)'
+
+build: $(STAMP) ## Build sdist and wheel into dist/
+	$(BIN)/python -m build
+
+check: lint types test docs ## Run lint, types, test and docs
+
+torture: $(STAMP) ## Run only the tests with many threads and processes
+	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
+
+test-servers: $(STAMP) ## Run all tests on every server found
+	TEST_ALL_SERVERS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clean: ## Remove all that these commands made, .venv included
+	rm -rf $(VENV) build dist docs/_build *.egg-info
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,82 @@
+--[[
+end_session: end a session and leave a marker that it has ended.
+
+The marker makes every request in flight see that the session is over, and
+keeps the id from being used again. It points nowhere. With keep_fields (a new
+id takes the data over) the fields stay beside the marker until it expires: no
+script reads them, but this call, repeated after a lost reply, returns them
+again, so that no write which slipped in before the end is lost.
+
+KEYS[1] session_key  hash that holds the session
+ARGV[1] nonce        string without spaces, unique to this call
+ARGV[2] marker_ms    integer, TTL of the marker, ms
+ARGV[3] keep_fields  '1' = return the fields, and keep them beside the marker;
+                     '0' = delete them
+ARGV[4] names        digest of the set of fields read; '' = not read
+ARGV[5...]           field, check, ... ('' = absent, '+' = present, else the
+                     SHA1 of its value): if one fails, nothing happens
+
+Returns: {status, ...}
+  0 GONE     {0} no session is stored here; {0, 1} it had reached its end
+  2 MOVED    {2, age_ms} another call ended the session age_ms ago
+  6 CONFLICT {6} a check failed; nothing was applied
+  9 ENDED    {9, {field, value, ...}} the last fields (with keep_fields)
+Writes: HSET moved, HDEL, DEL, PEXPIRE; or nothing
+]]
+local session_key = KEYS[1]
+local nonce = ARGV[1]
+local marker_ms = tonumber(ARGV[2])
+local keep_fields = ARGV[3] == '1'
+local names = ARGV[4]
+local FIRST_CHECK = 5
+
+local created, expires, moved = unpack(redis.call('HMGET', session_key,
+  'created', 'expires', 'moved'))
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+if not created then
+  if not moved then return {0} end
+  local at, ended_by = string.match(moved, '^(%d+) (.*)$')
+  if ended_by ~= nonce then return {2, now_ms - (tonumber(at) or 0)} end
+  return {9, keep_fields and redis.call('HGETALL', session_key) or {}}
+end
+if expires and (tonumber(expires) or 0) <= now_ms then
+  redis.call('DEL', session_key)
+  return {0, 1}
+end
+
+if names ~= '' then
+  -- The digest does not depend on order: a count, and a sum of 48-bit hashes.
+  local count, sum = 0, 0
+  for _, name in ipairs(redis.call('HKEYS', session_key)) do
+    local kind = string.sub(name, 1, 1)
+    if kind == '.' or kind == '#' or kind == '~' then
+      count = count + 1
+      sum = (sum + tonumber(string.sub(redis.sha1hex(name), 1, 12), 16)) % 281474976710656
+    end
+  end
+  if names ~= string.format('%d:%.0f', count, sum) then return {6} end
+end
+for i = FIRST_CHECK, #ARGV, 2 do
+  local value = redis.call('HGET', session_key, ARGV[i])
+  local check = ARGV[i + 1]
+  if check == '' and value
+    or check == '+' and not value
+    or #check > 1 and (not value or redis.sha1hex(value) ~= check) then
+    return {6}
+  end
+end
+
+local marker = string.format('%.0f ', now_ms) .. nonce
+local fields = {}
+if keep_fields then
+  redis.call('HSET', session_key, 'moved', marker)
+  redis.call('HDEL', session_key, 'created')
+  fields = redis.call('HGETALL', session_key)
+else
+  redis.call('DEL', session_key)
+  redis.call('HSET', session_key, 'moved', marker)
+end
+redis.call('PEXPIRE', session_key, marker_ms)
+return {9, fields}

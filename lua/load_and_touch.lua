@@ -1,0 +1,114 @@
+--[[
+load_and_touch: read one session and refresh its idle timeout.
+
+The touch is left out only while trigger_ms < remaining <= life, and where it
+would set the same moment again: the call is then a pure read, of which neither
+replicas nor the append-only file see anything.
+
+KEYS[1] session_key  hash that holds the session
+ARGV[1] timeout_ms   integer, default idle timeout, ms; 0 = never
+ARGV[2] trigger_ms   integer, touch at or below this remaining life, ms;
+                     '' = always touch
+ARGV[3] absolute_ms  integer, absolute timeout, ms; 0 = none
+ARGV[4] use_ttl      '1' = the key has a TTL, '0' = field `expires` (LRU mode)
+
+Returns: {status, ...}
+  0 GONE   {0} no session is stored here; {0, 1} it had reached its end;
+           {0, 2} something else is stored here
+  1 LOADED {1, remaining_ms, {field, value, ...}}; remaining_ms -1 = never ends
+  2 MOVED  {2, age_ms} the session ended age_ms ago
+Writes: PEXPIRE, PERSIST, HDEL first, HDEL expires, HSET expires, DEL of an
+ended session; or nothing
+]]
+local session_key = KEYS[1]
+local timeout_ms = tonumber(ARGV[1])
+local trigger_ms = tonumber(ARGV[2])
+local absolute_ms = tonumber(ARGV[3])
+local use_ttl = ARGV[4] == '1'
+local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
+
+local fields = redis.call('HGETALL', session_key)
+local created, timeout, expires, deadline, first, moved
+for i = 1, #fields, 2 do
+  local name = fields[i]
+  if name == 'created' then created = fields[i + 1]
+  elseif name == 'timeout' then timeout = fields[i + 1]
+  elseif name == 'expires' then expires = fields[i + 1]
+  elseif name == 'deadline' then deadline = fields[i + 1]
+  elseif name == 'first' then first = fields[i + 1]
+  elseif name == 'moved' then moved = fields[i + 1]
+  end
+end
+
+local now_ms
+if not use_ttl or absolute_ms > 0 or expires or deadline or moved then
+  local time = redis.call('TIME')
+  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+if not created then
+  if moved then
+    return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
+  end
+  if #fields > 0 then return {0, 2} end
+  return {0}
+end
+local start = tonumber(string.match(created, '^%d+'))
+if not start then return {0, 2} end
+
+-- A write of the touch may be refused (MISCONF, NOREPLICAS, OOM): the read
+-- goes on. READONLY is passed up, so that the client finds the new primary.
+local refused
+local function touch(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err and string.find(reply.err, 'READONLY', 1, true) then
+    refused = reply
+  end
+end
+
+local idle = tonumber(timeout) or timeout_ms
+local life = math.huge
+if idle > 0 then life = idle end
+if absolute_ms > 0 then life = math.min(life, start + absolute_ms - now_ms) end
+if deadline then life = math.min(life, (tonumber(deadline) or 0) - now_ms) end
+if life <= 0 or (expires and (tonumber(expires) or 0) <= now_ms) then
+  touch('DEL', session_key)
+  if refused then return refused end
+  return {0, 1}
+end
+if life < math.huge then life = math.min(life, MAX_MS) end
+if first then touch('HDEL', session_key, 'first') end
+
+if use_ttl and not expires and not first and not trigger_ms and life == idle then
+  -- The common case: one write, nothing to compare.
+  touch('PEXPIRE', session_key, string.format('%.0f', life))
+  if refused then return refused end
+  return {1, life, fields}
+end
+
+local pttl = redis.call('PTTL', session_key) -- -1 = no TTL
+local remaining = math.huge
+if expires then remaining = tonumber(expires) - now_ms
+elseif pttl >= 0 then remaining = pttl
+end
+local in_its_place = use_ttl and not expires or not use_ttl and pttl == -1
+-- A life cut short by a fixed end always ends at the same moment; clock reads
+-- within one call may lie a millisecond apart.
+local same_moment = life ~= idle and (remaining == life or math.abs(remaining - life) <= 2)
+local skip = same_moment
+  or (trigger_ms and not first and trigger_ms < remaining and remaining <= life)
+if not (skip and in_its_place) then
+  if life == math.huge then
+    if pttl >= 0 then touch('PERSIST', session_key) end
+    if expires then touch('HDEL', session_key, 'expires') end
+  elseif use_ttl then
+    touch('PEXPIRE', session_key, string.format('%.0f', life))
+    if expires then touch('HDEL', session_key, 'expires') end
+  else
+    touch('HSET', session_key, 'expires', string.format('%.0f', now_ms + life))
+    if pttl >= 0 then touch('PERSIST', session_key) end
+  end
+  remaining = life
+end
+if refused then return refused end
+return {1, remaining < math.huge and remaining or -1, fields}

@@ -1,0 +1,160 @@
+--[[
+save_if_changed: apply a request's changes to a session that still lives.
+
+It never creates a session: what was ended, expired or evicted stays so. In
+retry mode the save applies only if what the request read is still true.
+
+KEYS[1] session_key   hash that holds the session
+ARGV[1] timeout_ms    integer, default idle timeout, ms; 0 = never
+ARGV[2] absolute_ms   integer, absolute timeout, ms; 0 = none
+ARGV[3] use_ttl       '1' = the key has a TTL, '0' = field `expires` (LRU mode)
+ARGV[4] new_timeout   integer, the session's own idle timeout from now on, ms,
+                      0 = never; '' = unchanged
+ARGV[5] new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged
+ARGV[6] save_id       string without spaces, unique to this save; a repeated
+                      call is recognised by it
+ARGV[7] remember      '1' = keep the save id in the session (retry mode, where
+                      a repeated call would fail its own checks), else '0'
+ARGV[8] end_if_empty  integer, TTL of the marker, ms, that is left if no value
+                      remains; 0 = an empty session lives on
+ARGV[9] names         digest of the set of fields read; '' = not read
+ARGV[10] n_checks     integer, number of checks
+ARGV[11] n_deletes    integer, number of fields to delete
+ARGV[12...]           n_checks times: field, check ('' = absent, '+' = present,
+                      else the SHA1 of its value); n_deletes fields; then
+                      field, value, ... to set
+
+Returns: {status, ...}
+  0 GONE     {0} no session is stored here; {0, 1} it has reached its end
+  2 MOVED    {2, age_ms} the session ended age_ms ago
+  5 SAVED    {5, remaining_ms}; remaining_ms -1 = never ends
+  6 CONFLICT {6} a check failed; nothing was applied
+  7 EMPTIED  {7} no value remained; the session ended
+Writes: HDEL, HSET, PEXPIRE, PERSIST; DEL, HSET moved, PEXPIRE; or nothing
+]]
+local session_key = KEYS[1]
+local timeout_ms = tonumber(ARGV[1])
+local absolute_ms = tonumber(ARGV[2])
+local use_ttl = ARGV[3] == '1'
+local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
+local new_timeout = tonumber(ARGV[4])
+local new_deadline = tonumber(ARGV[5])
+local save_id = ARGV[6]
+local remember = ARGV[7] == '1'
+local end_if_empty = tonumber(ARGV[8])
+local names = ARGV[9]
+local n_checks = tonumber(ARGV[10])
+local n_deletes = tonumber(ARGV[11])
+local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
+local SAVES = 8 -- save ids remembered
+local FIRST_CHECK = 12
+local first_delete = FIRST_CHECK + 2 * n_checks
+local first_set = first_delete + n_deletes
+
+local meta = redis.call('HMGET', session_key,
+  'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved')
+local created, timeout, deadline, expires, first, saves, moved = unpack(meta)
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+if not created then
+  if not moved then return {0} end
+  if string.match(moved, '^%d+ (.+)$') == save_id then return {7} end
+  return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
+end
+
+if new_timeout then timeout = ARGV[4] end
+if new_deadline then deadline = new_deadline > 0 and ARGV[5] or false end
+local idle = tonumber(timeout or nil) or timeout_ms
+local life = math.huge
+if idle > 0 then life = idle end
+if first then life = math.min(life, tonumber(first) or life) end
+if absolute_ms > 0 then
+  life = math.min(life, (tonumber(string.match(created, '^%d+')) or 0) + absolute_ms - now_ms)
+end
+if deadline then life = math.min(life, (tonumber(deadline) or 0) - now_ms) end
+if (life <= 0 and not new_deadline) or (expires and (tonumber(expires) or 0) <= now_ms) then
+  redis.call('DEL', session_key)
+  return {0, 1}
+end
+if life < math.huge then life = math.min(life, MAX_MS) end
+
+local repeated = false
+if remember and saves then
+  for id in string.gmatch(saves, '%S+') do
+    if id == save_id then repeated = true end
+  end
+end
+
+if not repeated then
+  if names ~= '' then
+    -- The digest does not depend on order: a count, and a sum of 48-bit hashes.
+    local count, sum = 0, 0
+    for _, name in ipairs(redis.call('HKEYS', session_key)) do
+      local kind = string.sub(name, 1, 1)
+      if kind == '.' or kind == '#' or kind == '~' then
+        count = count + 1
+        sum = (sum + tonumber(string.sub(redis.sha1hex(name), 1, 12), 16)) % 281474976710656
+      end
+    end
+    if names ~= string.format('%d:%.0f', count, sum) then return {6} end
+  end
+  for i = FIRST_CHECK, first_delete - 1, 2 do
+    local value = redis.call('HGET', session_key, ARGV[i])
+    local check = ARGV[i + 1]
+    if check == '' and value
+      or check == '+' and not value
+      or #check > 1 and (not value or redis.sha1hex(value) ~= check) then
+      return {6}
+    end
+  end
+
+  for i = first_delete, first_set - 1, BATCH do
+    redis.call('HDEL', session_key, unpack(ARGV, i, math.min(i + BATCH - 1, first_set - 1)))
+  end
+  if end_if_empty > 0 and first_set > #ARGV then
+    local held = 0
+    for i = 1, #meta do
+      if meta[i] then held = held + 1 end
+    end
+    if redis.call('HLEN', session_key) == held then
+      redis.call('DEL', session_key)
+      redis.call('HSET', session_key, 'moved', string.format('%.0f ', now_ms) .. save_id)
+      redis.call('PEXPIRE', session_key, end_if_empty)
+      return {7}
+    end
+  end
+  for i = first_set, #ARGV, BATCH do
+    redis.call('HSET', session_key, unpack(ARGV, i, math.min(i + BATCH - 1, #ARGV)))
+  end
+  if new_timeout then redis.call('HSET', session_key, 'timeout', timeout) end
+  if new_deadline then
+    if deadline then redis.call('HSET', session_key, 'deadline', deadline)
+    else redis.call('HDEL', session_key, 'deadline')
+    end
+  end
+  if remember then
+    local kept = {save_id}
+    for id in string.gmatch(saves or '', '%S+') do
+      if #kept < SAVES then kept[#kept + 1] = id end
+    end
+    redis.call('HSET', session_key, 'saves', table.concat(kept, ' '))
+  end
+end
+
+if life <= 0 then
+  -- adjust_session_expires named a moment that has passed: this is the end.
+  redis.call('DEL', session_key)
+  return {5, 0}
+elseif life == math.huge then
+  redis.call('PERSIST', session_key)
+  if expires then redis.call('HDEL', session_key, 'expires') end
+  return {5, -1}
+elseif use_ttl then
+  redis.call('PEXPIRE', session_key, string.format('%.0f', life))
+  if expires then redis.call('HDEL', session_key, 'expires') end
+else
+  redis.call('HSET', session_key, 'expires', string.format('%.0f', now_ms + life))
+  redis.call('PERSIST', session_key)
+end
+return {5, life}

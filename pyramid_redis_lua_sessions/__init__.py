@@ -1,0 +1,83 @@
+"""Sessions for Pyramid in Redis: lock-free, atomic, one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyramid.events import ApplicationCreated
+from pyramid.tweens import EXCVIEW
+
+from .errors import (
+    InvalidSession,
+    InvalidSession_BadCookie,
+    InvalidSession_DeserializationError,
+    InvalidSession_NotInBackend,
+    InvalidSession_PayloadTimeout,
+    RawDeserializationError,
+    SessionConflict,
+    SessionError,
+    StoreError,
+    StoreUnavailable,
+    UnserializableValue,
+)
+from .factory import RedisSessionFactory
+from .settings import Settings, SettingsError
+
+__all__ = [
+    "InvalidSession",
+    "InvalidSession_BadCookie",
+    "InvalidSession_DeserializationError",
+    "InvalidSession_NotInBackend",
+    "InvalidSession_PayloadTimeout",
+    "RawDeserializationError",
+    "RedisSessionFactory",
+    "SessionConflict",
+    "SessionError",
+    "SettingsError",
+    "StoreError",
+    "StoreUnavailable",
+    "UnserializableValue",
+    "check_response_allow_cookies",
+    "includeme",
+    "session_factory_from_settings",
+]
+
+__version__ = "0.1.0"
+
+#: As ``pyramid_session_redis`` names its version.
+__VERSION__ = __version__
+
+
+def includeme(config: Any) -> None:
+    """Give the application sessions as its ``redis.sessions.*`` settings say.
+
+    Use it as ``config.include('pyramid_redis_lua_sessions')``.
+
+    :raises pyramid.exceptions.ConfigurationError: a setting is unknown or
+        malformed, or two of them clash.
+    """
+    factory = session_factory_from_settings(config.get_settings())
+    config.set_session_factory(factory)
+    config.add_tween(f"{__name__}.factory.session_tween_factory", under=EXCVIEW)
+    if factory.settings.preload_scripts:
+        config.add_subscriber(lambda event: factory.preload(), ApplicationCreated)
+
+
+def session_factory_from_settings(settings: Mapping[str, Any]) -> RedisSessionFactory:
+    """Make a session factory from an application's settings.
+
+    :param settings: only keys that start with ``redis.sessions.`` are read.
+    :raises pyramid.exceptions.ConfigurationError: as :func:`includeme`.
+    """
+    return RedisSessionFactory.from_settings(Settings.from_ini(settings))
+
+
+def check_response_allow_cookies(response: Any) -> bool:
+    """Say no to cookies on a response that a cache may keep.
+
+    For the setting ``func_check_response_allow_cookies``.
+
+    :returns: whether the response has neither ``Expires`` nor ``Cache-Control``.
+    """
+    return not ("expires" in response.headers or "cache-control" in response.headers)

@@ -1,0 +1,238 @@
+"""The session cookie: reading, signing, attributes, and when it is sent."""
+
+from __future__ import annotations
+
+import binascii
+import datetime
+import enum
+import hashlib
+import hmac
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+from webob.cookies import make_cookie, parse_cookie
+
+from .serializers import derive_key
+from .settings import Settings
+
+__all__ = ["Action", "CookiePolicy", "Ticket", "cookie_action"]
+
+#: Cookies of one name that are looked at, and the longest that is.
+MOST_VALUES = 8
+LONGEST_VALUE = 4096
+
+_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
+_TO_URLSAFE = bytes.maketrans(b"+/", b"-_")
+
+
+class Ticket(NamedTuple):
+    """What a cookie that verifies says.
+
+    :ivar session_id: the id it was issued for; whether it lives, Redis knows.
+    :ivar issued: when, in seconds since the epoch, by an application server.
+    :ivar max_age: the cookie's own life in seconds, ``None`` for a cookie that
+        ends with the browser.
+    :ivar outdated: signed with a secret that is no longer the first.
+    """
+
+    session_id: str
+    issued: int
+    max_age: int | None
+    outdated: bool
+
+
+class Action(enum.Enum):
+    """What a response does with the cookie."""
+
+    NOTHING = "nothing"
+    SET = "set"
+    DELETE = "delete"
+
+
+def cookie_action(
+    *, may_set: bool, may_delete: bool, new_id: bool, invalidated: bool, resend: bool
+) -> Action:
+    """Decide what the response does with the cookie.
+
+    :param may_set: this response may carry a new cookie.
+    :param may_delete: this response may delete a cookie.
+    :param new_id: this request created or regenerated the id.
+    :param invalidated: this request ended the session it came with.
+    :param resend: the session lives, and its cookie is due again.
+    """
+    if new_id:
+        return Action.SET if may_set else Action.NOTHING
+    if invalidated:
+        return Action.DELETE if may_delete else Action.NOTHING
+    return Action.SET if resend and may_set else Action.NOTHING
+
+
+class Signer(Protocol):
+    def dumps(self, payload: str) -> bytes: ...
+
+    def loads(self, value: bytes) -> tuple[str, bool]:
+        """Return the payload, and whether an older secret signed it.
+
+        :raises ValueError: the value is malformed, or not signed by us.
+        """
+
+
+class SecretSigner:
+    """Signs with keyed BLAKE2b (RFC 7693), bound to the cookie's name.
+
+    The value is base64url without padding (RFC 4648) of a 32 byte signature
+    and the payload.
+    """
+
+    __slots__ = ("_bases",)
+
+    def __init__(self, secrets: Iterable[bytes], cookie_name: str) -> None:
+        self._bases = []
+        for secret in secrets:
+            base = hashlib.blake2b(key=derive_key(secret, b"session cookie"), digest_size=32)
+            base.update(b"%d:%s" % (len(cookie_name), cookie_name.encode("ascii")))
+            self._bases.append(base)
+
+    def dumps(self, payload: str) -> bytes:
+        data = payload.encode("utf-8")
+        hasher = self._bases[0].copy()
+        hasher.update(data)
+        value = binascii.b2a_base64(hasher.digest() + data, newline=False)
+        return value.translate(_TO_URLSAFE).rstrip(b"=")
+
+    def loads(self, value: bytes) -> tuple[str, bool]:
+        # binascii.Error is a ValueError.
+        signed = binascii.a2b_base64(value.translate(_TO_STANDARD) + b"=" * (-len(value) % 4))
+        data = signed[32:]
+        for number, base in enumerate(self._bases):
+            hasher = base.copy()
+            hasher.update(data)
+            if hmac.compare_digest(hasher.digest(), signed[:32]):
+                return data.decode("utf-8"), number > 0
+        raise ValueError("bad signature")
+
+
+class CustomSigner:
+    """Adapts ``cookie_signer``; puts the cookie's name under the signature."""
+
+    __slots__ = ("_salt", "_signer")
+
+    def __init__(self, signer: Any, cookie_name: str) -> None:
+        self._signer = signer
+        self._salt = cookie_name + " "
+
+    def dumps(self, payload: str) -> bytes:
+        value = self._signer.dumps(self._salt + payload)
+        return value.encode("ascii") if isinstance(value, str) else bytes(value)
+
+    def loads(self, value: bytes) -> tuple[str, bool]:
+        payload = self._signer.loads(value)
+        if not isinstance(payload, str) or not payload.startswith(self._salt):
+            raise ValueError("signed for another cookie")
+        return payload[len(self._salt) :], False
+
+
+class CookiePolicy:
+    """Reads and writes the cookie of one factory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._name = settings.cookie_name.encode("ascii")
+        self._signer: Signer
+        if settings.cookie_signer is not None:
+            self._signer = CustomSigner(settings.cookie_signer, settings.cookie_name)
+        else:
+            self._signer = SecretSigner(settings.secret, settings.cookie_name)
+
+    def read(self, header: str) -> tuple[Ticket | None, bool]:
+        """Find this factory's cookie in a raw ``Cookie`` header.
+
+        Of several cookies of the name (RFC 6265 5.4: other paths and domains
+        send theirs along) the first that verifies counts.
+
+        :param header: the header as WSGI gives it, decoded as latin-1.
+        :returns: what the cookie says, or ``None``; and whether any cookie of
+            the name was there at all.
+        """
+        tried = 0
+        if self._settings.cookie_name in header:
+            try:
+                pairs = parse_cookie(header)
+                for name, value in pairs:
+                    if name == self._name:
+                        tried += 1
+                        ticket = self._verify(value)
+                        if ticket is not None:
+                            return ticket, True
+                        if tried == MOST_VALUES:
+                            break
+            except (ValueError, KeyError):
+                # WebOb cannot parse the header any further.
+                pass
+        return None, tried > 0
+
+    def _verify(self, value: bytes) -> Ticket | None:
+        if len(value) > LONGEST_VALUE:
+            return None
+        try:
+            payload, outdated = self._signer.loads(value)
+            issued, max_age, session_id = payload.split(" ", 2)
+            return Ticket(session_id, int(issued), int(max_age) if max_age else None, outdated)
+        except ValueError:
+            return None
+
+    def due(self, ticket: Ticket) -> bool:
+        """Tell whether a cookie should be sent again: signed with an older
+        secret, or persistent and past half of its life."""
+        if ticket.outdated:
+            return True
+        return ticket.max_age is not None and time.time() - ticket.issued > ticket.max_age / 2
+
+    def header_to_set(
+        self,
+        session_id: str,
+        scheme: str,
+        max_age: int | None,
+        expires: datetime.datetime | datetime.timedelta | None,
+    ) -> str:
+        """Return the ``Set-Cookie`` value that carries an id.
+
+        :param scheme: the request's, ``http`` or ``https``.
+        :param max_age: life in seconds, ``None``: until the browser ends.
+        :param expires: end of life, where ``max_age`` is ``None``.
+        """
+        now = time.time()
+        if max_age is None and expires is not None:
+            if isinstance(expires, datetime.timedelta):
+                max_age = int(expires.total_seconds())
+            else:
+                if expires.tzinfo is None:
+                    expires = expires.replace(tzinfo=datetime.timezone.utc)
+                max_age = int(expires.timestamp() - now)
+        payload = f"{int(now)} {'' if max_age is None else max_age} {session_id}"
+        value = self._signer.dumps(payload).decode("ascii")
+        return self._make(value, max_age, scheme)
+
+    def header_to_delete(self, scheme: str) -> str:
+        """Return the ``Set-Cookie`` value that deletes the cookie.
+
+        It has the attributes with which the cookie was set: browsers refuse
+        to delete a ``__Host-`` or ``__Secure-`` cookie otherwise.
+        """
+        return self._make(None, None, scheme)
+
+    def _make(self, value: str | None, max_age: int | None, scheme: str) -> str:
+        s = self._settings
+        header: str = make_cookie(
+            s.cookie_name,
+            value,
+            max_age=max_age,
+            path=s.cookie_path,
+            domain=s.cookie_domain,
+            secure=scheme == "https" if s.cookie_secure is None else s.cookie_secure,
+            httponly=s.cookie_httponly,
+            comment=s.cookie_comment,
+            samesite=s.cookie_samesite,
+        )
+        return header

@@ -1,0 +1,117 @@
+"""Exceptions, and the fingerprint under which a session id may be shown.
+
+No message, argument or ``repr`` in this module carries a session id, a
+session value or a secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = [
+    "InvalidSession",
+    "InvalidSession_BadCookie",
+    "InvalidSession_DeserializationError",
+    "InvalidSession_NotInBackend",
+    "InvalidSession_PayloadTimeout",
+    "RawDeserializationError",
+    "SessionConflict",
+    "SessionError",
+    "StoreError",
+    "StoreUnavailable",
+    "UnserializableValue",
+    "fingerprint",
+]
+
+
+def fingerprint(session_id: str) -> str:
+    """Return the short one-way name of a session id that logs may show.
+
+    :param session_id: a session id.
+    :returns: 12 hexadecimal digits (48 bits of BLAKE2b): enough to tell live
+        sessions apart, useless to find the id.
+    """
+    digest = hashlib.blake2b(
+        session_id.encode("utf-8", "surrogatepass"), digest_size=6, person=b"fingerprint"
+    )
+    return digest.hexdigest()
+
+
+class SessionError(Exception):
+    """Base of every error that a session raises."""
+
+
+class StoreError(SessionError):
+    """Redis answered a session call with an error.
+
+    The original ``redis`` exception is the ``__cause__``.
+    """
+
+
+class StoreUnavailable(StoreError):
+    """Redis could not be reached, or refused to serve the call.
+
+    Raised after the client's own retries; the effect of a write is then
+    unknown to the caller, as with any database.
+    """
+
+
+class UnserializableValue(SessionError):
+    """A session value cannot be serialized. The stored session is untouched.
+
+    :ivar key: the session key (or ``flash message``) that holds the value.
+    """
+
+    def __init__(self, key: object, kind: type, error: type) -> None:
+        super().__init__(
+            f"the value of session key {key!r}, a {kind.__name__}, cannot be serialized "
+            f"({error.__name__})"
+        )
+        self.key = key
+
+
+class SessionConflict(SessionError):
+    """Another request changed what this one had read (``on_conflict = retry``).
+
+    Nothing was saved. Where ``transaction`` and ``pyramid_retry`` are
+    installed it is a retryable error, so the request runs again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the session was changed by another request; nothing was saved")
+
+
+class InvalidSession(SessionError):
+    """A request's session was refused, or its changes could not be kept.
+
+    Handed to ``func_invalid_logger``; never raised by default.
+
+    :ivar reason: a short, stable phrase that says why.
+    :ivar fingerprint: :func:`fingerprint` of the session id, or ``None``
+        where there is no authentic id.
+    """
+
+    def __init__(self, reason: str, fingerprint: str | None = None) -> None:
+        super().__init__(reason if fingerprint is None else f"{reason} (session {fingerprint})")
+        self.reason = reason
+        self.fingerprint = fingerprint
+
+
+class InvalidSession_BadCookie(InvalidSession):
+    """A cookie of the session's name was sent, and none verifies."""
+
+
+class InvalidSession_NotInBackend(InvalidSession):
+    """The id is authentic, but no such session lives (ended, expired, evicted)."""
+
+
+class InvalidSession_PayloadTimeout(InvalidSession_NotInBackend):
+    """The session was found and had reached the end of its life."""
+
+
+class InvalidSession_DeserializationError(InvalidSession):
+    """What is stored is corrupt, foreign, or not authentic."""
+
+
+class RawDeserializationError(InvalidSession_DeserializationError):
+    """As its base; raised to the application if ``deserialized_fails_new = false``."""

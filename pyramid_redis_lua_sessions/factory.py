@@ -1,0 +1,377 @@
+"""The session factory, and what it does at each step of a request's life."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from pyramid.interfaces import ISessionFactory
+from zope.interface import implementer
+
+from .client import client_options, make_client
+from .cookies import Action, CookiePolicy, Ticket, cookie_action
+from .errors import InvalidSession, InvalidSession_BadCookie, SessionError
+from .serializers import NoSeal, Seal, Sealer, make_codec
+from .session import _MISSING, RedisSession
+from .settings import POSITIONAL, Settings
+from .store import Store
+
+try:
+    from pyramid_retry import is_error_retryable
+except ImportError:  # pyramid_retry is optional
+
+    def is_error_retryable(request: Any, exc: Any) -> bool:
+        return False
+
+
+__all__ = ["RedisSessionFactory", "Turn", "session_tween_factory", "turns_of"]
+
+log = logging.getLogger(__package__)
+
+#: Attribute of a request that lists its turns.
+TURNS = "_redis_lua_sessions"
+
+
+@implementer(ISessionFactory)
+class RedisSessionFactory:
+    """Makes the sessions of an application.
+
+    Arguments are the settings without the prefix ``redis.sessions.``, by
+    keyword, or by position in the order of ``pyramid_session_redis`` 1.8.1
+    (``secret`` first).
+
+    :raises pyramid.exceptions.ConfigurationError: an argument is unknown or
+        malformed, or two of them clash.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        if len(args) > len(POSITIONAL):
+            raise TypeError(f"at most {len(POSITIONAL)} positional arguments")
+        for name, value in zip(POSITIONAL, args, strict=False):
+            if name in options:
+                raise TypeError(f"argument {name} was given twice")
+            options[name] = value
+        self._set_up(Settings.from_options(options))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> RedisSessionFactory:
+        """Make a factory from settings that are parsed already."""
+        factory = cls.__new__(cls)
+        factory._set_up(settings)
+        return factory
+
+    def _set_up(self, settings: Settings) -> None:
+        self.settings = settings
+        self.cookies = CookiePolicy(settings)
+        self.codec = make_codec(settings)
+        self.sealer: Sealer = NoSeal()
+        if settings.seal:
+            self.sealer = Seal(settings.secret or settings.seal_secret, settings.prefix)
+        self._client_callable = settings.redis_client_callable
+        self._client_options = client_options(settings)
+        client = None if self._client_callable is not None else make_client(settings)
+        self._store = Store(client, settings)
+
+    def __call__(self, request: Any) -> RedisSession:
+        """Return the session of a request. Costs nothing until it is looked at."""
+        turn = Turn(self, request)
+        turns = getattr(request, TURNS, None)
+        if turns is None:
+            setattr(request, TURNS, [turn])
+        else:
+            turns.append(turn)
+        request.add_response_callback(turn.on_response)
+        request.add_finished_callback(turn.on_finished)
+        return turn.session
+
+    def store(self, request: Any) -> Store:
+        """Return the store, over the client that serves this request.
+
+        :param request: ``None`` at application start.
+        """
+        if self._client_callable is None:
+            return self._store
+        turn = self._turn(request)
+        if turn is not None and turn.store is not None:
+            return turn.store
+        store = self._store.using(self._client_callable(request, **self._client_options))
+        if turn is not None:
+            turn.store = store
+        return store
+
+    def preload(self) -> None:
+        """Load the scripts into Redis; a Redis that is down is a logged warning."""
+        try:
+            store = self.store(None)
+        except Exception as exc:
+            log.info(
+                "redis_client_callable gives no client without a request (%s); "
+                "the scripts are loaded when they are first called",
+                type(exc).__name__,
+            )
+            return
+        try:
+            store.load_scripts()
+        except SessionError as exc:
+            log.warning("the session scripts could not be loaded at start: %s", exc)
+
+    # -- what a session asks of its factory ------------------------------------------
+
+    def identify(self, request: Any) -> str | None:
+        """Return the session id in the request's cookie, if it verifies."""
+        turn = self._turn(request)
+        ticket = turn.read_ticket() if turn is not None else None
+        return None if ticket is None else ticket.session_id
+
+    def report(self, request: Any, problem: InvalidSession) -> None:
+        """Log a problem, and hand it to ``func_invalid_logger``."""
+        log.warning("%s", problem)
+        if self.settings.func_invalid_logger is not None and request is not None:
+            self.settings.func_invalid_logger(request, problem)
+
+    def _turn(self, request: Any) -> Turn | None:
+        for turn in turns_of(request):
+            if turn.factory is self:
+                return turn
+        return None
+
+
+def turns_of(request: Any) -> list[Turn]:
+    """Return the turns of a request: one for each session that it has."""
+    found: list[Turn] = getattr(request, TURNS, None) or []
+    return found
+
+
+class Turn:
+    """The way of one session through one request."""
+
+    __slots__ = (
+        "_last",
+        "_read",
+        "_ticket",
+        "factory",
+        "in_transaction",
+        "request",
+        "response",
+        "save_failed",
+        "session",
+        "store",
+    )
+
+    def __init__(self, factory: RedisSessionFactory, request: Any) -> None:
+        self.factory = factory
+        self.request = request
+        self.session = RedisSession(factory, request)
+        self.store: Store | None = None
+        #: The response, as soon as there is one.
+        self.response: Any = None
+        self.save_failed = False
+        self.in_transaction = False
+        self._read = False
+        self._ticket: Ticket | None = None
+        self._last = False
+
+    def read_ticket(self) -> Ticket | None:
+        """Read the cookie, once."""
+        if not self._read:
+            self._read = True
+            header = self.request.environ.get("HTTP_COOKIE", "")
+            if header:
+                self._ticket, there = self.factory.cookies.read(header)
+                if there and self._ticket is None:
+                    self.factory.report(
+                        self.request, InvalidSession_BadCookie("no cookie of the session verifies")
+                    )
+        return self._ticket
+
+    # -- the steps -------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Save what is pending.
+
+        After a failure nothing is pending any more: the error was raised
+        once, to where the application can see it.
+        """
+        try:
+            self.session.save(self._may_set())
+        except BaseException:
+            self.save_failed = True
+            self.session.discard_changes()
+            raise
+
+    def on_response(self, request: Any, response: Any) -> None:
+        """Response callback: save what changed late, and settle the cookie."""
+        if not self._last and request.response_callbacks:
+            # Callbacks that the application added later may change the session.
+            self._last = True
+            request.add_response_callback(self.on_response)
+            return
+        self.response = response
+        if request.exception is not None and is_error_retryable(request, request.exception):
+            self._leave_no_trace()
+            return
+        self._settle()
+        self._vary(response)
+
+    def on_finished(self, request: Any) -> None:
+        """Finished callback: the last chance, also after an unhandled exception."""
+        try:
+            error = sys.exc_info()[1]
+            unanswered = self.response is None and error is not None
+            if unanswered and is_error_retryable(request, error):
+                self._leave_no_trace()
+            else:
+                self._settle()
+        finally:
+            self.session.release()
+
+    def roll_back(self) -> None:
+        """Forget the changes of a transaction that was aborted."""
+        self.session.discard_changes()
+
+    def _settle(self) -> None:
+        session, settings = self.session, self.factory.settings
+        failed = self._failed()
+        if failed and not settings.save_on_exception:
+            session.discard_changes()
+        may_set = self._may_set()
+        if session.created_here and not may_set:
+            session.take_back()
+        if not self.save_failed:
+            self.save()
+        elif session.ends and not session.ended:
+            session.end_old()
+        self._send_cookie(may_set)
+
+    def _send_cookie(self, may_set: bool) -> None:
+        session, response = self.session, self.response
+        if response is None:
+            return
+        ticket = self._ticket
+        resend = (
+            ticket is not None
+            and not session.ended
+            and session.phase.value == "stored"
+            and (session.recookie or self.factory.cookies.due(ticket))
+        )
+        action = cookie_action(
+            may_set=may_set,
+            may_delete=self._allowed(),
+            new_id=session.created_here,
+            invalidated=session.ended and ticket is not None,
+            resend=resend,
+        )
+        if action is Action.SET and not session.created_here and not session.alive():
+            action = Action.NOTHING
+        if action is Action.SET:
+            header = self._header_to_set(ticket)
+        elif action is Action.DELETE:
+            header = self.factory.cookies.header_to_delete(self.request.scheme)
+        else:
+            return
+        response.headerlist.append(("Set-Cookie", header))
+        session.created_here = session.ended = session.recookie = False
+
+    def _header_to_set(self, ticket: Ticket | None) -> str:
+        session, settings = self.session, self.factory.settings
+        expires = settings.cookie_expires
+        if session.cookie_max_age is not _MISSING:
+            max_age = session.cookie_max_age
+        elif session.cookie_expires is not _MISSING:
+            max_age = None
+        elif ticket is not None and not session.new and ticket.max_age is not None:
+            max_age = ticket.max_age  # the life that the application once chose
+        else:
+            max_age = settings.cookie_max_age
+        if session.cookie_expires is not _MISSING:
+            expires = session.cookie_expires
+        return self.factory.cookies.header_to_set(
+            session.session_id or "", self.request.scheme, max_age, expires
+        )
+
+    def _leave_no_trace(self) -> None:
+        """This attempt is thrown away and repeated."""
+        self.session.discard_changes()
+        self.session.ends.clear()
+        self.session.take_back()
+
+    def _failed(self) -> bool:
+        """Whether the request ended in an exception.
+
+        An exception that was rendered with a status under 400 is none:
+        ``raise HTTPFound`` is how Pyramid redirects.
+        """
+        if self.response is None:
+            return True
+        return self.request.exception is not None and self.response.status_int >= 400
+
+    def _allowed(self) -> bool:
+        check = self.factory.settings.func_check_response_allow_cookies
+        return self.response is not None and (check is None or bool(check(self.response)))
+
+    def _may_set(self) -> bool:
+        if self._failed() and not self.factory.settings.cookie_on_exception:
+            return False
+        return self._allowed()
+
+    def _vary(self, response: Any) -> None:
+        """A response for which the session was looked at varies on Cookie (RFC 9110 12.5.5)."""
+        if self.session.phase.value == "unread" and not self._read:
+            return
+        for name, value in response.headerlist:
+            if name.lower() == "vary" and ("*" in value or "cookie" in value.lower()):
+                return
+        response.headerlist.append(("Vary", "Cookie"))
+
+
+def session_tween_factory(handler: Any, registry: Any) -> Any:
+    """Tween right under the exception views: the regular save point.
+
+    An error of the save is raised here, so the application's exception views
+    render it like one of a view.
+    """
+
+    def session_tween(request: Any) -> Any:
+        try:
+            response = handler(request)
+        except Exception as exc:
+            _after_exception(request, exc)
+            raise
+        save_point(request, response)
+        return response
+
+    return session_tween
+
+
+def save_point(request: Any, response: Any) -> None:
+    """Save the sessions of a request, or have its transaction save them."""
+    turns = getattr(request, TURNS, None)
+    if not turns:
+        return
+    join = _joiner(request)
+    for turn in turns:
+        turn.response = response
+        if join is None or not join(turn):
+            turn.save()
+
+
+def _after_exception(request: Any, exc: Exception) -> None:
+    turns = getattr(request, TURNS, None)
+    if not turns:
+        return
+    if getattr(exc, "status_int", 500) < 400:
+        # A redirect that was raised instead of returned.
+        save_point(request, exc)
+    elif _joiner(request) is not None:
+        for turn in turns:
+            turn.roll_back()
+
+
+def _joiner(request: Any) -> Any:
+    """Return what joins a turn to the request's transaction, if it has one."""
+    if not request.environ.get("tm.active"):
+        return None
+    from .transaction import join
+
+    return join

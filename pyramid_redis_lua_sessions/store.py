@@ -1,0 +1,434 @@
+"""Sessions in Redis: the only module that sends commands.
+
+One method per script. Every call is one round trip, and one that the client
+repeats after a lost reply has the effect of one call.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, cast
+
+from redis.cluster import RedisCluster
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    MaxConnectionsError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+from .errors import StoreError, StoreUnavailable
+from .scripts import SCRIPTS, Script, Status
+from .settings import Settings
+
+__all__ = ["MARKER_MS", "Absent", "Checks", "Created", "Lifetime", "Loaded", "Store"]
+
+log = logging.getLogger(__package__)
+
+#: Life of the marker that an ended session leaves.
+MARKER_MS = 60_000
+
+#: How often an id is drawn again before the generator is called broken.
+MOST_DRAWS = 32
+
+#: Codes with which Redis says that it cannot serve the call at present.
+UNAVAILABLE_CODES = (
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "UNKILLABLE",
+)
+
+
+class Loaded(NamedTuple):
+    """A session that lives.
+
+    :ivar remaining_ms: life that is left, ms; -1 = never ends.
+    :ivar fields: every field of the hash, as stored.
+    """
+
+    remaining_ms: int
+    fields: dict[bytes, bytes]
+
+
+class Absent(NamedTuple):
+    """A session that does not live.
+
+    :ivar status: ``GONE``; or ``MOVED``: it ended, and left a marker.
+    :ivar age_ms: for ``MOVED``: how long ago, ms.
+    :ivar expired: it was found, past its end.
+    :ivar foreign: something else is stored under its id.
+    """
+
+    status: Status
+    age_ms: int = 0
+    expired: bool = False
+    foreign: bool = False
+
+
+class Created(NamedTuple):
+    """A session that was created.
+
+    :ivar remaining_ms: as in :class:`Loaded`.
+    :ivar created_ms: start of its life, ms since the epoch, by Redis' clock.
+    """
+
+    session_id: str
+    remaining_ms: int
+    created_ms: int
+
+
+class Lifetime(NamedTuple):
+    """What a session has of its own, apart from the configured lifetimes.
+
+    :ivar timeout_ms: its idle timeout, ms; 0 = never; ``None`` = the default.
+    :ivar deadline_ms: its end whatever the activity, ms since the epoch;
+        0 = remove it; ``None`` = none, or unchanged.
+    """
+
+    timeout_ms: int | None = None
+    deadline_ms: int | None = None
+
+
+class Checks(NamedTuple):
+    """What a request read, for ``on_conflict = retry``.
+
+    :ivar fields: field to ``""`` (was absent), ``"+"`` (was present) or the
+        SHA1 of its stored value.
+    :ivar names: digest of the set of fields, ``""`` where it was not read.
+    """
+
+    fields: Mapping[bytes, str] = {}
+    names: str = ""
+
+
+NO_CHECKS = Checks()
+NO_LIFETIME = Lifetime()
+
+
+class Store:
+    """The sessions of one factory.
+
+    :param client: a redis-py client, ``Redis`` or ``RedisCluster``; one made
+        with ``decode_responses`` will do.
+    """
+
+    def __init__(self, client: Any, settings: Settings) -> None:
+        self.client = client
+        self._prefix = settings.prefix.encode("utf-8", "surrogatepass")
+        self._timeout_ms = milliseconds(settings.timeout)
+        self._absolute_ms = milliseconds(settings.absolute_timeout)
+        self._first_ms = milliseconds(settings.first_timeout)
+        self._use_ttl = b"1" if settings.set_redis_ttl else b"0"
+        self._retry = settings.on_conflict == "retry"
+        self._id_generator = settings.id_generator or default_id
+        self._load_args = (
+            b"%d" % self._timeout_ms,
+            b"%d" % milliseconds(settings.timeout_trigger) if settings.timeout_trigger else b"",
+            b"%d" % self._absolute_ms,
+            self._use_ttl,
+        )
+        self._life_args = (b"%d" % self._timeout_ms, b"%d" % self._absolute_ms, self._use_ttl)
+
+    def using(self, client: Any) -> Store:
+        """Return the same store over another client."""
+        other = copy.copy(self)
+        other.client = client
+        return other
+
+    # -- one method per script ---------------------------------------------------
+
+    def load(self, session_id: str) -> Loaded | Absent:
+        """Read a session and refresh its idle timeout.
+
+        :raises StoreUnavailable: Redis cannot be reached or refuses.
+        """
+        reply = self._call(_LOAD, self._key(session_id), self._load_args)
+        if reply[0] != Status.LOADED:
+            return _absent(reply)
+        pairs = iter(reply[2])
+        return Loaded(reply[1], dict(zip(pairs, pairs, strict=True)))
+
+    def create(
+        self,
+        seal: Callable[[str], Mapping[bytes, bytes]],
+        lifetime: Lifetime,
+        created_ms: int | None = None,
+    ) -> Created | None:
+        """Create a session under a new id.
+
+        :param seal: ``(session_id) -> fields``: the data, sealed for an id.
+        :param created_ms: start of its life, where that lies in the past.
+        :returns: ``None`` where its life would already be over.
+        :raises StoreError: the id generator returns nothing but taken ids.
+        """
+        for _ in range(MOST_DRAWS):
+            session_id, args = self._creation(seal, lifetime, created_ms)
+            reply = self._call(_CREATE, self._key(session_id), args)
+            if reply[0] != Status.TAKEN:
+                return _created(session_id, reply)
+        raise StoreError(f"id_generator returned {MOST_DRAWS} session ids that are taken")
+
+    def save(
+        self,
+        session_id: str,
+        values: Mapping[bytes, bytes],
+        deletes: Iterable[bytes],
+        lifetime: Lifetime,
+        checks: Checks = NO_CHECKS,
+        end_if_empty: bool = False,
+    ) -> int | Absent | Status:
+        """Apply changes to a session that still lives.
+
+        :param values: fields to set, sealed; ``deletes``: fields to delete.
+        :returns: the remaining life, ms (-1 = never ends); or what became of
+            the session: ``Absent``, ``Status.CONFLICT``, ``Status.EMPTIED``.
+        """
+        gone = list(deletes)
+        args = [
+            *self._life_args,
+            _optional(lifetime.timeout_ms),
+            _optional(lifetime.deadline_ms),
+            _nonce(),
+            b"1" if self._retry else b"0",
+            b"%d" % (MARKER_MS if end_if_empty else 0),
+            checks.names,
+            len(checks.fields),
+            len(gone),
+        ]
+        for check in checks.fields.items():
+            args += check
+        args += gone
+        for value in values.items():
+            args += value
+        reply = self._call(_SAVE, self._key(session_id), args)
+        status = reply[0]
+        if status == Status.SAVED:
+            return cast("int", reply[1])
+        if status in (Status.CONFLICT, Status.EMPTIED):
+            return Status(status)
+        return _absent(reply)
+
+    def adjust(self, session_id: str, lifetime: Lifetime = NO_LIFETIME) -> int | Absent:
+        """Change only the lifetime of a session, or just refresh it.
+
+        :returns: the remaining life, ms; -1 = never ends.
+        """
+        args = (*self._life_args, _optional(lifetime.timeout_ms), _optional(lifetime.deadline_ms))
+        reply = self._call(_ADJUST, self._key(session_id), args)
+        return cast("int", reply[1]) if reply[0] == Status.ADJUSTED else _absent(reply)
+
+    def end(self, session_id: str) -> bool:
+        """End a session, and leave the marker.
+
+        :returns: whether it lived.
+        """
+        args = self._ending(keep_fields=False, checks=NO_CHECKS)
+        reply = self._call(_END, self._key(session_id), args)
+        return bool(reply[0] == Status.ENDED)
+
+    def replace(
+        self,
+        old_id: str,
+        seal: Callable[[str], Mapping[bytes, bytes]],
+        lifetime: Lifetime,
+        created_ms: int | None = None,
+        keep_fields: bool = True,
+        checks: Checks = NO_CHECKS,
+    ) -> tuple[Created | None, dict[bytes, bytes] | Absent | Status]:
+        """Create a session under a new id, and end the old one, in one pipeline.
+
+        On Redis Cluster, whose nodes give no order between two keys, these are
+        two round trips: the new session exists before the old one ends.
+
+        :returns: the new session, as :meth:`create`; and the old one's last
+            fields (with ``keep_fields``), or what had become of it before.
+        """
+        session_id, args = self._creation(seal, lifetime, created_ms)
+        ending = self._ending(keep_fields, checks)
+        old_key = self._key(old_id)
+        if isinstance(self.client, RedisCluster):
+            made = self._call(_CREATE, self._key(session_id), args)
+            if made[0] == Status.TAKEN:
+                created = self.create(seal, lifetime, created_ms)
+            else:
+                created = _created(session_id, made)
+            ended = self._call(_END, old_key, ending)
+        else:
+            made, ended = self._pipeline(
+                [(_CREATE, self._key(session_id), args), (_END, old_key, ending)]
+            )
+            if made[0] == Status.TAKEN:
+                created = self.create(seal, lifetime, created_ms)
+            else:
+                created = _created(session_id, made)
+        status = ended[0]
+        if status == Status.ENDED:
+            pairs = iter(ended[1])
+            return created, dict(zip(pairs, pairs, strict=True))
+        if status == Status.CONFLICT:
+            return created, Status.CONFLICT
+        return created, _absent(ended)
+
+    # -- scripts -----------------------------------------------------------------
+
+    def load_scripts(self) -> None:
+        """SCRIPT LOAD every script, on a cluster on every primary."""
+        try:
+            for script in SCRIPTS.values():
+                self.client.script_load(script.source)
+        except RedisError as exc:
+            raise _failure("script_load", exc) from exc
+
+    # -- calls -------------------------------------------------------------------
+
+    def _key(self, session_id: str) -> bytes:
+        return self._prefix + session_id.encode("utf-8", "surrogatepass")
+
+    def _creation(
+        self,
+        seal: Callable[[str], Mapping[bytes, bytes]],
+        lifetime: Lifetime,
+        created_ms: int | None,
+    ) -> tuple[str, list[Any]]:
+        session_id = self._id_generator()
+        if not isinstance(session_id, str) or not session_id:
+            raise StoreError("id_generator must return a non-empty str")
+        own = lifetime.timeout_ms
+        args: list[Any] = [
+            _nonce(),
+            _optional(created_ms),
+            self._timeout_ms if own is None else own,
+            b"" if own is None else b"1",
+            lifetime.deadline_ms or b"",
+            self._absolute_ms,
+            self._first_ms,
+            self._use_ttl,
+        ]
+        for value in seal(session_id).items():
+            args += value
+        return session_id, args
+
+    def _ending(self, keep_fields: bool, checks: Checks) -> list[Any]:
+        args: list[Any] = [_nonce(), MARKER_MS, b"1" if keep_fields else b"0", checks.names]
+        for check in checks.fields.items():
+            args += check
+        return args
+
+    def _call(self, script: Script, key: bytes, args: Iterable[Any]) -> Any:
+        try:
+            # NEVER_DECODE: replies are bytes also from a decode_responses client.
+            return self.client.execute_command(
+                "EVALSHA", script.sha1, 1, key, *args, NEVER_DECODE=True
+            )
+        except NoScriptError:
+            return self._call_by_source(script, key, args)
+        except RedisError as exc:
+            if _is_wrong_type(exc):
+                return _FOREIGN_REPLY
+            raise _failure(script.name, exc) from exc
+
+    def _call_by_source(self, script: Script, key: bytes, args: Iterable[Any]) -> Any:
+        """EVAL runs the script and caches it, on the very node that lacked it."""
+        try:
+            return self.client.execute_command(
+                "EVAL", script.source, 1, key, *args, NEVER_DECODE=True
+            )
+        except RedisError as exc:
+            if _is_wrong_type(exc):
+                return _FOREIGN_REPLY
+            raise _failure(script.name, exc) from exc
+
+    def _pipeline(self, calls: list[tuple[Script, bytes, list[Any]]]) -> list[Any]:
+        try:
+            with self.client.pipeline(transaction=False) as pipeline:
+                for script, key, args in calls:
+                    pipeline.execute_command(
+                        "EVALSHA", script.sha1, 1, key, *args, NEVER_DECODE=True
+                    )
+                replies = pipeline.execute(raise_on_error=False)
+        except RedisError as exc:
+            raise _failure(calls[0][0].name, exc) from exc
+        for number, (script, key, args) in enumerate(calls):
+            reply = replies[number]
+            if isinstance(reply, NoScriptError):
+                replies[number] = self._call_by_source(script, key, args)
+            elif isinstance(reply, RedisError):
+                if not _is_wrong_type(reply):
+                    # redis-py quotes the arguments of a pipeline's command in
+                    # its error: they hold ids and values.
+                    raise _failure(script.name, reply) from None
+                replies[number] = _FOREIGN_REPLY
+        return cast("list[Any]", replies)
+
+
+_LOAD = SCRIPTS["load_and_touch"]
+_CREATE = SCRIPTS["create_unique"]
+_SAVE = SCRIPTS["save_if_changed"]
+_ADJUST = SCRIPTS["adjust_timeout"]
+_END = SCRIPTS["end_session"]
+
+#: How a script says that something else is stored under the id.
+_FOREIGN_REPLY = (Status.GONE, 2)
+
+
+def default_id() -> str:
+    """Return a session id of 256 random bits, 43 characters.
+
+    OWASP asks for at least 64 bits of entropy (Session Management Cheat Sheet).
+    """
+    return secrets.token_urlsafe(32)
+
+
+def milliseconds(seconds: float | None) -> int:
+    """Whole milliseconds; 0 for none."""
+    return 0 if seconds is None else round(seconds * 1000)
+
+
+def _nonce() -> str:
+    return secrets.token_urlsafe(9)
+
+
+def _optional(number: int | None) -> bytes:
+    return b"" if number is None else b"%d" % number
+
+
+def _created(session_id: str, reply: Any) -> Created | None:
+    if reply[0] != Status.CREATED:
+        return None
+    return Created(session_id, reply[1], reply[2])
+
+
+def _absent(reply: Any) -> Absent:
+    detail = reply[1] if len(reply) > 1 else 0
+    if reply[0] == Status.MOVED:
+        return Absent(Status.MOVED, age_ms=detail)
+    return Absent(Status.GONE, expired=detail == 1, foreign=detail == 2)
+
+
+def _is_wrong_type(exc: RedisError) -> bool:
+    return isinstance(exc, ResponseError) and "WRONGTYPE" in str(exc)
+
+
+def _failure(call: str, exc: RedisError) -> StoreError:
+    """Classify an error; Redis 6.2 wraps a script's, so the code may stand anywhere."""
+    if isinstance(exc, (ConnectionError, TimeoutError, BusyLoadingError, MaxConnectionsError)):
+        return StoreUnavailable(f"Redis cannot be reached for {call} ({type(exc).__name__})")
+    words = str(exc).replace("-", " ").replace(":", " ").split()
+    for code in UNAVAILABLE_CODES:
+        if code in words:
+            return StoreUnavailable(f"Redis refuses {call} at present ({code})")
+    code = next((word for word in words if word.isupper() and word.isalpha()), "ERR")
+    return StoreError(f"Redis answered {call} with an error ({code})")

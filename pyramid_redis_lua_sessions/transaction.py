@@ -1,0 +1,65 @@
+"""Sessions in a transaction that ``pyramid_tm`` manages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transaction
+from transaction.interfaces import IDataManager, NoTransaction
+from zope.interface import implementer
+
+__all__ = ["SessionDataManager", "join"]
+
+
+def join(turn: Any) -> bool:
+    """Have the request's transaction save a session in its vote.
+
+    :returns: ``False`` where the application has ended the transaction.
+    """
+    manager = turn.request.tm
+    try:
+        current = manager.get()
+    except NoTransaction:
+        return False
+    current.join(SessionDataManager(turn, manager))
+    return True
+
+
+@implementer(IDataManager)
+class SessionDataManager:
+    """Saves one session when its transaction commits.
+
+    With ``on_conflict = merge`` it votes after the databases, so that one
+    which refuses leaves no trace in Redis; with ``retry`` before them, so that
+    a conflict aborts them.
+    """
+
+    def __init__(self, turn: Any, transaction_manager: transaction.TransactionManager) -> None:
+        self.transaction_manager = transaction_manager
+        self._turn = turn
+        self._begun = False
+
+    def abort(self, transaction: Any) -> None:
+        """A veto leaves the changes to the response callback; a failed commit does not."""
+        if self._begun:
+            self._turn.roll_back()
+
+    def tpc_begin(self, transaction: Any) -> None:
+        self._begun = True
+
+    def commit(self, transaction: Any) -> None:
+        # A value that cannot be serialized is found before any database votes.
+        self._turn.session.prepare()
+
+    def tpc_vote(self, transaction: Any) -> None:
+        self._turn.save()
+
+    def tpc_finish(self, transaction: Any) -> None:
+        pass
+
+    def tpc_abort(self, transaction: Any) -> None:
+        self._turn.roll_back()
+
+    def sortKey(self) -> str:
+        first = self._turn.factory.settings.on_conflict == "retry"
+        return f"{'' if first else '~~'}pyramid_redis_lua_sessions:{id(self)}"

