@@ -3,9 +3,11 @@ end_session: end a session and leave a marker that it has ended.
 
 The marker makes every request in flight see that the session is over, and
 keeps the id from being used again. It points nowhere. With keep_fields (a new
-id takes the data over) the fields stay beside the marker until it expires: no
-script reads them, but this call, repeated after a lost reply, returns them
-again, so that no write which slipped in before the end is lost.
+id takes the data over, or a transaction may still fail) the fields stay beside
+the marker until it expires, without `created`, so that to every script the
+session has ended. But this call, repeated after a lost reply, returns them
+again, and no write which slipped in before the end is lost; and revive_session
+can take the end back.
 
 KEYS[1] session_key  hash that holds the session
 ARGV[1] nonce        string without spaces, unique to this call
@@ -21,7 +23,7 @@ Returns: {status, ...}
   2 MOVED    {2, age_ms} another call ended the session age_ms ago
   6 CONFLICT {6} a check failed; nothing was applied
   9 ENDED    {9, {field, value, ...}} the last fields (with keep_fields)
-Writes: HSET moved, HDEL, DEL, PEXPIRE; or nothing
+Writes: HSET moved, HSET was, HDEL created, DEL, PEXPIRE; or nothing
 ]]
 local session_key = KEYS[1]
 local nonce = ARGV[1]
@@ -71,7 +73,8 @@ end
 local marker = string.format('%.0f ', now_ms) .. nonce
 local fields = {}
 if keep_fields then
-  redis.call('HSET', session_key, 'moved', marker)
+  local remaining = redis.call('PTTL', session_key)
+  redis.call('HSET', session_key, 'moved', marker, 'was', remaining .. ' ' .. created)
   redis.call('HDEL', session_key, 'created')
   fields = redis.call('HGETALL', session_key)
 else

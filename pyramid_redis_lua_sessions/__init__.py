@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyramid.events import ApplicationCreated
+from pyramid.httpexceptions import HTTPConflict
 from pyramid.tweens import EXCVIEW
 
 from .errors import (
     InvalidSession,
     InvalidSession_BadCookie,
+    InvalidSession_ChangesDropped,
     InvalidSession_DeserializationError,
     InvalidSession_NotInBackend,
     InvalidSession_PayloadTimeout,
@@ -27,6 +29,7 @@ from .settings import Settings, SettingsError
 __all__ = [
     "InvalidSession",
     "InvalidSession_BadCookie",
+    "InvalidSession_ChangesDropped",
     "InvalidSession_DeserializationError",
     "InvalidSession_NotInBackend",
     "InvalidSession_PayloadTimeout",
@@ -60,8 +63,14 @@ def includeme(config: Any) -> None:
     factory = session_factory_from_settings(config.get_settings())
     config.set_session_factory(factory)
     config.add_tween(f"{__name__}.factory.session_tween_factory", under=EXCVIEW)
+    config.add_exception_view(_conflict, context=SessionConflict)
     if factory.settings.preload_scripts:
         config.add_subscriber(lambda event: factory.preload(), ApplicationCreated)
+
+
+def _conflict(request: Any) -> Any:
+    """Default answer to a conflict that is not retried; applications may add their own."""
+    return HTTPConflict()
 
 
 def session_factory_from_settings(settings: Mapping[str, Any]) -> RedisSessionFactory:

@@ -8,9 +8,26 @@ from __future__ import annotations
 
 import hashlib
 
+try:
+    from transaction.interfaces import TransientError
+except ImportError:  # optional
+
+    class TransientError(Exception):  # type: ignore[no-redef]
+        """Stands in for ``transaction.interfaces.TransientError``."""
+
+
+try:
+    from pyramid_retry import mark_error_retryable
+except ImportError:  # optional
+
+    def mark_error_retryable(error: type[Exception]) -> None:
+        """Without ``pyramid_retry`` nobody asks."""
+
+
 __all__ = [
     "InvalidSession",
     "InvalidSession_BadCookie",
+    "InvalidSession_ChangesDropped",
     "InvalidSession_DeserializationError",
     "InvalidSession_NotInBackend",
     "InvalidSession_PayloadTimeout",
@@ -70,15 +87,19 @@ class UnserializableValue(SessionError):
         self.key = key
 
 
-class SessionConflict(SessionError):
+class SessionConflict(SessionError, TransientError):
     """Another request changed what this one had read (``on_conflict = retry``).
 
-    Nothing was saved. Where ``transaction`` and ``pyramid_retry`` are
-    installed it is a retryable error, so the request runs again.
+    Nothing was saved. Where they are installed, it is a ``TransientError`` of
+    ``transaction`` and marked retryable for ``pyramid_retry``, so the request
+    runs again on fresh data.
     """
 
     def __init__(self) -> None:
         super().__init__("the session was changed by another request; nothing was saved")
+
+
+mark_error_retryable(SessionConflict)
 
 
 class InvalidSession(SessionError):
@@ -107,6 +128,10 @@ class InvalidSession_NotInBackend(InvalidSession):
 
 class InvalidSession_PayloadTimeout(InvalidSession_NotInBackend):
     """The session was found and had reached the end of its life."""
+
+
+class InvalidSession_ChangesDropped(InvalidSession):
+    """Changes could not be kept: the session had ended, or its cookie cannot be sent."""
 
 
 class InvalidSession_DeserializationError(InvalidSession):

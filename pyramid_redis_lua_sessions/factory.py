@@ -11,18 +11,27 @@ from zope.interface import implementer
 
 from .client import client_options, make_client
 from .cookies import Action, CookiePolicy, Ticket, cookie_action
-from .errors import InvalidSession, InvalidSession_BadCookie, SessionError
+from .errors import (
+    InvalidSession,
+    InvalidSession_BadCookie,
+    InvalidSession_NotInBackend,
+    SessionError,
+    StoreError,
+)
 from .serializers import NoSeal, Seal, Sealer, make_codec
-from .session import _MISSING, RedisSession
+from .session import UNDELIVERABLE, UNSET, Phase, RedisSession
 from .settings import POSITIONAL, Settings
 from .store import Store
 
 try:
-    from pyramid_retry import is_error_retryable
-except ImportError:  # pyramid_retry is optional
+    from pyramid_retry import is_error_retryable, is_last_attempt
+except ImportError:  # optional
 
     def is_error_retryable(request: Any, exc: Any) -> bool:
         return False
+
+    def is_last_attempt(request: Any) -> bool:
+        return True
 
 
 __all__ = ["RedisSessionFactory", "Turn", "session_tween_factory", "turns_of"]
@@ -126,7 +135,8 @@ class RedisSessionFactory:
 
     def report(self, request: Any, problem: InvalidSession) -> None:
         """Log a problem, and hand it to ``func_invalid_logger``."""
-        log.warning("%s", problem)
+        routine = isinstance(problem, (InvalidSession_BadCookie, InvalidSession_NotInBackend))
+        log.log(logging.INFO if routine else logging.WARNING, "%s", problem)
         if self.settings.func_invalid_logger is not None and request is not None:
             self.settings.func_invalid_logger(request, problem)
 
@@ -151,7 +161,6 @@ class Turn:
         "_read",
         "_ticket",
         "factory",
-        "in_transaction",
         "request",
         "response",
         "save_failed",
@@ -167,7 +176,6 @@ class Turn:
         #: The response, as soon as there is one.
         self.response: Any = None
         self.save_failed = False
-        self.in_transaction = False
         self._read = False
         self._ticket: Ticket | None = None
         self._last = False
@@ -193,6 +201,8 @@ class Turn:
         After a failure nothing is pending any more: the error was raised
         once, to where the application can see it.
         """
+        if self.session.undo is None and not is_last_attempt(self.request):
+            self.session.undo = []
         try:
             self.session.save(self._may_set())
         except BaseException:
@@ -208,21 +218,26 @@ class Turn:
             request.add_response_callback(self.on_response)
             return
         self.response = response
-        if request.exception is not None and is_error_retryable(request, request.exception):
+        error = getattr(request, "exception", None)
+        if error is not None and is_error_retryable(request, error):
             self._leave_no_trace()
-            return
-        self._settle()
-        self._vary(response)
+        else:
+            self._settle()
 
     def on_finished(self, request: Any) -> None:
         """Finished callback: the last chance, also after an unhandled exception."""
+        # Callbacks run while an unhandled exception is on its way up.
+        error = sys.exc_info()[1] if self.response is None else None
         try:
-            error = sys.exc_info()[1]
-            unanswered = self.response is None and error is not None
-            if unanswered and is_error_retryable(request, error):
+            if error is not None and is_error_retryable(request, error):
                 self._leave_no_trace()
             else:
                 self._settle()
+        except SessionError as exc:
+            if error is None:
+                raise
+            # The application's own error must not be hidden behind this one.
+            log.error("a session could not be saved after an unhandled exception: %s", exc)
         finally:
             self.session.release()
 
@@ -237,22 +252,30 @@ class Turn:
             session.discard_changes()
         may_set = self._may_set()
         if session.created_here and not may_set:
-            session.take_back()
-        if not self.save_failed:
+            session.take_back(UNDELIVERABLE)
+        if self.save_failed:
+            self._end_after_failure()
+        else:
             self.save()
-        elif session.ends and not session.ended:
-            session.end_old()
-        self._send_cookie(may_set)
+        if self.response is not None:
+            self._send_cookie(may_set)
+            self._vary(self.response)
+
+    def _end_after_failure(self) -> None:
+        """The application has seen an error of the save; a logout is not dropped for it."""
+        try:
+            self.session.end_old()
+        except StoreError as exc:
+            log.error("an invalidated session could not be ended: %s", exc)
+            self.session.ends.clear()
 
     def _send_cookie(self, may_set: bool) -> None:
         session, response = self.session, self.response
-        if response is None:
-            return
         ticket = self._ticket
         resend = (
             ticket is not None
             and not session.ended
-            and session.phase.value == "stored"
+            and session.phase is Phase.STORED
             and (session.recookie or self.factory.cookies.due(ticket))
         )
         action = cookie_action(
@@ -276,15 +299,15 @@ class Turn:
     def _header_to_set(self, ticket: Ticket | None) -> str:
         session, settings = self.session, self.factory.settings
         expires = settings.cookie_expires
-        if session.cookie_max_age is not _MISSING:
+        if session.cookie_max_age is not UNSET:
             max_age = session.cookie_max_age
-        elif session.cookie_expires is not _MISSING:
+        elif session.cookie_expires is not UNSET:
             max_age = None
         elif ticket is not None and not session.new and ticket.max_age is not None:
             max_age = ticket.max_age  # the life that the application once chose
         else:
             max_age = settings.cookie_max_age
-        if session.cookie_expires is not _MISSING:
+        if session.cookie_expires is not UNSET:
             expires = session.cookie_expires
         return self.factory.cookies.header_to_set(
             session.session_id or "", self.request.scheme, max_age, expires
@@ -294,6 +317,7 @@ class Turn:
         """This attempt is thrown away and repeated."""
         self.session.discard_changes()
         self.session.ends.clear()
+        self.session.put_back()
         self.session.take_back()
 
     def _failed(self) -> bool:
@@ -304,7 +328,8 @@ class Turn:
         """
         if self.response is None:
             return True
-        return self.request.exception is not None and self.response.status_int >= 400
+        error = getattr(self.request, "exception", None)
+        return error is not None and self.response.status_int >= 400
 
     def _allowed(self) -> bool:
         check = self.factory.settings.func_check_response_allow_cookies
@@ -317,7 +342,7 @@ class Turn:
 
     def _vary(self, response: Any) -> None:
         """A response for which the session was looked at varies on Cookie (RFC 9110 12.5.5)."""
-        if self.session.phase.value == "unread" and not self._read:
+        if self.session.phase is Phase.UNREAD and not self._read:
             return
         for name, value in response.headerlist:
             if name.lower() == "vary" and ("*" in value or "cookie" in value.lower()):

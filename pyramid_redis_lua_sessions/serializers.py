@@ -28,6 +28,7 @@ ATOMS = frozenset((str, int, float, bool, type(None), bytes))
 
 KEY_KINDS = b".#"
 FLASH_KIND = b"~"
+DATA_KINDS = KEY_KINDS + FLASH_KIND
 UNIT_SEPARATOR = b"\x1f"
 
 _SEAL_SIZE = 16

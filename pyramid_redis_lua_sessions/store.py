@@ -7,6 +7,7 @@ repeats after a lost reply has the effect of one call.
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +28,21 @@ from .errors import StoreError, StoreUnavailable
 from .scripts import SCRIPTS, Script, Status
 from .settings import Settings
 
-__all__ = ["MARKER_MS", "Absent", "Checks", "Created", "Lifetime", "Loaded", "Store"]
+__all__ = [
+    "MARKER_MS",
+    "NO_CHECKS",
+    "NO_LIFETIME",
+    "Absent",
+    "Checks",
+    "Created",
+    "Ending",
+    "Lifetime",
+    "Loaded",
+    "Replaced",
+    "Store",
+    "milliseconds",
+    "sha1",
+]
 
 log = logging.getLogger(__package__)
 
@@ -90,6 +105,29 @@ class Created(NamedTuple):
     created_ms: int
 
 
+class Ending(NamedTuple):
+    """What became of a session that was to end.
+
+    :ivar status: ``ENDED``; or ``CONFLICT``, ``GONE``, ``MOVED``: not by this call.
+    :ivar fields: its last fields, where they were asked for.
+    :ivar nonce: of the call.
+    """
+
+    status: Status
+    fields: dict[bytes, bytes]
+    nonce: str
+
+
+class Replaced(NamedTuple):
+    """What :meth:`Store.replace` did.
+
+    :ivar created: the new session, as :meth:`Store.create`.
+    """
+
+    created: Created | None
+    ending: Ending
+
+
 class Lifetime(NamedTuple):
     """What a session has of its own, apart from the configured lifetimes.
 
@@ -113,6 +151,8 @@ class Checks(NamedTuple):
     fields: Mapping[bytes, str] = {}
     names: str = ""
 
+
+Call = tuple[Script, bytes, list[Any]]
 
 NO_CHECKS = Checks()
 NO_LIFETIME = Lifetime()
@@ -230,14 +270,13 @@ class Store:
         reply = self._call(_ADJUST, self._key(session_id), args)
         return cast("int", reply[1]) if reply[0] == Status.ADJUSTED else _absent(reply)
 
-    def end(self, session_id: str) -> bool:
+    def end(self, session_id: str, keep_fields: bool = False) -> Ending:
         """End a session, and leave the marker.
 
-        :returns: whether it lived.
+        :param keep_fields: so that :meth:`revive` can take it back.
         """
-        args = self._ending(keep_fields=False, checks=NO_CHECKS)
-        reply = self._call(_END, self._key(session_id), args)
-        return bool(reply[0] == Status.ENDED)
+        args = self._ending(keep_fields, NO_CHECKS)
+        return _ended(self._call(_END, self._key(session_id), args), args)
 
     def replace(
         self,
@@ -247,40 +286,52 @@ class Store:
         created_ms: int | None = None,
         keep_fields: bool = True,
         checks: Checks = NO_CHECKS,
-    ) -> tuple[Created | None, dict[bytes, bytes] | Absent | Status]:
+    ) -> Replaced:
         """Create a session under a new id, and end the old one, in one pipeline.
 
         On Redis Cluster, whose nodes give no order between two keys, these are
         two round trips: the new session exists before the old one ends.
 
-        :returns: the new session, as :meth:`create`; and the old one's last
-            fields (with ``keep_fields``), or what had become of it before.
+        :param checks: if they fail, the old session does not end.
         """
         session_id, args = self._creation(seal, lifetime, created_ms)
         ending = self._ending(keep_fields, checks)
-        old_key = self._key(old_id)
+        calls: list[Call] = [
+            (_CREATE, self._key(session_id), args),
+            (_END, self._key(old_id), ending),
+        ]
         if isinstance(self.client, RedisCluster):
-            made = self._call(_CREATE, self._key(session_id), args)
-            if made[0] == Status.TAKEN:
-                created = self.create(seal, lifetime, created_ms)
-            else:
-                created = _created(session_id, made)
-            ended = self._call(_END, old_key, ending)
+            made, ended = (self._call(*call) for call in calls)
         else:
-            made, ended = self._pipeline(
-                [(_CREATE, self._key(session_id), args), (_END, old_key, ending)]
-            )
-            if made[0] == Status.TAKEN:
-                created = self.create(seal, lifetime, created_ms)
-            else:
-                created = _created(session_id, made)
-        status = ended[0]
-        if status == Status.ENDED:
-            pairs = iter(ended[1])
-            return created, dict(zip(pairs, pairs, strict=True))
-        if status == Status.CONFLICT:
-            return created, Status.CONFLICT
-        return created, _absent(ended)
+            made, ended = self._pipeline(calls)
+        if made[0] == Status.TAKEN:
+            created = self.create(seal, lifetime, created_ms)
+        else:
+            created = _created(session_id, made)
+        return Replaced(created, _ended(ended, ending))
+
+    def revive(self, session_id: str, ending: Ending) -> bool:
+        """Take back an :meth:`end` that kept the fields.
+
+        :returns: whether the session lives again.
+        """
+        reply = self._call(_REVIVE, self._key(session_id), (ending.nonce,))
+        return bool(reply[0] == Status.LOADED)
+
+    def swap(
+        self, session_id: str, swaps: Iterable[tuple[bytes, bytes | None, bytes | None]]
+    ) -> int:
+        """Replace fields of a live session, each only if it is still the same.
+
+        :param swaps: (field, new, expected); ``None`` = absent.
+        :returns: how many were.
+        """
+        args: list[Any] = []
+        for field, new, expected in swaps:
+            digest = "" if expected is None else sha1(expected)
+            args += (field, digest, b"" if new is None else b"=" + new)
+        reply = self._call(_SWAP, self._key(session_id), args)
+        return cast("int", reply[1]) if reply[0] == Status.SAVED else 0
 
     # -- scripts -----------------------------------------------------------------
 
@@ -351,7 +402,7 @@ class Store:
                 return _FOREIGN_REPLY
             raise _failure(script.name, exc) from exc
 
-    def _pipeline(self, calls: list[tuple[Script, bytes, list[Any]]]) -> list[Any]:
+    def _pipeline(self, calls: list[Call]) -> list[Any]:
         try:
             with self.client.pipeline(transaction=False) as pipeline:
                 for script, key, args in calls:
@@ -379,6 +430,8 @@ _CREATE = SCRIPTS["create_unique"]
 _SAVE = SCRIPTS["save_if_changed"]
 _ADJUST = SCRIPTS["adjust_timeout"]
 _END = SCRIPTS["end_session"]
+_REVIVE = SCRIPTS["revive_session"]
+_SWAP = SCRIPTS["swap_fields"]
 
 #: How a script says that something else is stored under the id.
 _FOREIGN_REPLY = (Status.GONE, 2)
@@ -409,6 +462,17 @@ def _created(session_id: str, reply: Any) -> Created | None:
     if reply[0] != Status.CREATED:
         return None
     return Created(session_id, reply[1], reply[2])
+
+
+def _ended(reply: Any, args: list[Any]) -> Ending:
+    status = Status(reply[0])
+    pairs = iter(reply[1] if status is Status.ENDED else ())
+    return Ending(status, dict(zip(pairs, pairs, strict=True)), args[0])
+
+
+def sha1(stored: bytes) -> str:
+    """Digest of a stored value, as ``redis.sha1hex`` in a script gives it."""
+    return hashlib.sha1(stored, usedforsecurity=False).hexdigest()
 
 
 def _absent(reply: Any) -> Absent:

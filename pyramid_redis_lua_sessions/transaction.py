@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import transaction
 from transaction.interfaces import IDataManager, NoTransaction
 from zope.interface import implementer
 
+from .errors import StoreError
+
 __all__ = ["SessionDataManager", "join"]
+
+log = logging.getLogger(__package__)
 
 
 def join(turn: Any) -> bool:
@@ -46,6 +51,8 @@ class SessionDataManager:
 
     def tpc_begin(self, transaction: Any) -> None:
         self._begun = True
+        if self._turn.session.undo is None and self._first():
+            self._turn.session.undo = []
 
     def commit(self, transaction: Any) -> None:
         # A value that cannot be serialized is found before any database votes.
@@ -55,11 +62,17 @@ class SessionDataManager:
         self._turn.save()
 
     def tpc_finish(self, transaction: Any) -> None:
-        pass
+        self._turn.session.undo = None
 
     def tpc_abort(self, transaction: Any) -> None:
         self._turn.roll_back()
+        try:
+            self._turn.session.put_back()
+        except StoreError as exc:
+            log.error("a session could not be put back after a failed transaction: %s", exc)
 
     def sortKey(self) -> str:
-        first = self._turn.factory.settings.on_conflict == "retry"
-        return f"{'' if first else '~~'}pyramid_redis_lua_sessions:{id(self)}"
+        return f"{'' if self._first() else '~~'}pyramid_redis_lua_sessions:{id(self)}"
+
+    def _first(self) -> bool:
+        return bool(self._turn.factory.settings.on_conflict == "retry")

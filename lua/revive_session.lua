@@ -1,0 +1,29 @@
+--[[
+revive_session: take back an end_session that was called with keep_fields.
+
+For a transaction that failed after its session had voted. Only the call that
+ended the session, known by its nonce, can be taken back.
+
+KEYS[1] session_key  hash that holds the marker and the kept fields
+ARGV[1] nonce        string, the nonce of the end_session call
+
+Returns: {status, ...}
+  0 GONE   {0} that call left no marker here, or it has expired
+  1 LOADED {1} the session lives
+Writes: HSET created, HDEL moved, PEXPIRE, PERSIST; or nothing
+]]
+local session_key = KEYS[1]
+local nonce = ARGV[1]
+
+local created, moved, was = unpack(redis.call('HMGET', session_key, 'created', 'moved', 'was'))
+if created and not moved then return {1} end
+local ended_by = moved and string.match(moved, '^%d+ (.*)$')
+local remaining, start = string.match(was or '', '^(-?%d+) (.*)$')
+if created or ended_by ~= nonce or not start then return {0} end
+
+redis.call('HSET', session_key, 'created', start)
+redis.call('HDEL', session_key, 'moved', 'was')
+if tonumber(remaining) < 0 then redis.call('PERSIST', session_key)
+else redis.call('PEXPIRE', session_key, remaining)
+end
+return {1}

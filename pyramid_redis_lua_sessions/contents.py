@@ -1,0 +1,448 @@
+"""What a session holds in one request: values, flash messages, and what changed.
+
+Pure data: nothing here knows Redis, cookies or requests. Values are decoded
+when they are looked at; what a save would send is found by comparing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import numbers
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from .errors import UnserializableValue
+from .serializers import (
+    ATOMS,
+    DATA_KINDS,
+    FLASH_KIND,
+    KEY_KINDS,
+    UNIT_SEPARATOR,
+    Codec,
+    field_of,
+    key_of,
+)
+from .store import NO_CHECKS, Checks, sha1
+
+__all__ = ["Changes", "Contents", "equal_key", "exact_key", "slipped_in"]
+
+
+class Changes(NamedTuple):
+    """What a save would send.
+
+    :ivar values: field to encoded value, not sealed yet.
+    :ivar deletes: fields to delete.
+    """
+
+    values: dict[bytes, bytes]
+    deletes: list[bytes]
+
+    def __bool__(self) -> bool:
+        return bool(self.values or self.deletes)
+
+
+class Contents:
+    """Keys, values and flash messages over what was loaded.
+
+    :param codec: encodes and decodes values.
+    :param tracks_reads: remember what was read, for ``on_conflict = retry``.
+    :param undecodable: called once for each stored value that does not decode.
+    """
+
+    __slots__ = (
+        "_accessed",
+        "_assigned",
+        "_bad",
+        "_codec",
+        "_complete",
+        "_data",
+        "_deleted",
+        "_exposed",
+        "_flash",
+        "_names_read",
+        "_plain",
+        "_reads",
+        "_tracks_reads",
+        "_undecodable",
+        "compare_all",
+        "raw",
+    )
+
+    def __init__(self, codec: Codec, tracks_reads: bool, undecodable: Callable[[], None]) -> None:
+        self._codec = codec
+        self._tracks_reads = tracks_reads
+        self._undecodable = undecodable
+        self.load({}, {})
+
+    def load(self, raw: dict[bytes, bytes], plain: dict[bytes, bytes]) -> None:
+        """Stand as loaded.
+
+        :param raw: every field of the stored hash, as stored.
+        :param plain: the fields that hold data: encoded values, seals verified.
+        """
+        self.raw = raw
+        self._plain = plain
+        self._bad: set[bytes] = set()
+        self.forget_changes()
+
+    def forget_changes(self) -> None:
+        """Stand as just loaded, or as last saved."""
+        self._data: dict[Any, Any] = {}
+        self._complete = False
+        self._flash: dict[str, list[tuple[bytes, Any]]] | None = None
+        self._assigned: set[Any] = set()
+        self._accessed: set[Any] = set()
+        self._deleted: set[bytes] = set()
+        self._exposed = False
+        self._reads: dict[bytes, str] = {}
+        self._names_read = False
+        #: ``session.changed()`` was called.
+        self.compare_all = False
+
+    # -- keys and values ---------------------------------------------------------
+
+    def get(self, key: Any) -> Any:
+        """Return the value of a key.
+
+        :raises KeyError: there is none, or it does not decode.
+        """
+        if type(key) is not str and type(key) is not int:
+            key = equal_key(key)
+        if self._tracks_reads:
+            self._note_read(key)
+        data = self._data
+        value = data[key] if key in data else self._decode(key)
+        if type(value) not in ATOMS:
+            self._accessed.add(key)
+        return value
+
+    def has(self, key: Any) -> bool:
+        """Tell whether a key is there."""
+        try:
+            if type(key) is not str and type(key) is not int:
+                key = equal_key(key)
+            if self._tracks_reads:
+                self._note_read(key, presence=True)
+            if key not in self._data:
+                self._decode(key)
+        except KeyError:
+            return False
+        return True
+
+    def assign(self, key: str | int, value: Any) -> None:
+        """Assign a value; ``key`` is exact, see :func:`exact_key`."""
+        self._data[key] = value
+        self._assigned.add(key)
+        self._deleted.discard(field_of(key))
+
+    def delete(self, key: Any) -> None:
+        """Delete a key.
+
+        :raises KeyError: it is not there.
+        """
+        if not self.has(key):
+            raise KeyError(key)
+        key = equal_key(key)
+        del self._data[key]
+        self._assigned.discard(key)
+        self._accessed.discard(key)
+        field = field_of(key)
+        if field in self.raw:
+            self._deleted.add(field)
+
+    def everything(self, values: bool) -> dict[Any, Any]:
+        """Return the ``dict`` of all keys and values: not a copy.
+
+        :param values: whether the caller gives out values, or only keys.
+        """
+        self._decode_all()
+        self._names_read = True
+        if values:
+            if self._tracks_reads:
+                for key in self._data:
+                    self._note_read(key)
+            self._accessed.update(self._data)
+        return self._data
+
+    def expose(self) -> dict[Any, Any]:
+        """Return that ``dict`` to somebody who may assign to it and delete from it."""
+        self._exposed = True
+        return self.everything(values=True)
+
+    def _decode(self, key: str | int) -> Any:
+        if self._complete:
+            raise KeyError(key)
+        field = field_of(key)
+        stored = self._plain.get(field)
+        if stored is None or field in self._deleted or field in self._bad:
+            raise KeyError(key)
+        try:
+            value = self._codec.decode(stored)
+        except Exception:
+            self._bad.add(field)  # absent for this request; it stays stored
+            self._undecodable()
+            raise KeyError(key) from None
+        self._data[key] = value
+        return value
+
+    def _decode_all(self) -> None:
+        if self._complete:
+            return
+        for field in list(self._plain):
+            if field[:1] not in KEY_KINDS:
+                continue
+            try:
+                key = key_of(field)
+                if key not in self._data:
+                    self._decode(key)
+            except (KeyError, ValueError):
+                continue
+        self._complete = True
+
+    # -- flash messages ----------------------------------------------------------
+
+    def queues(self, read: bool = True) -> dict[str, list[tuple[bytes, Any]]]:
+        """Return the flash messages by queue, in order: (field, message).
+
+        :param read: whether the caller looks at what is there.
+        """
+        if read:
+            self._names_read = True
+        if self._flash is None:
+            self._flash = {}
+            for field in sorted(f for f in self._plain if f[:1] == FLASH_KIND):
+                try:
+                    name = field[1:].rpartition(UNIT_SEPARATOR)[0]
+                    queue = name.decode("utf-8", "surrogatepass")
+                    message = self._codec.decode(self._plain[field])
+                except Exception:
+                    self._undecodable()
+                    continue
+                self._flash.setdefault(queue, []).append((field, message))
+        return self._flash
+
+    def add_flash(self, message: Any, queue: str) -> None:
+        """Add a message to the end of a queue."""
+        name = queue.encode("utf-8", "surrogatepass")
+        field = FLASH_KIND + name + UNIT_SEPARATOR + _sortable_id()
+        self.queues(read=False).setdefault(queue, []).append((field, message))
+
+    def pop_flash(self, queue: str) -> list[Any]:
+        """Remove and return the messages of a queue."""
+        messages = self.queues().pop(queue, [])
+        self._deleted.update(field for field, _ in messages if field in self.raw)
+        return [message for _, message in messages]
+
+    # -- what was read, what changed -----------------------------------------------
+
+    def _note_read(self, key: str | int, presence: bool = False) -> None:
+        field = field_of(key)
+        if key in self._assigned or field in self._deleted:
+            return
+        stored = self.raw.get(field)
+        if stored is None:
+            self._reads[field] = ""
+        elif presence:
+            self._reads.setdefault(field, "+")
+        else:
+            self._reads[field] = sha1(stored)
+
+    def checks(self) -> Checks:
+        """Return what was read, as a save in retry mode checks it."""
+        if not self._tracks_reads:
+            return NO_CHECKS
+        return Checks(self._reads, names_digest(self.raw) if self._names_read else "")
+
+    def pending(self) -> bool:
+        """Cheaply rule out that anything changed."""
+        return bool(
+            self._assigned or self._accessed or self._deleted or self._flash or self._exposed
+        )
+
+    def changes(self, detect: bool) -> Changes:
+        """Find and encode what changed since the load or the last save.
+
+        Changed is what was assigned; or looked at, mutable, and now encoded
+        differently both from what is stored and from what that encodes to
+        when it is decoded and encoded again (sets encode in any order).
+
+        :param detect: look for values that were changed in place.
+        :raises UnserializableValue: a value cannot be encoded.
+        """
+        if self._exposed:
+            self._find_exposed()
+        values = {}
+        for key in self._assigned:
+            values[field_of(key)] = self._encode(key, self._data[key])
+        if detect or self.compare_all:
+            for key in self._accessed - self._assigned:
+                value = self._data[key]
+                if type(value) in ATOMS:
+                    continue
+                field = field_of(key)
+                now = self._encode(key, value)
+                if self._differs(now, self._plain.get(field)):
+                    values[field] = now
+        for messages in (self._flash or {}).values():
+            for field, message in messages:
+                if field not in self.raw:
+                    values[field] = self._encode("flash message", message)
+        return Changes(values, sorted(self._deleted))
+
+    def _differs(self, now: bytes, stored: bytes | None) -> bool:
+        codec = self._codec
+        return stored is None or (now != stored and now != codec.encode(codec.decode(stored)))
+
+    def _find_exposed(self) -> None:
+        """Find what was done to the ``dict`` that :meth:`expose` gave out."""
+        held = {}
+        for key in self._data:
+            held[field_of(exact_key(key))] = key
+        self._assigned.intersection_update(self._data)
+        self._accessed = set(self._data)
+        for field, key in held.items():
+            stored = self._plain.get(field)
+            if stored is None or field in self._deleted:
+                self._assigned.add(key)
+                self._deleted.discard(field)
+            elif type(self._data[key]) in ATOMS and self._encode(key, self._data[key]) != stored:
+                self._assigned.add(key)
+        self._deleted.update(
+            f for f in self._plain if f[:1] in KEY_KINDS and f not in held and f not in self._bad
+        )
+
+    def _encode(self, key: Any, value: Any) -> bytes:
+        try:
+            return self._codec.encode(value)
+        except Exception as exc:
+            # The serializer's own message may quote the value.
+            raise UnserializableValue(key, type(value), type(exc)) from None
+
+    def would_empty(self, changes: Changes) -> bool:
+        """Tell whether, as far as this request knows, these changes leave nothing."""
+        return (
+            bool(changes.deletes)
+            and not changes.values
+            and self._plain.keys() <= set(changes.deletes)
+        )
+
+    def settle(self, changes: Changes, sealed: Mapping[bytes, bytes]) -> None:
+        """Take what was saved as what is stored.
+
+        :param sealed: the values as they were sent.
+        """
+        for field in changes.deletes:
+            self.raw.pop(field, None)
+            self._plain.pop(field, None)
+        self.raw.update(sealed)
+        self._plain.update(changes.values)
+        self._mark_saved()
+
+    def rebase(self, raw: dict[bytes, bytes], plain: dict[bytes, bytes]) -> None:
+        """Take this as all that is stored now, and what is held as saved."""
+        self.raw = raw
+        self._plain = plain
+        self._mark_saved()
+
+    def _mark_saved(self) -> None:
+        self._accessed.update(self._assigned)
+        self._assigned.clear()
+        self._deleted.clear()
+        self._reads = {}
+        self._names_read = False
+
+    def held(self) -> set[bytes]:
+        """Return the fields that hold data, as last saved."""
+        return set(self._plain)
+
+    def merged(self, changes: Changes) -> dict[bytes, bytes]:
+        """Return all data with the changes applied, encoded."""
+        gone = set(changes.deletes)
+        kept = {field: data for field, data in self._plain.items() if field not in gone}
+        return {**kept, **changes.values}
+
+    def lose(self, fields: list[bytes]) -> None:
+        """Make fields absent that turned out to have ended."""
+        for field in fields:
+            self.raw.pop(field, None)
+            self._plain.pop(field, None)
+            if field[:1] in KEY_KINDS:
+                key = key_of(field)
+                self._data.pop(key, None)
+                self._accessed.discard(key)
+        self._flash = None
+
+
+# -- keys --------------------------------------------------------------------------
+
+
+def exact_key(key: Any) -> str | int:
+    """Return the exact ``str`` or ``int`` for a key that is assigned.
+
+    :raises TypeError: session keys are ``str`` or ``int``; ``bool`` is none.
+    """
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return int.__index__(key)
+    raise TypeError(f"session keys are str or int, not {type(key).__name__}")
+
+
+def equal_key(key: Any) -> str | int:
+    """Return the session key that equals a key that is looked up.
+
+    As a ``dict`` does, it finds 1 under ``True`` and under ``1.0``.
+
+    :raises KeyError: no session key can equal it.
+    :raises TypeError: the key is unhashable.
+    """
+    hash(key)
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, numbers.Real):
+        try:
+            number: int = math.trunc(key)  # type: ignore[assignment]
+        except (ValueError, OverflowError):
+            raise KeyError(key) from None
+        if number == key:
+            return number
+    raise KeyError(key)
+
+
+# -- digests -----------------------------------------------------------------------
+
+
+def names_digest(raw: Mapping[bytes, bytes]) -> str:
+    """Digest of the set of data fields; the scripts compute the same.
+
+    It does not depend on order: a count, and a sum of 48-bit hashes.
+    """
+    hashes = [int(sha1(field)[:12], 16) for field in raw if field and field[:1] in DATA_KINDS]
+    return f"{len(hashes)}:{sum(hashes) % 2**48}"
+
+
+def slipped_in(
+    loaded: Mapping[bytes, bytes], last: Mapping[bytes, bytes], own: set[bytes]
+) -> tuple[dict[bytes, bytes], list[bytes]]:
+    """Find what others wrote between a load and the end of an id.
+
+    :param loaded: the fields as loaded; ``last``: as the end found them.
+    :param own: fields that this request wrote: there it is the last writer.
+    :returns: fields to set, still sealed for the old id; fields to delete.
+    """
+    data = {f: s for f, s in last.items() if f and f[:1] in DATA_KINDS and f not in own}
+    values = {field: stored for field, stored in data.items() if loaded.get(field) != stored}
+    deletes = [f for f in loaded if f and f[:1] in DATA_KINDS and f not in own and f not in data]
+    return values, deletes
+
+
+_ticks = itertools.count()
+
+
+def _sortable_id() -> bytes:
+    """Return a unique id that sorts by time: microseconds, a counter, 32 random bits."""
+    now = time.time_ns() // 1000
+    return b"%014x%04x%s" % (now, next(_ticks) % 0x10000, secrets.token_hex(4).encode("ascii"))
