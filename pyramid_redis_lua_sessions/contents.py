@@ -47,6 +47,8 @@ class Changes(NamedTuple):
 class Contents:
     """Keys, values and flash messages over what was loaded.
 
+    :param raw: every field of the stored hash, as stored.
+    :param plain: the fields that hold data: encoded values, seals verified.
     :param codec: encodes and decodes values.
     :param tracks_reads: remember what was read, for ``on_conflict = retry``.
     :param undecodable: called once for each stored value that does not decode.
@@ -71,20 +73,19 @@ class Contents:
         "raw",
     )
 
-    def __init__(self, codec: Codec, tracks_reads: bool, undecodable: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        raw: dict[bytes, bytes],
+        plain: dict[bytes, bytes],
+        codec: Codec,
+        tracks_reads: bool,
+        undecodable: Callable[[], None],
+    ) -> None:
+        self.raw = raw
+        self._plain = plain
         self._codec = codec
         self._tracks_reads = tracks_reads
         self._undecodable = undecodable
-        self.load({}, {})
-
-    def load(self, raw: dict[bytes, bytes], plain: dict[bytes, bytes]) -> None:
-        """Stand as loaded.
-
-        :param raw: every field of the stored hash, as stored.
-        :param plain: the fields that hold data: encoded values, seals verified.
-        """
-        self.raw = raw
-        self._plain = plain
         self._bad: set[bytes] = set()
         self.forget_changes()
 

@@ -34,7 +34,7 @@ except ImportError:  # optional
         return True
 
 
-__all__ = ["RedisSessionFactory", "Turn", "session_tween_factory", "turns_of"]
+__all__ = ["RedisSessionFactory", "Turn", "session_tween_factory"]
 
 log = logging.getLogger(__package__)
 
@@ -94,25 +94,19 @@ class RedisSessionFactory:
         request.add_finished_callback(turn.on_finished)
         return turn.session
 
-    def store(self, request: Any) -> Store:
+    def store_for(self, request: Any) -> Store:
         """Return the store, over the client that serves this request.
 
         :param request: ``None`` at application start.
         """
         if self._client_callable is None:
             return self._store
-        turn = self._turn(request)
-        if turn is not None and turn.store is not None:
-            return turn.store
-        store = self._store.using(self._client_callable(request, **self._client_options))
-        if turn is not None:
-            turn.store = store
-        return store
+        return self._store.using(self._client_callable(request, **self._client_options))
 
     def preload(self) -> None:
         """Load the scripts into Redis; a Redis that is down is a logged warning."""
         try:
-            store = self.store(None)
+            store = self.store_for(None)
         except Exception as exc:
             log.info(
                 "redis_client_callable gives no client without a request (%s); "
@@ -125,73 +119,67 @@ class RedisSessionFactory:
         except SessionError as exc:
             log.warning("the session scripts could not be loaded at start: %s", exc)
 
-    # -- what a session asks of its factory ------------------------------------------
-
-    def identify(self, request: Any) -> str | None:
-        """Return the session id in the request's cookie, if it verifies."""
-        turn = self._turn(request)
-        ticket = turn.read_ticket() if turn is not None else None
-        return None if ticket is None else ticket.session_id
-
-    def report(self, request: Any, problem: InvalidSession) -> None:
-        """Log a problem, and hand it to ``func_invalid_logger``."""
-        routine = isinstance(problem, (InvalidSession_BadCookie, InvalidSession_NotInBackend))
-        log.log(logging.INFO if routine else logging.WARNING, "%s", problem)
-        if self.settings.func_invalid_logger is not None and request is not None:
-            self.settings.func_invalid_logger(request, problem)
-
-    def _turn(self, request: Any) -> Turn | None:
-        for turn in turns_of(request):
-            if turn.factory is self:
-                return turn
-        return None
-
-
-def turns_of(request: Any) -> list[Turn]:
-    """Return the turns of a request: one for each session that it has."""
-    found: list[Turn] = getattr(request, TURNS, None) or []
-    return found
-
 
 class Turn:
     """The way of one session through one request."""
 
     __slots__ = (
+        "_answered",
         "_last",
         "_read",
+        "_store",
         "_ticket",
+        "codec",
         "factory",
         "request",
         "response",
         "save_failed",
+        "sealer",
         "session",
-        "store",
+        "settings",
     )
 
     def __init__(self, factory: RedisSessionFactory, request: Any) -> None:
         self.factory = factory
+        self.settings = factory.settings
+        self.codec = factory.codec
+        self.sealer = factory.sealer
         self.request = request
-        self.session = RedisSession(factory, request)
-        self.store: Store | None = None
         #: The response, as soon as there is one.
         self.response: Any = None
         self.save_failed = False
+        self._store: Store | None = None
         self._read = False
         self._ticket: Ticket | None = None
         self._last = False
+        self._answered = False
+        self.session = RedisSession(self)
 
-    def read_ticket(self) -> Ticket | None:
-        """Read the cookie, once."""
+    # -- what the session asks for ---------------------------------------------------
+
+    def identify(self) -> str | None:
+        """Return the session id in the request's cookie, if it verifies."""
         if not self._read:
             self._read = True
-            header = self.request.environ.get("HTTP_COOKIE", "")
+            header = self.request.environ.get("HTTP_COOKIE")
             if header:
                 self._ticket, there = self.factory.cookies.read(header)
                 if there and self._ticket is None:
-                    self.factory.report(
-                        self.request, InvalidSession_BadCookie("no cookie of the session verifies")
-                    )
-        return self._ticket
+                    self.report(InvalidSession_BadCookie("no cookie of the session verifies"))
+        return None if self._ticket is None else self._ticket.session_id
+
+    def store(self) -> Store:
+        """Return the store, over the client that serves this request."""
+        if self._store is None:
+            self._store = self.factory.store_for(self.request)
+        return self._store
+
+    def report(self, problem: InvalidSession) -> None:
+        """Log a problem, and hand it to ``func_invalid_logger``."""
+        routine = isinstance(problem, (InvalidSession_BadCookie, InvalidSession_NotInBackend))
+        log.log(logging.INFO if routine else logging.WARNING, "%s", problem)
+        if self.settings.func_invalid_logger is not None:
+            self.settings.func_invalid_logger(self.request, problem)
 
     # -- the steps -------------------------------------------------------------------
 
@@ -201,13 +189,16 @@ class Turn:
         After a failure nothing is pending any more: the error was raised
         once, to where the application can see it.
         """
-        if self.session.undo is None and not is_last_attempt(self.request):
-            self.session.undo = []
+        session = self.session
+        if not session.has_work():
+            return
+        if session.undo is None and not is_last_attempt(self.request):
+            session.undo = []
         try:
-            self.session.save(self._may_set())
+            session.save(self._may_set())
         except BaseException:
             self.save_failed = True
-            self.session.discard_changes()
+            session.discard_changes()
             raise
 
     def on_response(self, request: Any, response: Any) -> None:
@@ -218,16 +209,20 @@ class Turn:
             request.add_response_callback(self.on_response)
             return
         self.response = response
+        self._answered = True
         error = getattr(request, "exception", None)
         if error is not None and is_error_retryable(request, error):
             self._leave_no_trace()
-        else:
-            self._settle()
+            return
+        self._settle()
+        self._vary()
 
     def on_finished(self, request: Any) -> None:
         """Finished callback: the last chance, also after an unhandled exception."""
-        # Callbacks run while an unhandled exception is on its way up.
-        error = sys.exc_info()[1] if self.response is None else None
+        error = None
+        if not self._answered:
+            # The exception that nobody handled is on its way up.
+            self.response, error = None, sys.exc_info()[1]
         try:
             if error is not None and is_error_retryable(request, error):
                 self._leave_no_trace()
@@ -239,16 +234,21 @@ class Turn:
             # The application's own error must not be hidden behind this one.
             log.error("a session could not be saved after an unhandled exception: %s", exc)
         finally:
-            self.session.release()
+            if self.session.phase is not Phase.UNREAD:
+                # Break the cycle request -> session -> turn -> request.
+                self.request = None
 
     def roll_back(self) -> None:
         """Forget the changes of a transaction that was aborted."""
         self.session.discard_changes()
 
     def _settle(self) -> None:
-        session, settings = self.session, self.factory.settings
-        failed = self._failed()
-        if failed and not settings.save_on_exception:
+        """Save what is pending, and send the cookie if one is due."""
+        session, ticket = self.session, self._ticket
+        due = ticket is not None and (session.recookie or self.factory.cookies.due(ticket))
+        if not (due or session.has_work() or session.created_here or session.ended):
+            return
+        if self._failed() and not self.settings.save_on_exception:
             session.discard_changes()
         may_set = self._may_set()
         if session.created_here and not may_set:
@@ -258,8 +258,7 @@ class Turn:
         else:
             self.save()
         if self.response is not None:
-            self._send_cookie(may_set)
-            self._vary(self.response)
+            self._send_cookie(may_set, due)
 
     def _end_after_failure(self) -> None:
         """The application has seen an error of the save; a logout is not dropped for it."""
@@ -269,21 +268,14 @@ class Turn:
             log.error("an invalidated session could not be ended: %s", exc)
             self.session.ends.clear()
 
-    def _send_cookie(self, may_set: bool) -> None:
-        session, response = self.session, self.response
-        ticket = self._ticket
-        resend = (
-            ticket is not None
-            and not session.ended
-            and session.phase is Phase.STORED
-            and (session.recookie or self.factory.cookies.due(ticket))
-        )
+    def _send_cookie(self, may_set: bool, due: bool) -> None:
+        session, ticket = self.session, self._ticket
         action = cookie_action(
             may_set=may_set,
             may_delete=self._allowed(),
             new_id=session.created_here,
             invalidated=session.ended and ticket is not None,
-            resend=resend,
+            resend=due and not session.ended and session.phase is Phase.STORED,
         )
         if action is Action.SET and not session.created_here and not session.alive():
             action = Action.NOTHING
@@ -293,11 +285,11 @@ class Turn:
             header = self.factory.cookies.header_to_delete(self.request.scheme)
         else:
             return
-        response.headerlist.append(("Set-Cookie", header))
+        self.response.headerlist.append(("Set-Cookie", header))
         session.created_here = session.ended = session.recookie = False
 
     def _header_to_set(self, ticket: Ticket | None) -> str:
-        session, settings = self.session, self.factory.settings
+        session, settings = self.session, self.settings
         expires = settings.cookie_expires
         if session.cookie_max_age is not UNSET:
             max_age = session.cookie_max_age
@@ -332,22 +324,27 @@ class Turn:
         return error is not None and self.response.status_int >= 400
 
     def _allowed(self) -> bool:
-        check = self.factory.settings.func_check_response_allow_cookies
+        check = self.settings.func_check_response_allow_cookies
         return self.response is not None and (check is None or bool(check(self.response)))
 
     def _may_set(self) -> bool:
-        if self._failed() and not self.factory.settings.cookie_on_exception:
+        if self._failed() and not self.settings.cookie_on_exception:
             return False
         return self._allowed()
 
-    def _vary(self, response: Any) -> None:
+    def _vary(self) -> None:
         """A response for which the session was looked at varies on Cookie (RFC 9110 12.5.5)."""
         if self.session.phase is Phase.UNREAD and not self._read:
             return
-        for name, value in response.headerlist:
-            if name.lower() == "vary" and ("*" in value or "cookie" in value.lower()):
+        headers = self.response.headerlist
+        for name, value in headers:
+            if len(name) == 4 and name.lower() == "vary" and _varies_on_cookie(value):
                 return
-        response.headerlist.append(("Vary", "Cookie"))
+        headers.append(("Vary", "Cookie"))
+
+
+def _varies_on_cookie(value: str) -> bool:
+    return any(item.strip().lower() in ("*", "cookie") for item in value.split(","))
 
 
 def session_tween_factory(handler: Any, registry: Any) -> Any:

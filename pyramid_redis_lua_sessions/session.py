@@ -28,7 +28,7 @@ from .errors import (
     fingerprint,
 )
 from .scripts import Status
-from .serializers import DATA_KINDS, Bound, Codec, Sealer, field_of
+from .serializers import Bound, Codec, Sealer, field_of
 from .settings import Settings, seconds
 from .store import (
     NO_CHECKS,
@@ -61,18 +61,18 @@ class Phase(enum.Enum):
 
 
 class Host(Protocol):
-    """What a session needs of the factory that made it."""
+    """What a session needs of the request it is made for."""
 
     settings: Settings
     codec: Codec
     sealer: Sealer
 
-    def identify(self, request: Any) -> str | None:
+    def identify(self) -> str | None:
         """Return the id from the request's cookie, if it verifies."""
 
-    def store(self, request: Any) -> Store: ...
+    def store(self) -> Store: ...
 
-    def report(self, request: Any, problem: InvalidSession) -> None:
+    def report(self, problem: InvalidSession) -> None:
         """Log a refused session or lost change, and tell ``func_invalid_logger``."""
 
 
@@ -120,7 +120,6 @@ class RedisSession(MutableMapping[Any, Any]):
         "_phase",
         "_regenerate",
         "_remaining_ms",
-        "_request",
         "cookie_expires",
         "cookie_max_age",
         "created_here",
@@ -133,9 +132,8 @@ class RedisSession(MutableMapping[Any, Any]):
     _bound: Bound
     _contents: Contents
 
-    def __init__(self, host: Host, request: Any) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
-        self._request = request
         self._phase = Phase.UNREAD
         self._id: str | None = None
         self._new = True
@@ -167,11 +165,12 @@ class RedisSession(MutableMapping[Any, Any]):
         self._remaining_ms = -1
         self.created_here = False
         self._moved = None
-        self._contents = self._no_contents()
+        self._contents = self._make_contents({}, {})
 
-    def _no_contents(self) -> Contents:
-        tracks_reads = self._host.settings.on_conflict == "retry"
-        return Contents(self._host.codec, tracks_reads, self._undecodable)
+    def _make_contents(self, raw: dict[bytes, bytes], plain: dict[bytes, bytes]) -> Contents:
+        host = self._host
+        tracks_reads = host.settings.on_conflict == "retry"
+        return Contents(raw, plain, host.codec, tracks_reads, self._undecodable)
 
     def _undecodable(self) -> None:
         self._report(InvalidSession_DeserializationError, "a value does not decode")
@@ -185,27 +184,21 @@ class RedisSession(MutableMapping[Any, Any]):
     # -- loading -----------------------------------------------------------------
 
     def _load(self) -> None:
-        host, request = self._host, self._request
-        session_id = host.identify(request)
+        host = self._host
+        session_id = host.identify()
         if session_id is None:
             self._stand(Phase.FRESH)
             return
-        loaded = host.store(request).load(session_id)
+        loaded = host.store().load(session_id)
         if isinstance(loaded, Absent):
             self._refuse_absent(session_id, loaded)
             return
-        plain = {}
         bound = host.sealer.bind(session_id)
-        open_seal = bound.open
-        for field, stored in loaded.fields.items():
-            if field and field[:1] in DATA_KINDS:
-                data = open_seal(field, stored)
-                if data is None:
-                    self._refuse_corrupt(session_id, "seal broken")
-                    return
-                plain[field] = data
-        self._contents = self._no_contents()
-        self._contents.rebase(loaded.fields, plain)
+        plain = bound.open_all(loaded.fields)
+        if plain is None:
+            self._refuse_corrupt(session_id, "seal broken")
+            return
+        self._contents = self._make_contents(loaded.fields, plain)
         self._bound = bound
         self._id = session_id
         self._new = False
@@ -227,18 +220,18 @@ class RedisSession(MutableMapping[Any, Any]):
             problem = InvalidSession_PayloadTimeout("session has expired", name)
         else:
             problem = InvalidSession_NotInBackend("no such session", name)
-        host.report(self._request, problem)
+        host.report(problem)
 
     def _refuse_corrupt(self, session_id: str, reason: str) -> None:
         self._stand(Phase.FRESH)
         host, name = self._host, fingerprint(session_id)
-        host.report(self._request, InvalidSession_DeserializationError(reason, name))
+        host.report(InvalidSession_DeserializationError(reason, name))
         if not host.settings.deserialized_fails_new:
             raise RawDeserializationError(reason, name)
 
     def _report(self, kind: type[InvalidSession], reason: str) -> None:
         name = None if self._id is None else fingerprint(self._id)
-        self._host.report(self._request, kind(reason, name))
+        self._host.report(kind(reason, name))
 
     # -- the mapping -------------------------------------------------------------
 
@@ -443,7 +436,7 @@ class RedisSession(MutableMapping[Any, Any]):
     @property
     def redis(self) -> Any:
         """The redis client."""
-        return self._host.store(self._request).client
+        return self._host.store().client
 
     # -- what the application asks for -----------------------------------------------
 
@@ -467,7 +460,7 @@ class RedisSession(MutableMapping[Any, Any]):
         new one under a new id.
         """
         unread = self._phase is Phase.UNREAD
-        session_id = self._host.identify(self._request) if unread else self._id
+        session_id = self._host.identify() if unread else self._id
         if session_id is not None:
             self.ends.append(session_id)
         self.ended = True
@@ -576,15 +569,25 @@ class RedisSession(MutableMapping[Any, Any]):
         :raises SessionConflict: ``on_conflict = retry``; nothing was saved.
         :raises StoreError: Redis failed.
         """
-        if self._phase is not Phase.UNREAD and (
-            self._contents.pending() or self._regenerate or self._lifetime != NO_LIFETIME
-        ):
+        if self._phase is not Phase.UNREAD:
             self._save_pending(cookie_can_go)
         self.end_old()
 
+    def has_work(self) -> bool:
+        """Cheaply rule out that there is anything to save."""
+        if self._phase is Phase.UNREAD:
+            return bool(self.ends)
+        return (
+            self._contents.pending()
+            or self._regenerate
+            or self._lifetime is not NO_LIFETIME
+            or bool(self.ends)
+        )
+
     def _save_pending(self, cookie_can_go: bool) -> None:
         if self._phase is Phase.ADRIFT:
-            self._drop(ENDED)
+            if self._changes():
+                self._drop(ENDED)
             return
         changes = self._changes()
         stored = self._phase is Phase.STORED
@@ -637,13 +640,8 @@ class RedisSession(MutableMapping[Any, Any]):
             return False
         return not isinstance(self._store().adjust(self._id), Absent)
 
-    def release(self) -> None:
-        """Let go of the request, which holds the session, when all is saved."""
-        if self._phase is not Phase.UNREAD:
-            self._request = None
-
     def _store(self) -> Store:
-        return self._host.store(self._request)
+        return self._host.store()
 
     def _changes(self) -> Changes:
         return self._contents.changes(self._host.settings.detect_changes)
