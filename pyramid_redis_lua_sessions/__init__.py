@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyramid.events import ApplicationCreated
 from pyramid.httpexceptions import HTTPConflict
+from pyramid.interfaces import PHASE3_CONFIG
 from pyramid.tweens import EXCVIEW
 
 from .errors import (
@@ -65,7 +65,9 @@ def includeme(config: Any) -> None:
     config.add_tween(f"{__name__}.factory.session_tween_factory", under=EXCVIEW)
     config.add_exception_view(_conflict, context=SessionConflict)
     if factory.settings.preload_scripts:
-        config.add_subscriber(lambda event: factory.preload(), ApplicationCreated)
+        # Not a subscriber of ApplicationCreated: one subscriber makes Pyramid
+        # send four more events for every request.
+        config.action(None, factory.preload, order=PHASE3_CONFIG + 1)
 
 
 def _conflict(request: Any) -> Any:

@@ -11,7 +11,7 @@ import math
 import numbers
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .errors import UnserializableValue
@@ -51,7 +51,7 @@ class Contents:
     :param plain: the fields that hold data: encoded values, seals verified.
     :param codec: encodes and decodes values.
     :param tracks_reads: remember what was read, for ``on_conflict = retry``.
-    :param undecodable: called once for each stored value that does not decode.
+    :ivar undecodable: how many stored values were met that do not decode.
     """
 
     __slots__ = (
@@ -68,9 +68,9 @@ class Contents:
         "_plain",
         "_reads",
         "_tracks_reads",
-        "_undecodable",
         "compare_all",
         "raw",
+        "undecodable",
     )
 
     def __init__(
@@ -79,13 +79,12 @@ class Contents:
         plain: dict[bytes, bytes],
         codec: Codec,
         tracks_reads: bool,
-        undecodable: Callable[[], None],
     ) -> None:
         self.raw = raw
         self._plain = plain
         self._codec = codec
         self._tracks_reads = tracks_reads
-        self._undecodable = undecodable
+        self.undecodable = 0
         self._bad: set[bytes] = set()
         self.forget_changes()
 
@@ -184,7 +183,7 @@ class Contents:
             value = self._codec.decode(stored)
         except Exception:
             self._bad.add(field)  # absent for this request; it stays stored
-            self._undecodable()
+            self.undecodable += 1
             raise KeyError(key) from None
         self._data[key] = value
         return value
@@ -220,7 +219,7 @@ class Contents:
                     queue = name.decode("utf-8", "surrogatepass")
                     message = self._codec.decode(self._plain[field])
                 except Exception:
-                    self._undecodable()
+                    self.undecodable += 1
                     continue
                 self._flash.setdefault(queue, []).append((field, message))
         return self._flash

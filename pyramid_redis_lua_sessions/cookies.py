@@ -8,7 +8,7 @@ import enum
 import hashlib
 import hmac
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from webob.cookies import make_cookie, parse_cookie
@@ -133,12 +133,32 @@ class CustomSigner:
         return payload[len(self._salt) :], False
 
 
+def _values(header: str, wanted: str) -> Iterator[str]:
+    """Find the values of one cookie in a ``Cookie`` header (RFC 6265 4.2.1).
+
+    Every request pays for this. Quoted values, which only a foreign
+    ``cookie_signer`` may need, are left to WebOb.
+    """
+    if '"' in header:
+        try:
+            for name, quoted in parse_cookie(header):
+                if name == wanted.encode("ascii"):
+                    yield quoted.decode("latin-1")
+        except (ValueError, KeyError):
+            return  # WebOb cannot parse the header any further
+    else:
+        for pair in header.split(";"):
+            name, _, value = pair.partition("=")
+            if name.strip() == wanted:
+                yield value.strip()
+
+
 class CookiePolicy:
     """Reads and writes the cookie of one factory."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._name = settings.cookie_name.encode("ascii")
+        self._name = settings.cookie_name
         self._signer: Signer
         if settings.cookie_signer is not None:
             self._signer = CustomSigner(settings.cookie_signer, settings.cookie_name)
@@ -156,27 +176,20 @@ class CookiePolicy:
             the name was there at all.
         """
         tried = 0
-        if self._settings.cookie_name in header:
-            try:
-                pairs = parse_cookie(header)
-                for name, value in pairs:
-                    if name == self._name:
-                        tried += 1
-                        ticket = self._verify(value)
-                        if ticket is not None:
-                            return ticket, True
-                        if tried == MOST_VALUES:
-                            break
-            except (ValueError, KeyError):
-                # WebOb cannot parse the header any further.
-                pass
+        for value in _values(header, self._name):
+            tried += 1
+            ticket = self._verify(value)
+            if ticket is not None:
+                return ticket, True
+            if tried == MOST_VALUES:
+                break
         return None, tried > 0
 
-    def _verify(self, value: bytes) -> Ticket | None:
+    def _verify(self, value: str) -> Ticket | None:
         if len(value) > LONGEST_VALUE:
             return None
         try:
-            payload, outdated = self._signer.loads(value)
+            payload, outdated = self._signer.loads(value.encode("latin-1"))
             issued, max_age, session_id = payload.split(" ", 2)
             return Ticket(session_id, int(issued), int(max_age) if max_age else None, outdated)
         except ValueError:

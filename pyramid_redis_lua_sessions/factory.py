@@ -81,6 +81,7 @@ class RedisSessionFactory:
         self._client_options = client_options(settings)
         client = None if self._client_callable is not None else make_client(settings)
         self._store = Store(client, settings)
+        self.afterlife = Afterlife(self)
 
     def __call__(self, request: Any) -> RedisSession:
         """Return the session of a request. Costs nothing until it is looked at."""
@@ -118,6 +119,24 @@ class RedisSessionFactory:
             store.load_scripts()
         except SessionError as exc:
             log.warning("the session scripts could not be loaded at start: %s", exc)
+
+
+class Afterlife:
+    """What is left to a session when its request is over: what it has loaded."""
+
+    def __init__(self, factory: RedisSessionFactory) -> None:
+        self.settings = factory.settings
+        self.codec = factory.codec
+        self.sealer = factory.sealer
+
+    def identify(self) -> str | None:
+        raise RuntimeError("the session was first looked at when its request was over")
+
+    def store(self) -> Store:
+        raise RuntimeError("the request of this session is over")
+
+    def report(self, problem: InvalidSession) -> None:
+        log.warning("%s", problem)
 
 
 class Turn:
@@ -234,9 +253,9 @@ class Turn:
             # The application's own error must not be hidden behind this one.
             log.error("a session could not be saved after an unhandled exception: %s", exc)
         finally:
-            if self.session.phase is not Phase.UNREAD:
-                # Break the cycle request -> session -> turn -> request.
-                self.request = None
+            # The session lets go of this turn, so that no cycle of references
+            # is left for the garbage collector.
+            self.session.leave(self.factory.afterlife)
 
     def roll_back(self) -> None:
         """Forget the changes of a transaction that was aborted."""

@@ -232,7 +232,11 @@ class Seal:
 
 
 class BoundSeal:
-    """The seal of one session."""
+    """The seal of one session.
+
+    What is hashed is the field's name, the data and the name's length: it
+    stands last, where no name and no data can imitate it.
+    """
 
     __slots__ = ("_hashers", "outdated")
 
@@ -243,13 +247,13 @@ class BoundSeal:
 
     def seal(self, field: bytes, data: bytes) -> bytes:
         hasher = self._hashers[0].copy()
-        hasher.update(b"%d:%s%s" % (len(field), field, data))
+        hasher.update(field + data + len(field).to_bytes(4, "big"))
         digest: bytes = hasher.digest()
         return digest + data
 
     def open(self, field: bytes, stored: bytes) -> bytes | None:
         data = stored[_SEAL_SIZE:]
-        message = b"%d:%s%s" % (len(field), field, data)
+        message = field + data + len(field).to_bytes(4, "big")
         for number, base in enumerate(self._hashers):
             hasher = base.copy()
             hasher.update(message)
@@ -267,7 +271,7 @@ class BoundSeal:
             if field and field[:1] in DATA_KINDS:
                 data = stored[size:]
                 hasher = copy()
-                hasher.update(b"%d:%b%b" % (len(field), field, data))
+                hasher.update(field + data + len(field).to_bytes(4, "big"))
                 sealed_first = equal(hasher.digest(), stored[:size])
                 if not sealed_first and self.open(field, stored) is None:
                     return None

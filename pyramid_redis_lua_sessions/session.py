@@ -170,10 +170,7 @@ class RedisSession(MutableMapping[Any, Any]):
     def _make_contents(self, raw: dict[bytes, bytes], plain: dict[bytes, bytes]) -> Contents:
         host = self._host
         tracks_reads = host.settings.on_conflict == "retry"
-        return Contents(raw, plain, host.codec, tracks_reads, self._undecodable)
-
-    def _undecodable(self) -> None:
-        self._report(InvalidSession_DeserializationError, "a value does not decode")
+        return Contents(raw, plain, host.codec, tracks_reads)
 
     def __repr__(self) -> str:
         name = "" if self._id is None else f" {fingerprint(self._id)}"
@@ -639,6 +636,12 @@ class RedisSession(MutableMapping[Any, Any]):
         if self._phase is not Phase.STORED or self._id is None:
             return False
         return not isinstance(self._store().adjust(self._id), Absent)
+
+    def leave(self, afterlife: Host) -> None:
+        """The request is over: report what could not be decoded, and let go of it."""
+        if self._phase is not Phase.UNREAD and self._contents.undecodable:
+            self._report(InvalidSession_DeserializationError, "a value does not decode")
+        self._host = afterlife
 
     def _store(self) -> Store:
         return self._host.store()
