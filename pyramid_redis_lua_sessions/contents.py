@@ -11,7 +11,7 @@ import math
 import numbers
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .errors import UnserializableValue
@@ -353,6 +353,11 @@ class Contents:
         self._deleted.clear()
         self._reads = {}
         self._names_read = False
+
+    def stored(self, fields: Iterable[bytes]) -> list[tuple[bytes, bytes, bytes]]:
+        """Return what is stored in some fields: (field, as stored, encoded)."""
+        plain = self._plain
+        return [(field, self.raw[field], plain[field]) for field in fields if field in plain]
 
     def held(self) -> set[bytes]:
         """Return the fields that hold data, as last saved."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from webob.cookies import make_cookie, parse_cookie
 
-from .serializers import derive_key
+from .seals import derive_key
 from .settings import Settings
 
 __all__ = ["Action", "CookiePolicy", "Ticket", "cookie_action"]

@@ -18,7 +18,8 @@ from .errors import (
     SessionError,
     StoreError,
 )
-from .serializers import NoSeal, Seal, Sealer, make_codec
+from .seals import make_sealer
+from .serializers import make_codec
 from .session import UNDELIVERABLE, UNSET, Phase, RedisSession
 from .settings import POSITIONAL, Settings
 from .store import Store
@@ -74,9 +75,7 @@ class RedisSessionFactory:
         self.settings = settings
         self.cookies = CookiePolicy(settings)
         self.codec = make_codec(settings)
-        self.sealer: Sealer = NoSeal()
-        if settings.seal:
-            self.sealer = Seal(settings.secret or settings.seal_secret, settings.prefix)
+        self.sealer = make_sealer(settings)
         self._client_callable = settings.redis_client_callable
         self._client_options = client_options(settings)
         client = None if self._client_callable is not None else make_client(settings)
@@ -265,6 +264,8 @@ class Turn:
         """Save what is pending, and send the cookie if one is due."""
         session, ticket = self.session, self._ticket
         due = ticket is not None and (session.recookie or self.factory.cookies.due(ticket))
+        if session.outdated():
+            self._reseal()
         if not (due or session.has_work() or session.created_here or session.ended):
             return
         if self._failed() and not self.settings.save_on_exception:
@@ -278,6 +279,13 @@ class Turn:
             self.save()
         if self.response is not None:
             self._send_cookie(may_set, due)
+
+    def _reseal(self) -> None:
+        """Complete a rotation of secrets; the next request tries again if it fails."""
+        try:
+            self.session.reseal()
+        except StoreError as exc:
+            log.warning("values could not be sealed under the first secret: %s", exc)
 
     def _end_after_failure(self) -> None:
         """The application has seen an error of the save; a logout is not dropped for it."""

@@ -1,26 +1,20 @@
-"""What a session value looks like in Redis: its encoding, and its seal.
+"""How session keys and values are encoded.
 
 A key is stored as the field ``.key`` (``str``) or ``#1`` (``int``); a flash
 message as ``~queue``, unit separator, sortable unique id. A value is encoded
-as one byte that tells its type, and its bytes; and then sealed: 16 bytes of
-BLAKE2b (RFC 7693), keyed, over the prefix, the session id, the field's name and
-the encoded value, stand before it. Nothing is decoded whose seal does not
-verify, so nobody with write access to Redis can invent, alter or transplant a
-value.
+as one byte that tells its type, and its bytes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import pickle
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Callable
+from typing import Any, cast
 
 from .settings import Settings, SettingsError
 
-__all__ = ["Codec", "NoSeal", "Seal", "Sealer", "derive_key", "field_of", "key_of", "make_codec"]
+__all__ = ["ATOMS", "DATA_KINDS", "Codec", "field_of", "key_of", "make_codec"]
 
 #: Types of which a value cannot change in place, encoded without a serializer.
 #: Compared by ``type() is``: a subclass (IntEnum, Markup) goes to the serializer.
@@ -30,8 +24,6 @@ KEY_KINDS = b".#"
 FLASH_KIND = b"~"
 DATA_KINDS = KEY_KINDS + FLASH_KIND
 UNIT_SEPARATOR = b"\x1f"
-
-_SEAL_SIZE = 16
 
 
 # -- keys ------------------------------------------------------------------------
@@ -172,126 +164,3 @@ def make_codec(settings: Settings) -> Codec:
     if settings.seal:
         return Codec(serialize, deserialize, tag)
     return Codec(serialize, deserialize, b"", atoms=False)
-
-
-# -- seal ------------------------------------------------------------------------
-
-
-class Bound(Protocol):
-    """A seal bound to one session id."""
-
-    def seal(self, field: bytes, data: bytes) -> bytes:
-        """Return what to store for encoded data."""
-
-    def open(self, field: bytes, stored: bytes) -> bytes | None:
-        """Return the encoded data, or ``None`` if it is not authentic."""
-
-    def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
-        """Return the encoded data of all fields that hold data, or ``None`` if
-        one is not authentic."""
-
-
-class Sealer(Protocol):
-    """Makes and verifies seals for all sessions of one factory."""
-
-    def bind(self, session_id: str) -> Bound:
-        """Return the seal of one session."""
-
-
-def derive_key(secret: bytes, purpose: bytes) -> bytes:
-    """Derive a 32 byte key from a secret of any length (keyed by its purpose).
-
-    :param purpose: at most 16 bytes; keys for two purposes are independent.
-    """
-    return hashlib.blake2b(secret, digest_size=32, person=purpose).digest()
-
-
-class Seal:
-    """Seals with keyed BLAKE2b; the first secret seals, all verify."""
-
-    __slots__ = ("_bases",)
-
-    def __init__(self, secrets: Iterable[bytes], prefix: str) -> None:
-        data = prefix.encode("utf-8", "surrogatepass")
-        self._bases = []
-        for secret in secrets:
-            key = derive_key(secret, b"session seal")
-            base = hashlib.blake2b(key=key, digest_size=_SEAL_SIZE)
-            base.update(b"%d:%s" % (len(data), data))
-            self._bases.append(base)
-
-    def bind(self, session_id: str) -> BoundSeal:
-        data = session_id.encode("utf-8", "surrogatepass")
-        header = b"%d:%s" % (len(data), data)
-        hashers = []
-        for base in self._bases:
-            hasher = base.copy()
-            hasher.update(header)
-            hashers.append(hasher)
-        return BoundSeal(hashers)
-
-
-class BoundSeal:
-    """The seal of one session.
-
-    What is hashed is the field's name, the data and the name's length: it
-    stands last, where no name and no data can imitate it.
-    """
-
-    __slots__ = ("_hashers", "outdated")
-
-    def __init__(self, hashers: list[Any]) -> None:
-        self._hashers = hashers
-        #: Whether a value was met that an older secret had sealed.
-        self.outdated = False
-
-    def seal(self, field: bytes, data: bytes) -> bytes:
-        hasher = self._hashers[0].copy()
-        hasher.update(field + data + len(field).to_bytes(4, "big"))
-        digest: bytes = hasher.digest()
-        return digest + data
-
-    def open(self, field: bytes, stored: bytes) -> bytes | None:
-        data = stored[_SEAL_SIZE:]
-        message = field + data + len(field).to_bytes(4, "big")
-        for number, base in enumerate(self._hashers):
-            hasher = base.copy()
-            hasher.update(message)
-            if hmac.compare_digest(hasher.digest(), stored[:_SEAL_SIZE]):
-                if number:
-                    self.outdated = True
-                return data
-        return None
-
-    def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
-        # Every read pays for this loop: the first secret is tried inline.
-        copy, equal, size = self._hashers[0].copy, hmac.compare_digest, _SEAL_SIZE
-        opened = {}
-        for field, stored in fields.items():
-            if field and field[:1] in DATA_KINDS:
-                data = stored[size:]
-                hasher = copy()
-                hasher.update(field + data + len(field).to_bytes(4, "big"))
-                sealed_first = equal(hasher.digest(), stored[:size])
-                if not sealed_first and self.open(field, stored) is None:
-                    return None
-                opened[field] = data
-        return opened
-
-
-class NoSeal:
-    """Stores bare bytes (``seal = false``)."""
-
-    __slots__ = ()
-
-    def bind(self, session_id: str) -> NoSeal:
-        return self
-
-    def seal(self, field: bytes, data: bytes) -> bytes:
-        return data
-
-    def open(self, field: bytes, stored: bytes) -> bytes | None:
-        return stored
-
-    def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
-        return {f: stored for f, stored in fields.items() if f and f[:1] in DATA_KINDS}

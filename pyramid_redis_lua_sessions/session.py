@@ -28,7 +28,8 @@ from .errors import (
     fingerprint,
 )
 from .scripts import Status
-from .serializers import Bound, Codec, Sealer, field_of
+from .seals import Bound, Sealer
+from .serializers import Codec, field_of
 from .settings import Settings, seconds
 from .store import (
     NO_CHECKS,
@@ -120,6 +121,7 @@ class RedisSession(MutableMapping[Any, Any]):
         "_phase",
         "_regenerate",
         "_remaining_ms",
+        "_restart_lifetime",
         "cookie_expires",
         "cookie_max_age",
         "created_here",
@@ -139,6 +141,7 @@ class RedisSession(MutableMapping[Any, Any]):
         self._new = True
         self._lifetime = NO_LIFETIME
         self._regenerate = False
+        self._restart_lifetime = False
         self._remaining_ms = -1
         #: The id that was regenerated, and how it ended.
         self._moved: tuple[str, Ending] | None = None
@@ -463,7 +466,9 @@ class RedisSession(MutableMapping[Any, Any]):
         self.ended = True
         self._stand(Phase.FRESH)
 
-    def regenerate_id(self, *, renew_csrf_token: bool = True) -> None:
+    def regenerate_id(
+        self, *, renew_csrf_token: bool = True, restart_lifetime: bool = False
+    ) -> None:
         """Give the session a new id, at the end of the request; the data is kept.
 
         To be called whenever privileges change, above all at login (OWASP
@@ -471,12 +476,15 @@ class RedisSession(MutableMapping[Any, Any]):
         Privilege Level Change"). The old id ends in the same round trip.
 
         :param renew_csrf_token: replace the CSRF token, if there is one.
+        :param restart_lifetime: count ``absolute_timeout`` from now, as for a
+            fresh login. By default the session keeps its original start.
         """
         self._look()
         if self._phase is Phase.ADRIFT:
             self._phase = Phase.FRESH
         elif self._phase is Phase.STORED:
             self._regenerate = True
+            self._restart_lifetime = restart_lifetime
         if renew_csrf_token and CSRF_KEY in self:
             self.new_csrf_token()
 
@@ -599,6 +607,18 @@ class RedisSession(MutableMapping[Any, Any]):
             else:
                 self._create(changes)
 
+    def outdated(self) -> bool:
+        """Tell whether values were met that another than the first secret protects."""
+        return self._phase is Phase.STORED and bool(self._bound.outdated)
+
+    def reseal(self) -> None:
+        """Protect these with the first secret, where they are still the same."""
+        contents, bound = self._contents, self._bound
+        held = contents.stored(bound.outdated)
+        bound.outdated.clear()
+        swaps = [(field, bound.seal(field, data), raw) for field, raw, data in held]
+        self._store().swap(cast("str", self._id), swaps)
+
     def end_old(self) -> None:
         """End the sessions that were invalidated."""
         while self.ends:
@@ -706,7 +726,8 @@ class RedisSession(MutableMapping[Any, Any]):
         )
         seal = self._sealed_for(merged)
         checks = contents.checks()
-        created, ending = store.replace(old_id, seal, lifetime, self._start(), checks=checks)
+        start = None if self._restart_lifetime else self._start()
+        created, ending = store.replace(old_id, seal, lifetime, start, checks=checks)
         if ending.status is Status.CONFLICT:
             if created is not None:
                 store.end(created.session_id)

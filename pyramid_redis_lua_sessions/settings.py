@@ -312,6 +312,15 @@ class Settings:
         "run code in your application.",
     )
 
+    encryption_key: tuple[bytes, ...] = setting(
+        secrets,
+        (),
+        "Encrypt the stored values with AES-GCM instead of only sealing them. Needs the extra "
+        "``encryption``. Takes several, like ``secret``: the first encrypts, all decrypt. Key "
+        "names stay readable. Values stored before are read, and encrypted when they are met.",
+        secret=True,
+    )
+
     # Lifetimes
     timeout: float | None = setting(
         seconds,
@@ -641,7 +650,13 @@ def _check(settings: Settings) -> None:
             "redis.sessions.cookie_signer without redis.sessions.secret needs "
             "redis.sessions.seal_secret to seal the stored values"
         )
-    for name, found in (("secret", s.secret), ("seal_secret", s.seal_secret)):
+    if s.encryption_key and not s.seal:
+        raise SettingsError(
+            "redis.sessions.encryption_key does not go with redis.sessions.seal = False: "
+            "encrypted values are authenticated too"
+        )
+    for name in ("secret", "seal_secret", "encryption_key"):
+        found = getattr(s, name)
         if any(item in SAMPLE_SECRETS for item in found):
             log.warning(
                 "redis.sessions.%s is a well-known sample value; anybody can guess it", name

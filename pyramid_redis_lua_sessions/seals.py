@@ -1,0 +1,237 @@
+"""How stored values are protected.
+
+Sealed (the default): 16 bytes of keyed BLAKE2b (RFC 7693) over the prefix, the
+session id, the field's name and the encoded value stand before the value. Or
+encrypted: AES-GCM (NIST SP 800-38D) with a key of the session's own, bound to
+the same. Nothing is decoded that is not authentic, so nobody with write access
+to Redis can invent, alter or transplant a value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from .serializers import DATA_KINDS
+from .settings import Settings, SettingsError
+
+__all__ = ["Bound", "Encryption", "NoSeal", "Seal", "Sealer", "derive_key", "make_sealer"]
+
+_SEAL_SIZE = 16
+_NONCE_SIZE = 12
+
+
+class Bound(Protocol):
+    """Protection bound to one session id.
+
+    :ivar outdated: fields met that another than the first secret protects.
+    """
+
+    outdated: list[bytes]
+
+    def seal(self, field: bytes, data: bytes) -> bytes:
+        """Return what to store for encoded data."""
+
+    def open(self, field: bytes, stored: bytes) -> bytes | None:
+        """Return the encoded data, or ``None`` if it is not authentic."""
+
+    def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
+        """Return the encoded data of all fields that hold data, or ``None`` if
+        one is not authentic."""
+
+
+class Sealer(Protocol):
+    """Makes and verifies seals for all sessions of one factory."""
+
+    def bind(self, session_id: str) -> Bound:
+        """Return the seal of one session."""
+
+
+def make_sealer(settings: Settings) -> Sealer:
+    """Make the protection that the settings ask for.
+
+    :raises SettingsError: it needs a package that is not installed.
+    """
+    if not settings.seal:
+        return NoSeal()
+    seal = Seal(settings.secret or settings.seal_secret, settings.prefix)
+    if settings.encryption_key:
+        return Encryption(settings.encryption_key, settings.prefix, seal)
+    return seal
+
+
+def derive_key(secret: bytes, purpose: bytes) -> bytes:
+    """Derive a 32 byte key from a secret of any length (keyed by its purpose).
+
+    :param purpose: at most 16 bytes; keys for two purposes are independent.
+    """
+    return hashlib.blake2b(secret, digest_size=32, person=purpose).digest()
+
+
+class Seal:
+    """Seals with keyed BLAKE2b; the first secret seals, all verify."""
+
+    __slots__ = ("_bases",)
+
+    def __init__(self, secrets: Iterable[bytes], prefix: str) -> None:
+        header = _framed(prefix)
+        self._bases = []
+        for secret in secrets:
+            key = derive_key(secret, b"session seal")
+            base = hashlib.blake2b(key=key, digest_size=_SEAL_SIZE)
+            base.update(header)
+            self._bases.append(base)
+
+    def bind(self, session_id: str) -> BoundSeal:
+        header = _framed(session_id)
+        hashers = []
+        for base in self._bases:
+            hasher = base.copy()
+            hasher.update(header)
+            hashers.append(hasher)
+        return BoundSeal(hashers)
+
+
+class BoundSeal:
+    """The seal of one session.
+
+    What is hashed is the field's name, the data and the name's length: it
+    stands last, where no name and no data can imitate it.
+    """
+
+    __slots__ = ("_hashers", "outdated")
+
+    def __init__(self, hashers: list[Any]) -> None:
+        self._hashers = hashers
+        self.outdated: list[bytes] = []
+
+    def seal(self, field: bytes, data: bytes) -> bytes:
+        hasher = self._hashers[0].copy()
+        hasher.update(field + data + len(field).to_bytes(4, "big"))
+        digest: bytes = hasher.digest()
+        return digest + data
+
+    def open(self, field: bytes, stored: bytes) -> bytes | None:
+        data = stored[_SEAL_SIZE:]
+        message = field + data + len(field).to_bytes(4, "big")
+        for number, base in enumerate(self._hashers):
+            hasher = base.copy()
+            hasher.update(message)
+            if hmac.compare_digest(hasher.digest(), stored[:_SEAL_SIZE]):
+                if number:
+                    self.outdated.append(field)
+                return data
+        return None
+
+    def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
+        # Every read pays for this loop: the first secret is tried inline.
+        copy, equal, size = self._hashers[0].copy, hmac.compare_digest, _SEAL_SIZE
+        opened = {}
+        for field, stored in fields.items():
+            if field and field[:1] in DATA_KINDS:
+                data = stored[size:]
+                hasher = copy()
+                hasher.update(field + data + len(field).to_bytes(4, "big"))
+                sealed_first = equal(hasher.digest(), stored[:size])
+                if not sealed_first and self.open(field, stored) is None:
+                    return None
+                opened[field] = data
+        return opened
+
+
+class Encryption:
+    """Encrypts with AES-GCM; the first key encrypts, all decrypt.
+
+    Every session has a key of its own, derived from its id, so that random
+    nonces never repeat under one key.
+
+    :param fallback: opens what was stored before encryption was turned on.
+    :raises SettingsError: the package ``cryptography`` is not installed.
+    """
+
+    def __init__(self, keys: Iterable[bytes], prefix: str, fallback: Seal) -> None:
+        try:
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        except ImportError as exc:
+            raise SettingsError(
+                "redis.sessions.encryption_key needs the package cryptography "
+                "(pip install pyramid_redis_lua_sessions[encryption])"
+            ) from exc
+        self._cipher = AESGCM
+        self._header = _framed(prefix)
+        self._keys = [derive_key(key, b"session cipher") for key in keys]
+        self._fallback = fallback
+
+    def bind(self, session_id: str) -> BoundEncryption:
+        name = self._header + _framed(session_id)
+        keys = [hashlib.blake2b(name, key=key, digest_size=32).digest() for key in self._keys]
+        return BoundEncryption([self._cipher(key) for key in keys], self._fallback.bind(session_id))
+
+
+class BoundEncryption:
+    """The encryption of one session: a 12 byte nonce, the ciphertext, a 16 byte tag."""
+
+    __slots__ = ("_ciphers", "_fallback", "outdated")
+
+    def __init__(self, ciphers: list[Any], fallback: BoundSeal) -> None:
+        self._ciphers = ciphers
+        self._fallback = fallback
+        self.outdated: list[bytes] = []
+
+    def seal(self, field: bytes, data: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_SIZE)
+        encrypted: bytes = self._ciphers[0].encrypt(nonce, data, field)
+        return nonce + encrypted
+
+    def open(self, field: bytes, stored: bytes) -> bytes | None:
+        from cryptography.exceptions import InvalidTag
+
+        for number, cipher in enumerate(self._ciphers):
+            try:
+                data: bytes = cipher.decrypt(stored[:_NONCE_SIZE], stored[_NONCE_SIZE:], field)
+            except (InvalidTag, ValueError):  # ValueError: too short to be ours
+                continue
+            if number:
+                self.outdated.append(field)
+            return data
+        sealed = self._fallback.open(field, stored)
+        if sealed is not None:
+            self.outdated.append(field)
+        return sealed
+
+    def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
+        opened = {}
+        for field, stored in fields.items():
+            if field and field[:1] in DATA_KINDS:
+                data = self.open(field, stored)
+                if data is None:
+                    return None
+                opened[field] = data
+        return opened
+
+
+class NoSeal:
+    """Stores bare bytes (``seal = false``)."""
+
+    outdated: list[bytes] = []  # nothing here is ever outdated
+
+    def bind(self, session_id: str) -> NoSeal:
+        return self
+
+    def seal(self, field: bytes, data: bytes) -> bytes:
+        return data
+
+    def open(self, field: bytes, stored: bytes) -> bytes | None:
+        return stored
+
+    def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
+        return {f: stored for f, stored in fields.items() if f and f[:1] in DATA_KINDS}
+
+
+def _framed(text: str) -> bytes:
+    """Put the length before a text, so that two in a row cannot be confused."""
+    data = text.encode("utf-8", "surrogatepass")
+    return b"%d:%b" % (len(data), data)
