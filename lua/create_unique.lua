@@ -47,7 +47,7 @@ if redis.call('EXISTS', session_key) == 1 then
     if made_by == nonce then
       local remaining = redis.call('PTTL', session_key)
       local expires = redis.call('HGET', session_key, 'expires')
-      if expires then remaining = tonumber(expires) - now_ms end
+      if expires then remaining = (tonumber(expires) or now_ms) - now_ms end
       return {3, remaining, tonumber(start)}
     end
   end

@@ -6,10 +6,9 @@ import argparse
 import configparser
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
-import plaster
 import redis
 from pyramid.exceptions import ConfigurationError
 from pyramid.paster import get_appsettings
@@ -19,8 +18,9 @@ from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
-from . import session_factory_from_settings
+from .client import client_options, make_client
 from .scripts import SCRIPTS
+from .settings import Settings
 
 __all__ = ["SessionsCommand", "main"]
 
@@ -192,14 +192,20 @@ def client_of_ini(config_uri: str, config_vars: Sequence[str]) -> Any:
         settings cannot be used.
     """
     try:
-        settings = get_appsettings(config_uri, options=parse_vars(config_vars))
-        factory = session_factory_from_settings(settings)
+        settings = Settings.from_ini(get_appsettings(config_uri, options=parse_vars(config_vars)))
+        if settings.redis_client_callable is None:
+            return make_client(settings)
     except ConfigurationError as exc:
         raise UsageError(f"{config_uri}: {exc}") from exc
-    except (OSError, LookupError, ValueError, configparser.Error, plaster.PlasterError) as exc:
+    except configparser.Error as exc:
+        # Its message may quote the line, and so a password with a bare % in it.
+        where = getattr(exc, "option", None) or f"line {getattr(exc, 'lineno', '?')}"
+        raise UsageError(f"cannot read {config_uri}: {type(exc).__name__} at {where}") from None
+    except (OSError, ImportError, LookupError, ValueError) as exc:
+        # plaster's own errors are ValueErrors.
         raise UsageError(f"cannot read {config_uri}: {exc}") from exc
     try:
-        return factory.store(None).client
+        return settings.redis_client_callable(None, **client_options(settings))
     except Exception as exc:  # whatever the application's own function raises
         raise UsageError(
             f"{config_uri}: redis_client_callable gives no client without a request "
@@ -222,15 +228,14 @@ def load_on_every_node(client: Any) -> dict[str, set[str]]:
     :param client: ``Redis`` or ``RedisCluster``.
     :returns: each node's address, to the SHA1s of the scripts found there.
     """
+    if not isinstance(client, RedisCluster):
+        return dict([load_on_node(client)])
+    primaries = cast("Any", client).get_primaries()
+    return dict(load_on_node(client.get_redis_connection(node)) for node in primaries)
+
+
+def load_on_node(client: Any) -> tuple[str, set[str]]:
     sha1s = [script.sha1 for script in SCRIPTS.values()]
-    if isinstance(client, RedisCluster):
-        found = {}
-        for node in client.get_primaries():
-            for script in SCRIPTS.values():
-                client.script_load(script.source, target_nodes=node)
-            held = client.script_exists(*sha1s, target_nodes=node)
-            found[address(node.host, node.port)] = present(sha1s, held)
-        return found
     # One connection, so that the address shown is that of the server that did
     # the work (Sentinel chooses it when it connects).
     with client.client() as single:
@@ -239,13 +244,7 @@ def load_on_every_node(client: Any) -> dict[str, set[str]]:
         held = single.script_exists(*sha1s)
         connection = single.connection
         where = getattr(connection, "path", None) or address(connection.host, connection.port)
-        return {where: present(sha1s, held)}
-
-
-def present(sha1s: Sequence[str], held: Any) -> set[str]:
-    if isinstance(held, dict):  # RedisCluster may answer by node
-        (held,) = held.values()
-    return {sha1 for sha1, there in zip(sha1s, held, strict=True) if there}
+    return where, {sha1 for sha1, there in zip(sha1s, held, strict=True) if there}
 
 
 def address(host: str, port: int) -> str:

@@ -61,8 +61,12 @@ def make_client(settings: Settings) -> redis.Redis:
     if settings.redis_url is not None:
         try:
             pool = redis.BlockingConnectionPool.from_url(settings.redis_url, **options)
-        except (ValueError, TypeError) as exc:
-            raise SettingsError(f"redis.sessions.url is no Redis URL: {exc}") from None
+        except (ValueError, TypeError):
+            # redis-py's own message may quote a part of the password.
+            raise SettingsError(
+                "redis.sessions.url is no Redis URL: expected redis://user:password@host:port/db, "
+                "rediss://... or unix:///path?db=0, with special characters percent-encoded"
+            ) from None
         return redis.Redis(connection_pool=pool)
     options["db"] = settings.redis_db
     options["password"] = settings.redis_password

@@ -31,8 +31,8 @@ class Ticket(NamedTuple):
 
     :ivar session_id: the id it was issued for; whether it lives, Redis knows.
     :ivar issued: when, in seconds since the epoch, by an application server.
-    :ivar max_age: the cookie's own life in seconds, ``None`` for a cookie that
-        ends with the browser.
+    :ivar max_age: the cookie's own life in seconds; 0: the application chose
+        that it ends with the browser; ``None``: it does so as configured.
     :ivar outdated: signed with a secret that is no longer the first.
     """
 
@@ -165,25 +165,26 @@ class CookiePolicy:
         else:
             self._signer = SecretSigner(settings.secret, settings.cookie_name)
 
-    def read(self, header: str) -> tuple[Ticket | None, bool]:
-        """Find this factory's cookie in a raw ``Cookie`` header.
+    def read(self, header: str) -> tuple[list[Ticket], bool]:
+        """Find this factory's cookies in a raw ``Cookie`` header.
 
-        Of several cookies of the name (RFC 6265 5.4: other paths and domains
-        send theirs along) the first that verifies counts.
+        There may be several of the name: other paths and domains send theirs
+        along (RFC 6265 5.4).
 
         :param header: the header as WSGI gives it, decoded as latin-1.
-        :returns: what the cookie says, or ``None``; and whether any cookie of
-            the name was there at all.
+        :returns: what those say that verify, in their order, at most
+            ``MOST_VALUES`` being looked at; and whether any was there at all.
         """
+        tickets: list[Ticket] = []
         tried = 0
         for value in _values(header, self._name):
             tried += 1
             ticket = self._verify(value)
             if ticket is not None:
-                return ticket, True
+                tickets.append(ticket)
             if tried == MOST_VALUES:
                 break
-        return None, tried > 0
+        return tickets, tried > 0
 
     def _verify(self, value: str) -> Ticket | None:
         if len(value) > LONGEST_VALUE:
@@ -200,7 +201,7 @@ class CookiePolicy:
         secret, or persistent and past half of its life."""
         if ticket.outdated:
             return True
-        return ticket.max_age is not None and time.time() - ticket.issued > ticket.max_age / 2
+        return bool(ticket.max_age) and time.time() - ticket.issued > (ticket.max_age or 0) / 2
 
     def header_to_set(
         self,
@@ -212,7 +213,8 @@ class CookiePolicy:
         """Return the ``Set-Cookie`` value that carries an id.
 
         :param scheme: the request's, ``http`` or ``https``.
-        :param max_age: life in seconds, ``None``: until the browser ends.
+        :param max_age: life in seconds; 0 or ``None``: until the browser
+            ends, 0 if the application chose so.
         :param expires: end of life, where ``max_age`` is ``None``.
         """
         now = time.time()
@@ -225,7 +227,7 @@ class CookiePolicy:
                 max_age = int(expires.timestamp() - now)
         payload = f"{int(now)} {'' if max_age is None else max_age} {session_id}"
         value = self._signer.dumps(payload).decode("ascii")
-        return self._make(value, max_age, scheme)
+        return self._make(value, max_age or None, scheme)
 
     def header_to_delete(self, scheme: str) -> str:
         """Return the ``Set-Cookie`` value that deletes the cookie.

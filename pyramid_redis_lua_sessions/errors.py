@@ -61,7 +61,8 @@ class SessionError(Exception):
 class StoreError(SessionError):
     """Redis answered a session call with an error.
 
-    The original ``redis`` exception is the ``__cause__``.
+    Where Redis could not be reached the ``redis`` exception is the
+    ``__cause__``; an answer of Redis is not, as it may quote keys and values.
     """
 
 

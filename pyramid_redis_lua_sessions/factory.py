@@ -80,6 +80,11 @@ class RedisSessionFactory:
         self._client_options = client_options(settings)
         client = None if self._client_callable is not None else make_client(settings)
         self._store = Store(client, settings)
+        self.migration: Any = None
+        if settings.migrate_from:
+            from .migrate import Migration
+
+            self.migration = Migration(settings, self.codec, self.sealer)
         self.afterlife = Afterlife(self)
 
     def __call__(self, request: Any) -> RedisSession:
@@ -128,7 +133,7 @@ class Afterlife:
         self.codec = factory.codec
         self.sealer = factory.sealer
 
-    def identify(self) -> str | None:
+    def identify(self) -> list[str]:
         raise RuntimeError("the session was first looked at when its request was over")
 
     def store(self) -> Store:
@@ -143,10 +148,12 @@ class Turn:
 
     __slots__ = (
         "_answered",
+        "_cookie_sent",
         "_last",
+        "_outer_error",
         "_read",
         "_store",
-        "_ticket",
+        "_tickets",
         "codec",
         "factory",
         "request",
@@ -168,23 +175,52 @@ class Turn:
         self.save_failed = False
         self._store: Store | None = None
         self._read = False
-        self._ticket: Ticket | None = None
+        self._tickets: list[Ticket] = []
         self._last = False
         self._answered = False
+        #: The id whose cookie the response carries; '' = it deletes the cookie.
+        self._cookie_sent: str | None = None
+        #: An exception that was being handled already when the session was made.
+        self._outer_error = sys.exc_info()[1]
         self.session = RedisSession(self)
 
     # -- what the session asks for ---------------------------------------------------
 
-    def identify(self) -> str | None:
-        """Return the session id in the request's cookie, if it verifies."""
+    def identify(self) -> list[str]:
+        """Return the session ids in the request's cookies that verify."""
         if not self._read:
             self._read = True
             header = self.request.environ.get("HTTP_COOKIE")
             if header:
-                self._ticket, there = self.factory.cookies.read(header)
-                if there and self._ticket is None:
-                    self.report(InvalidSession_BadCookie("no cookie of the session verifies"))
-        return None if self._ticket is None else self._ticket.session_id
+                self._tickets, there = self.factory.cookies.read(header)
+                if there and not self._tickets:
+                    self._tickets = self._move_in(header)
+                    if not self._tickets:
+                        self.report(InvalidSession_BadCookie("no cookie of the session verifies"))
+        return [ticket.session_id for ticket in self._tickets]
+
+    def _move_in(self, header: str) -> list[Ticket]:
+        """Take over sessions of another library, if the settings ask for it."""
+        migration = self.factory.migration
+        if migration is None:
+            return []
+        try:
+            tickets: list[Ticket] = migration.accept(header, self)
+        except BaseException:
+            # A later look must try again, not take the user for a new one.
+            self._read = False
+            raise
+        return tickets
+
+    def _ticket(self) -> Ticket | None:
+        """Return the cookie of the session that lives, or else the first that verifies."""
+        tickets = self._tickets
+        if len(tickets) > 1:
+            live = self.session.session_id
+            for ticket in tickets:
+                if ticket.session_id == live:
+                    return ticket
+        return tickets[0] if tickets else None
 
     def store(self) -> Store:
         """Return the store, over the client that serves this request."""
@@ -237,10 +273,13 @@ class Turn:
 
     def on_finished(self, request: Any) -> None:
         """Finished callback: the last chance, also after an unhandled exception."""
-        error = None
-        if not self._answered:
-            # The exception that nobody handled is on its way up.
-            self.response, error = None, sys.exc_info()[1]
+        # An exception that nobody handled is on its way up: no response will
+        # go out, not even one that was there already.
+        error = sys.exc_info()[1]
+        if self._answered and error is self._outer_error:
+            error = None
+        elif error is not None or not self._answered:
+            self.response = None
         try:
             if error is not None and is_error_retryable(request, error):
                 self._leave_no_trace()
@@ -255,6 +294,7 @@ class Turn:
             # The session lets go of this turn, so that no cycle of references
             # is left for the garbage collector.
             self.session.leave(self.factory.afterlife)
+            self._outer_error = None
 
     def roll_back(self) -> None:
         """Forget the changes of a transaction that was aborted."""
@@ -262,11 +302,14 @@ class Turn:
 
     def _settle(self) -> None:
         """Save what is pending, and send the cookie if one is due."""
-        session, ticket = self.session, self._ticket
+        session = self.session
+        if session.recookie:
+            self.identify()
+        ticket = self._ticket()
         due = ticket is not None and (session.recookie or self.factory.cookies.due(ticket))
         if session.outdated():
             self._reseal()
-        if not (due or session.has_work() or session.created_here or session.ended):
+        if not (due or session.has_work() or session.created_here or session.cookie_is_stale):
             return
         if self._failed() and not self.settings.save_on_exception:
             session.discard_changes()
@@ -274,11 +317,11 @@ class Turn:
         if session.created_here and not may_set:
             session.take_back(UNDELIVERABLE)
         if self.save_failed:
-            self._end_after_failure()
+            self._save_again(may_set)
         else:
             self.save()
         if self.response is not None:
-            self._send_cookie(may_set, due)
+            self._send_cookie(ticket, may_set, due)
 
     def _reseal(self) -> None:
         """Complete a rotation of secrets; the next request tries again if it fails."""
@@ -287,33 +330,40 @@ class Turn:
         except StoreError as exc:
             log.warning("values could not be sealed under the first secret: %s", exc)
 
-    def _end_after_failure(self) -> None:
-        """The application has seen an error of the save; a logout is not dropped for it."""
+    def _save_again(self, may_set: bool) -> None:
+        """Save what the exception view of a failed save changed, and end what is to end.
+
+        The application has seen the failure, and cannot see another one.
+        """
         try:
-            self.session.end_old()
-        except StoreError as exc:
-            log.error("an invalidated session could not be ended: %s", exc)
+            self.session.save(may_set)
+        except SessionError as exc:
+            log.error("a session could not be saved: %s", exc)
+            self.session.discard_changes()
             self.session.ends.clear()
 
-    def _send_cookie(self, may_set: bool, due: bool) -> None:
-        session, ticket = self.session, self._ticket
+    def _send_cookie(self, ticket: Ticket | None, may_set: bool, due: bool) -> None:
+        session = self.session
         action = cookie_action(
             may_set=may_set,
             may_delete=self._allowed(),
             new_id=session.created_here,
-            invalidated=session.ended and ticket is not None,
-            resend=due and not session.ended and session.phase is Phase.STORED,
+            invalidated=session.cookie_is_stale and ticket is not None,
+            resend=due and not session.invalidated,
         )
-        if action is Action.SET and not session.created_here and not session.alive():
-            action = Action.NOTHING
-        if action is Action.SET:
-            header = self._header_to_set(ticket)
-        elif action is Action.DELETE:
+        if action is Action.NOTHING:
+            return
+        name = "" if action is Action.DELETE else session.session_id
+        if name == self._cookie_sent:
+            return
+        if action is Action.DELETE:
             header = self.factory.cookies.header_to_delete(self.request.scheme)
+        elif session.created_here or session.alive():
+            header = self._header_to_set(ticket)
         else:
             return
+        self._cookie_sent = name
         self.response.headerlist.append(("Set-Cookie", header))
-        session.created_here = session.ended = session.recookie = False
 
     def _header_to_set(self, ticket: Ticket | None) -> str:
         session, settings = self.session, self.settings

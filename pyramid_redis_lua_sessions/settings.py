@@ -59,7 +59,7 @@ def any_text(value: Any) -> str:
 
 
 def flag(value: Any) -> bool:
-    if isinstance(value, str) and value.strip().lower() not in (
+    if value not in (True, False) and str(value).strip().lower() not in (
         "t true y yes on 1 f false n no off 0".split()
     ):
         raise ValueError("true or false")
@@ -82,7 +82,11 @@ def integer(value: Any) -> int:
     return number
 
 
-def seconds(value: Any) -> float | None:
+#: A hundred years: far under the range of Redis' own millisecond clock.
+MAX_SECONDS = 100 * 366 * 24 * 3600
+
+
+def seconds(value: Any, most: int = MAX_SECONDS) -> float | None:
     """Seconds, fractions allowed; ``None``, ``""``, ``"None"`` and 0 mean none."""
     if value is None or value in ("", "None"):
         return None
@@ -94,15 +98,11 @@ def seconds(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError("a number of seconds, or None") from None
-    if not math.isfinite(number) or not 0 <= number <= MAX_SECONDS:
-        raise ValueError(f"a number of seconds from 0 to {MAX_SECONDS}, or None")
+    if not math.isfinite(number) or not 0 <= number <= most:
+        raise ValueError(f"a number of seconds from 0 to {most}, or None")
     if 0 < number < 0.001:
         raise ValueError("0, or at least a millisecond (0.001)")
     return number or None
-
-
-#: A hundred years: far under the range of Redis' own millisecond clock.
-MAX_SECONDS = 100 * 366 * 24 * 3600
 
 
 def some_seconds(value: Any) -> float:
@@ -214,6 +214,49 @@ def cookie_end(value: Any) -> datetime.datetime | datetime.timedelta | None:
     if value is None or isinstance(value, (datetime.datetime, datetime.timedelta)):
         return value
     raise ValueError("a datetime or timedelta, which only code can give (see cookie_max_age)")
+
+
+def libraries(value: Any) -> tuple[str, ...]:
+    """Names of libraries whose sessions can be taken over, with commas or spaces between."""
+    if isinstance(value, str):
+        value = [] if value == "None" else value.replace(",", " ").split()
+    names = tuple(value or ())
+    if not set(names) <= set(MIGRATE_FROM):
+        raise ValueError(" or ".join(MIGRATE_FROM) + ", or both")
+    return names
+
+
+#: Libraries whose sessions can be taken over.
+MIGRATE_FROM = ("pyramid_session_redis", "pyramid_redis_sessions")
+
+
+def moment(value: Any) -> float | None:
+    """Seconds since the epoch. A time without zone is UTC; a date counts to its end."""
+    if value is None or value in ("", "None"):
+        return None
+    day = datetime.timedelta(0)
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise ValueError
+            return float(value)
+        if isinstance(value, str):
+            if value.strip().isdigit():
+                return float(value)
+            if len(value.strip()) == len("2000-01-01"):
+                value = datetime.date.fromisoformat(value.strip())
+            else:
+                value = datetime.datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
+        if not isinstance(value, datetime.datetime):
+            value = datetime.datetime.combine(value, datetime.time())
+            day = datetime.timedelta(days=1)
+        if value.tzinfo is None:
+            value = value.replace(tzinfo=datetime.timezone.utc)
+        return cast("float", (value + day).timestamp())
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            "a date or time (2000-01-31, 2000-01-31T12:00:00+00:00), or seconds since the epoch"
+        ) from None
 
 
 def not_from_ini(value: Any) -> Any:
@@ -501,6 +544,28 @@ class Settings:
         "client_callable",
     )
     preload_scripts: bool = setting(flag, True, "Load the Lua scripts when the application starts.")
+
+    # Moving in from another library
+    migrate_from: tuple[str, ...] = setting(
+        libraries,
+        (),
+        "Take over the sessions of ``pyramid_session_redis``, ``pyramid_redis_sessions``, or both "
+        "(with a comma between): their cookies are accepted, and each session is converted when "
+        "its user comes back. See :doc:`migrating`.",
+    )
+    migrate_until: float | None = setting(
+        moment,
+        None,
+        "Refuse their cookies and sessions from then on: a date (to its end, UTC), a time, or "
+        "seconds since the epoch. ``None``: never.",
+    )
+    migrate_deserialize: Any = setting(
+        serializer_function,
+        None,
+        "How they stored a session: ``pickle``, ``json``, ``msgpack``, or a callable "
+        "``(bytes) -> payload``. By default ``deserialize`` where that is a callable, else "
+        "``pickle``.",
+    )
 
     # Settings whose meaning is gone
     python_expires: bool = setting(

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 from redis.cluster import RedisCluster
@@ -36,6 +36,7 @@ __all__ = [
     "Checks",
     "Created",
     "Ending",
+    "Foreign",
     "Lifetime",
     "Loaded",
     "Replaced",
@@ -111,11 +112,13 @@ class Ending(NamedTuple):
     :ivar status: ``ENDED``; or ``CONFLICT``, ``GONE``, ``MOVED``: not by this call.
     :ivar fields: its last fields, where they were asked for.
     :ivar nonce: of the call.
+    :ivar age_ms: for ``MOVED``: how long ago another call ended it, ms.
     """
 
     status: Status
     fields: dict[bytes, bytes]
     nonce: str
+    age_ms: int
 
 
 class Replaced(NamedTuple):
@@ -126,6 +129,18 @@ class Replaced(NamedTuple):
 
     created: Created | None
     ending: Ending
+
+
+class Foreign(NamedTuple):
+    """What another library stored as a string.
+
+    :ivar remaining_ms: life that is left, ms; -1 = no TTL.
+    :ivar now_ms: time of the read, ms since the epoch, by Redis' clock.
+    """
+
+    value: bytes
+    remaining_ms: int
+    now_ms: int
 
 
 class Lifetime(NamedTuple):
@@ -294,7 +309,7 @@ class Store:
 
         :param checks: if they fail, the old session does not end.
         """
-        session_id, args = self._creation(seal, lifetime, created_ms)
+        session_id, args = self._creation(seal, lifetime, created_ms, returning=True)
         ending = self._ending(keep_fields, checks)
         calls: list[Call] = [
             (_CREATE, self._key(session_id), args),
@@ -304,10 +319,22 @@ class Store:
             made, ended = (self._call(*call) for call in calls)
         else:
             made, ended = self._pipeline(calls)
-        if made[0] == Status.TAKEN:
-            created = self.create(seal, lifetime, created_ms)
-        else:
-            created = _created(session_id, made)
+        try:
+            if isinstance(made, StoreError):
+                raise made
+            if made[0] == Status.TAKEN:
+                created = self.create(seal, lifetime, created_ms)
+            else:
+                created = _created(session_id, made)
+        except StoreError:
+            # No session must be without data under either id.
+            if keep_fields and not isinstance(ended, StoreError):
+                self.revive(old_id, _ended(ended, ending))
+            raise
+        if isinstance(ended, StoreError):
+            if created is not None:
+                self.end(created.session_id)
+            raise ended
         return Replaced(created, _ended(ended, ending))
 
     def revive(self, session_id: str, ending: Ending) -> bool:
@@ -341,36 +368,155 @@ class Store:
             for script in SCRIPTS.values():
                 self.client.script_load(script.source)
         except RedisError as exc:
-            raise _failure("script_load", exc) from exc
+            raise _failure("script_load", exc) from _showable(exc)
+
+    # -- sessions of another library, for migrate -----------------------------------
+
+    def read_foreign(self, key: str, session_id: str) -> Foreign | None:
+        """Read a string; ``None`` where there is none.
+
+        :param session_id: on Redis Cluster, the clock is that of its node.
+        """
+        name = _encoded(key)
+        commands: list[tuple[Any, ...]] = [("TIME",), ("GET", name), ("PTTL", name)]
+        try:
+            if isinstance(self.client, RedisCluster):
+                node = self.client.get_node_from_key(self._key(session_id))
+                targets: list[dict[str, Any]] = [{"target_nodes": node}, {}, {}]
+                replies = [
+                    self.client.execute_command(*command, NEVER_DECODE=True, **target)
+                    for command, target in zip(commands, targets, strict=True)
+                ]
+            else:
+                with self.client.pipeline(transaction=False) as pipeline:
+                    for command in commands:
+                        pipeline.execute_command(*command, NEVER_DECODE=True)
+                    replies = pipeline.execute(raise_on_error=False)
+        except RedisError as exc:
+            if _is_wrong_type(exc):
+                return None
+            raise _failure("get", exc) from exc
+        for reply in replies:
+            if isinstance(reply, RedisError) and not _is_wrong_type(reply):
+                raise _failure("get", reply) from None  # redis-py quotes the arguments
+        now, value, remaining_ms = replies
+        if not isinstance(value, bytes):
+            return None
+        return Foreign(value, remaining_ms, now[0] * 1000 + now[1] // 1000)
+
+    def create_under(
+        self,
+        session_id: str,
+        fields: Mapping[bytes, bytes],
+        lifetime: Lifetime,
+        created_ms: int,
+        not_after_ms: int,
+        first_ms: int,
+    ) -> tuple[Status, int | Absent]:
+        """Create a session under a given id, then give it its life.
+
+        :param not_after_ms: create nothing from that moment on, ms since the epoch.
+        :param first_ms: life until the first load, ms; 0 = as any other.
+        :returns: ``CREATED``, ``TAKEN`` or ``GONE`` (too late); and what is
+            there now, as :meth:`adjust`.
+        """
+        # An absolute timeout ends the call's own patience; it is not stored.
+        absolute_ms = max(1, not_after_ms - created_ms)
+        if self._absolute_ms:
+            absolute_ms = min(absolute_ms, self._absolute_ms)
+        args = [*self._creation_args(lifetime, created_ms, absolute_ms, first_ms)]
+        for value in fields.items():
+            args += value
+        key = self._key(session_id)
+        calls: list[Call] = [
+            (_CREATE, key, args),
+            (_ADJUST, key, [*self._life_args, b"", b""]),
+        ]
+        if isinstance(self.client, RedisCluster):
+            made, adjusted = (self._call(*call) for call in calls)
+        else:
+            made, adjusted = self._pipeline(calls)
+        for reply in (made, adjusted):
+            if isinstance(reply, StoreError):
+                raise reply
+        alive = adjusted[0] == Status.ADJUSTED
+        return Status(made[0]), adjusted[1] if alive else _absent(adjusted)
+
+    def delete_foreign(self, key: str) -> None:
+        """Delete what another library stored."""
+        try:
+            self.client.execute_command("DEL", _encoded(key))
+        except RedisError as exc:
+            raise _failure("del", exc) from exc
+
+    def scan_foreign(self, match: str = "*", count: int = 500) -> Iterator[tuple[int, list[bytes]]]:
+        """Iterate over all keys that hold strings.
+
+        :param match: glob-style pattern.
+        :returns: about how much of the work that was, 0 to 1000 in all; keys.
+        """
+        clients = [self.client]
+        if isinstance(self.client, RedisCluster):
+            primaries = cast("Any", self.client).get_primaries()
+            clients = [self.client.get_redis_connection(node) for node in primaries]
+        args = ("MATCH", match, "COUNT", count, "TYPE", "string")
+        done = 0
+        try:
+            sizes = [client.execute_command("DBSIZE") for client in clients]
+            total = max(1, sum(sizes))
+            for number, client in enumerate(clients):
+                cursor = seen = 0
+                while True:
+                    cursor, keys = client.execute_command("SCAN", cursor, *args, NEVER_DECODE=True)
+                    seen = min(seen + count, sizes[number]) if cursor else sizes[number]
+                    now_done = 1000 * (sum(sizes[:number]) + seen) // total
+                    yield now_done - done, keys
+                    done = now_done
+                    if not cursor:
+                        break
+        except RedisError as exc:
+            raise _failure("scan", exc) from exc
 
     # -- calls -------------------------------------------------------------------
 
     def _key(self, session_id: str) -> bytes:
-        return self._prefix + session_id.encode("utf-8", "surrogatepass")
+        return self._prefix + _encoded(session_id)
 
     def _creation(
         self,
         seal: Callable[[str], Mapping[bytes, bytes]],
         lifetime: Lifetime,
         created_ms: int | None,
+        returning: bool = False,
     ) -> tuple[str, list[Any]]:
+        """Draw an id, and make the arguments that create it.
+
+        :param returning: the client has sent a cookie back before, so
+            ``first_timeout`` does not apply.
+        """
         session_id = self._id_generator()
         if not isinstance(session_id, str) or not session_id:
             raise StoreError("id_generator must return a non-empty str")
+        first_ms = 0 if returning else self._first_ms
+        args = self._creation_args(lifetime, created_ms, self._absolute_ms, first_ms)
+        for value in seal(session_id).items():
+            args += value
+        return session_id, args
+
+    def _creation_args(
+        self, lifetime: Lifetime, created_ms: int | None, absolute_ms: int, first_ms: int
+    ) -> list[Any]:
         own = lifetime.timeout_ms
-        args: list[Any] = [
+        return [
             _nonce(),
             _optional(created_ms),
             self._timeout_ms if own is None else own,
             b"" if own is None else b"1",
             lifetime.deadline_ms or b"",
-            self._absolute_ms,
-            self._first_ms,
+            absolute_ms,
+            first_ms,
             self._use_ttl,
         ]
-        for value in seal(session_id).items():
-            args += value
-        return session_id, args
 
     def _ending(self, keep_fields: bool, checks: Checks) -> list[Any]:
         args: list[Any] = [_nonce(), MARKER_MS, b"1" if keep_fields else b"0", checks.names]
@@ -389,7 +535,7 @@ class Store:
         except RedisError as exc:
             if _is_wrong_type(exc):
                 return _FOREIGN_REPLY
-            raise _failure(script.name, exc) from exc
+            raise _failure(script.name, exc) from _showable(exc)
 
     def _call_by_source(self, script: Script, key: bytes, args: Iterable[Any]) -> Any:
         """EVAL runs the script and caches it, on the very node that lacked it."""
@@ -400,9 +546,10 @@ class Store:
         except RedisError as exc:
             if _is_wrong_type(exc):
                 return _FOREIGN_REPLY
-            raise _failure(script.name, exc) from exc
+            raise _failure(script.name, exc) from _showable(exc)
 
     def _pipeline(self, calls: list[Call]) -> list[Any]:
+        """Send calls together; return their replies, or what they failed with."""
         try:
             with self.client.pipeline(transaction=False) as pipeline:
                 for script, key, args in calls:
@@ -411,17 +558,14 @@ class Store:
                     )
                 replies = pipeline.execute(raise_on_error=False)
         except RedisError as exc:
-            raise _failure(calls[0][0].name, exc) from exc
+            raise _failure(calls[0][0].name, exc) from _showable(exc)
         for number, (script, key, args) in enumerate(calls):
             reply = replies[number]
             if isinstance(reply, NoScriptError):
                 replies[number] = self._call_by_source(script, key, args)
             elif isinstance(reply, RedisError):
-                if not _is_wrong_type(reply):
-                    # redis-py quotes the arguments of a pipeline's command in
-                    # its error: they hold ids and values.
-                    raise _failure(script.name, reply) from None
-                replies[number] = _FOREIGN_REPLY
+                wrong = _is_wrong_type(reply)
+                replies[number] = _FOREIGN_REPLY if wrong else _failure(script.name, reply)
         return cast("list[Any]", replies)
 
 
@@ -443,6 +587,10 @@ def default_id() -> str:
     OWASP asks for at least 64 bits of entropy (Session Management Cheat Sheet).
     """
     return secrets.token_urlsafe(32)
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
 
 
 def milliseconds(seconds: float | None) -> int:
@@ -467,7 +615,8 @@ def _created(session_id: str, reply: Any) -> Created | None:
 def _ended(reply: Any, args: list[Any]) -> Ending:
     status = Status(reply[0])
     pairs = iter(reply[1] if status is Status.ENDED else ())
-    return Ending(status, dict(zip(pairs, pairs, strict=True)), args[0])
+    fields = dict(zip(pairs, pairs, strict=True))
+    return Ending(status, fields, args[0], reply[1] if status is Status.MOVED else 0)
 
 
 def sha1(stored: bytes) -> str:
@@ -484,6 +633,11 @@ def _absent(reply: Any) -> Absent:
 
 def _is_wrong_type(exc: RedisError) -> bool:
     return isinstance(exc, ResponseError) and "WRONGTYPE" in str(exc)
+
+
+def _showable(exc: RedisError) -> RedisError | None:
+    """Return an error that may be chained: an answer of Redis may quote keys and values."""
+    return None if isinstance(exc, ResponseError) else exc
 
 
 def _failure(call: str, exc: RedisError) -> StoreError:

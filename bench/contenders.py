@@ -1,0 +1,148 @@
+"""Who is compared: this engine, its predecessor, and the two floors under both.
+
+Every contender is the same Pyramid application; only its sessions differ, each in its library's
+default configuration.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from typing import Any
+
+from pyramid.config import Configurator
+from pyramid.response import Response
+
+from pyramid_redis_lua_sessions.client import make_client
+from pyramid_redis_lua_sessions.settings import Settings
+
+from .scenarios import SCENARIOS, Scenario
+
+__all__ = ["BARE", "NONE", "OURS", "PREDECESSOR", "Contender", "all_contenders", "make_app"]
+
+SECRET = "a secret of the benchmark, as long as one should be"
+
+OURS = "lua"
+PREDECESSOR = "psr 1.8.1"
+NONE = "no session"
+BARE = "bare GETEX"
+
+
+class Contender:
+    """An application whose requests are measured.
+
+    :ivar name: as the report prints it.
+    :ivar has_sessions: whether its responses set the cookie of a session.
+    """
+
+    name: str
+    has_sessions = True
+
+    def covers(self, scenario: Scenario) -> bool:
+        """Tell whether the scenario makes sense for this contender."""
+        return True
+
+    def configure(self, config: Any, url: str) -> None:
+        """Give the application its sessions, on the Redis at ``url``."""
+
+    def login(self, session: Any, user_id: int) -> None:
+        """Renew the session's id and its CSRF token, keep the rest, note the user."""
+        raise NotImplementedError
+
+    def act(self, request: Any, scenario: Scenario, contents: dict[str, Any]) -> None:
+        """Do in the view what the scenario says."""
+        scenario.view(request.session, contents, self.login)
+
+
+class Ours(Contender):
+    """This engine."""
+
+    name = OURS
+
+    def configure(self, config: Any, url: str) -> None:
+        config.add_settings({"redis.sessions.secret": SECRET, "redis.sessions.url": url})
+        config.include("pyramid_redis_lua_sessions")
+
+    def login(self, session: Any, user_id: int) -> None:
+        session.regenerate_id()
+        session["user_id"] = user_id
+
+
+class Predecessor(Contender):
+    """``pyramid_session_redis`` 1.8.1."""
+
+    name = PREDECESSOR
+
+    def configure(self, config: Any, url: str) -> None:
+        config.add_settings({"redis.sessions.secret": SECRET, "redis.sessions.redis_url": url})
+        config.include("pyramid_session_redis")
+
+    def login(self, session: Any, user_id: int) -> None:
+        contents = dict(session.items())
+        session.invalidate()
+        session.update(contents)
+        session.new_csrf_token()
+        session["user_id"] = user_id
+
+
+class NoSession(Contender):
+    """Floor: the same request without a session. What is above it is the session's own cost."""
+
+    name = NONE
+    has_sessions = False
+
+    def act(self, request: Any, scenario: Scenario, contents: dict[str, Any]) -> None:
+        pass
+
+
+class BareCall(Contender):
+    """Floor: the same request without a session, whose view sends one GETEX for as many bytes,
+    through a client made as the engine makes its own."""
+
+    name = BARE
+    has_sessions = False
+    KEYS = 64
+    SECONDS = 1200
+
+    def covers(self, scenario: Scenario) -> bool:
+        return scenario.name == "read"
+
+    def configure(self, config: Any, url: str) -> None:
+        settings = Settings.from_options({"secret": SECRET, "redis_url": url})
+        self._call = make_client(settings).execute_command
+        self._keys: Any = None
+
+    def act(self, request: Any, scenario: Scenario, contents: dict[str, Any]) -> None:
+        if self._keys is None:
+            self._store(contents)
+        if not self._call("GETEX", next(self._keys), "EX", self.SECONDS):
+            raise AssertionError("the key is gone")
+
+    def _store(self, contents: dict[str, Any]) -> None:
+        names = [f"bare:{number}" for number in range(self.KEYS)]
+        for name in names:
+            self._call("SET", name, pickle.dumps(contents))
+        self._keys = itertools.cycle(names)
+
+
+def all_contenders() -> list[Contender]:
+    """Make all contenders; the floors first."""
+    return [NoSession(), BareCall(), Predecessor(), Ours()]
+
+
+def make_app(contender: Contender, url: str, contents: dict[str, Any]) -> Any:
+    """Make a contender's WSGI application on the Redis at ``url``."""
+    config = Configurator(settings={})
+    contender.configure(config, url)
+    for scenario in SCENARIOS:
+        config.add_route(scenario.name, scenario.path)
+        config.add_view(_view(contender, scenario, contents), route_name=scenario.name)
+    return config.make_wsgi_app()
+
+
+def _view(contender: Contender, scenario: Scenario, contents: dict[str, Any]) -> Any:
+    def view(request: Any) -> Response:
+        contender.act(request, scenario, contents)
+        return Response(b"ok")
+
+    return view

@@ -1,0 +1,1 @@
+"""A small application that shows ``pyramid_redis_lua_sessions``: ``python -m demo``."""

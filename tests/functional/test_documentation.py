@@ -1,0 +1,415 @@
+"""What README and docs/ say is so: samples run, names exist, figures hold."""
+
+import configparser
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import docutils.core
+import pytest
+import redis
+from pyramid.config import Configurator
+from pyramid.response import Response
+from webtest import TestApp
+
+import pyramid_redis_lua_sessions
+from pyramid_redis_lua_sessions import testing
+from pyramid_redis_lua_sessions.cli import SessionsCommand
+from pyramid_redis_lua_sessions.settings import PREFIX, Row, Settings, SettingsError, rows
+from pyramid_redis_lua_sessions.testing import CountingProxy
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.rst"
+DOCS = ROOT / "docs"
+PAGES = [README, *sorted(DOCS.glob("*.rst"))]
+SECRET = "a secret of more than thirty-two bytes"
+
+
+def pages_with(language: str) -> list[Any]:
+    return [pytest.param(page, id=page.stem) for page in PAGES if samples(page, language)]
+
+
+class Sample(NamedTuple):
+    line: int
+    text: str
+
+
+def samples(page: Path, language: str) -> list[Sample]:
+    """The code blocks of one language on a page."""
+    text = page.read_text(encoding="utf-8")
+    block = rf"^\.\. code-block:: {language}\n\n((?: {{4}}.*\n|\n)+)"
+    return [
+        Sample(text.count("\n", 0, found.start(1)), textwrap.dedent(found.group(1)))
+        for found in re.finditer(block, text, re.MULTILINE)
+    ]
+
+
+def extension(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, DOCS / "_ext" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# -- samples -----------------------------------------------------------------------
+
+
+def test_every_sample_is_of_a_language_that_a_test_runs() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        languages = set(re.findall(r"\.\. code(?:-block)?:: *(\S*)", text))
+        assert languages <= {"python", "ini", "console", "text"}, page.name
+        for language in languages - {"text"}:
+            count = len(re.findall(rf"\.\. code(?:-block)?:: *{language}", text))
+            assert len(samples(page, language)) == count, page.name
+
+
+@pytest.mark.parametrize("page", pages_with("ini"))
+def test_every_line_of_an_ini_sample_is_accepted(page: Path, redis_url: str) -> None:
+    for sample in samples(page, "ini"):
+        parser = configparser.ConfigParser(defaults={"session_secret": SECRET})
+        parser.read_string(sample.text)
+        settings = {
+            key: value
+            for section in parser.sections()
+            for key, value in parser.items(section)
+            if key != "session_secret"
+        }
+        # As a whole, so that the settings go together, and each line on its own.
+        Settings.from_ini(settings)
+        for key, value in settings.items():
+            assert key.startswith(PREFIX), key
+            alone = {key: value}
+            if key != f"{PREFIX}secret":
+                alone[f"{PREFIX}secret"] = SECRET
+            Settings.from_ini(alone)
+            with pytest.raises(SettingsError):
+                Settings.from_ini({**alone, f"{key}_misspelt": value})
+
+
+@pytest.mark.parametrize("page", pages_with("console"))
+def test_every_command_of_a_console_sample_exists(page: Path) -> None:
+    for sample in samples(page, "console"):
+        for line in sample.text.splitlines():
+            if not line.startswith("$ "):
+                continue
+            program, *args = shlex.split(line[2:], comments=True)
+            if program == "make":
+                assert_is_target(args[0])
+            elif program == "redis-lua-sessions":
+                SessionsCommand([]).make_parser().parse_args(args)
+            else:
+                assert program in {"python", "pserve"}, line
+
+
+def assert_is_target(name: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{name}:", makefile, re.MULTILINE), f"no target {name}"
+
+
+def test_make_targets_that_the_pages_name_exist() -> None:
+    for page in PAGES:
+        for name in re.findall(r"(?:``|^    )make ([a-z-]+)", page.read_text(), re.MULTILINE):
+            assert_is_target(name)
+
+
+@pytest.fixture
+def run_page(redis_url: str) -> Iterator[Callable[[Path], Any]]:
+    """Runs the Python samples of a page, one after the other, as one module."""
+    names = []
+
+    def run(page: Path) -> Any:
+        module: Any = types.ModuleType(f"samples_of_{page.stem.replace('-', '_')}")
+        names.append(module.__name__)
+        sys.modules[module.__name__] = module  # config.scan() finds its caller there
+        module.config = Configurator(
+            settings={"redis.sessions.url": redis_url, "redis.sessions.secret": SECRET}
+        )
+        module.redis_url = redis_url
+        for sample in samples(page, "python"):
+            source = "\n" * sample.line + sample.text
+            exec(compile(source, str(page), "exec"), module.__dict__)
+        return module
+
+    yield run
+    for name in names:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("page", pages_with("python"))
+def test_python_samples_run(page: Path, run_page: Callable[[Path], Any]) -> None:
+    run_page(page)
+
+
+def test_readme_sample_gives_the_application_sessions(run_page: Callable[[Path], Any]) -> None:
+    config = run_page(README).config
+
+    def view(request: Any) -> Response:
+        request.session["n"] = request.session.get("n", 0) + 1
+        return Response(str(request.session["n"]))
+
+    config.add_route("home", "/")
+    config.add_view(view, route_name="home")
+    app = TestApp(config.make_wsgi_app())
+    assert [app.get("/").text for _ in range(3)] == ["1", "2", "3"]
+
+
+def test_getting_started_application_works(run_page: Callable[[Path], Any], redis_url: str) -> None:
+    page = DOCS / "getting-started.rst"
+    parser = configparser.ConfigParser(defaults={"session_secret": SECRET})
+    parser.read_string(samples(page, "ini")[0].text)
+    settings = dict(parser.items("app:main"))
+    settings["redis.sessions.url"] = redis_url
+    app = TestApp(run_page(page).main({}, **settings))
+
+    def post(path: str, **fields: str) -> None:
+        app.post(path, {**fields, "csrf_token": app.get("/cart").json["csrf_token"]}, status=303)
+
+    app.post("/cart", {"item": "tea"}, status=400)
+    post("/cart", item="tea")
+    first = app.get("/cart").json
+    assert first["cart"] == ["tea"]
+    assert first["messages"] == ["It is in your cart."]
+    post("/cart", item="milk")  # a change inside the list
+
+    anonymous = app.cookies["session"]
+    post("/login", name="Ann", password="")
+    assert app.cookies["session"] != anonymous
+    assert app.get("/cart").json["cart"] == ["tea", "milk"]
+
+    logged_in = app.cookies["session"]
+    post("/logout")
+    assert app.get("/cart").json["cart"] == []
+    for old in (anonymous, logged_in):
+        app.set_cookie("session", old)
+        assert app.get("/cart").json["cart"] == []
+
+
+def test_getting_started_lifetimes_hold(
+    run_page: Callable[[Path], Any], redis_url: str, redis_client: redis.Redis
+) -> None:
+    module = run_page(DOCS / "getting-started.rst")
+    with Configurator(
+        settings={"redis.sessions.url": redis_url, "redis.sessions.secret": SECRET}
+    ) as config:
+        config.include("pyramid_redis_lua_sessions")
+        for function in (module.remember_me, module.until_midnight):
+            config.add_route(function.__name__, f"/{function.__name__}")
+
+            def view(request: Any, function: Callable[[Any], None] = function) -> Response:
+                request.session["x"] = 1
+                function(request)
+                return Response()
+
+            config.add_view(view, route_name=function.__name__)
+        application = config.make_wsgi_app()
+
+    days = 30 * 24 * 3600
+    cookie = TestApp(application).get("/remember_me").headers["Set-Cookie"]
+    assert f"Max-Age={days}" in cookie
+    (key,) = redis_client.keys("session:*")
+    assert days - 60 < redis_client.ttl(key) <= days
+
+    redis_client.flushall()
+    TestApp(application).get("/until_midnight")
+    (key,) = redis_client.keys("session:*")
+    deadline = redis_client.hget(key, "deadline")
+    assert deadline is not None
+    assert abs(seconds_of_day(int(deadline) / 1000)) <= 1
+
+
+def seconds_of_day(moment: float) -> int:
+    """Seconds since midnight, or, in the second half of the day, until it (negative)."""
+    local = time.localtime(moment)
+    seconds = local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec
+    return seconds if seconds < 12 * 3600 else seconds - 24 * 3600
+
+
+def test_getting_started_second_session_is_separate(
+    run_page: Callable[[Path], Any], redis_url: str, redis_client: redis.Redis
+) -> None:
+    module = run_page(DOCS / "getting-started.rst")
+    config = module.config
+    config.include("pyramid_redis_lua_sessions")
+    module.add_admin_session(config, redis_url, SECRET)
+
+    def view(request: Any) -> Response:
+        request.session["who"] = "user"
+        request.admin_session["who"] = "admin"
+        return Response()
+
+    config.add_route("both", "/admin/both")
+    config.add_view(view, route_name="both")
+    response = TestApp(config.make_wsgi_app()).get("/admin/both")
+    cookies = response.headers.getall("Set-Cookie")
+    assert {cookie.partition("=")[0] for cookie in cookies} == {"session", "admin"}
+    prefixes = sorted(key.partition(b":")[0] for key in redis_client.scan_iter())
+    assert prefixes == [b"admin", b"session"]
+
+
+def test_tests_of_the_testing_page_pass(tmp_path: Path, redis_binary: str) -> None:
+    blocks = [sample.text for sample in samples(DOCS / "testing.rst", "python")]
+    file = tmp_path / "test_samples.py"
+    file.write_text("\n".join(blocks))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_SERVER": redis_binary},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    count = sum(block.count("def test_") for block in blocks)
+    assert f"{count} passed" in done.stdout
+
+
+# -- names -------------------------------------------------------------------------
+
+
+def documented(page: Path, module: str) -> set[str]:
+    """The names of one module that the page's autodoc directives document."""
+    names = set()
+    current = ""
+    pattern = re.compile(r"^\.\. (module|auto(?:class|function|exception))::\s+(\S+)", re.MULTILINE)
+    for kind, name in pattern.findall(page.read_text(encoding="utf-8")):
+        if kind == "module":
+            current = name
+        elif "." not in name and current == module:
+            assert name not in names, f"{name} is documented twice"
+            names.add(name)
+    return names
+
+
+def test_api_page_documents_exactly_the_public_names() -> None:
+    package = pyramid_redis_lua_sessions
+    assert documented(DOCS / "api.rst", package.__name__) == set(package.__all__)
+    assert documented(DOCS / "testing.rst", testing.__name__) == set(testing.__all__)
+
+
+def test_scripts_page_includes_the_header_of_every_script() -> None:
+    text = (DOCS / "scripts.rst").read_text(encoding="utf-8")
+    include = r"\.\. literalinclude:: \.\./(lua/\w+\.lua)\n   :language: text\n"
+    included = re.findall(include + r"   :start-after: --\[\[\n   :end-before: \]\]\n", text)
+    assert sorted(included) == sorted(f"lua/{path.name}" for path in (ROOT / "lua").glob("*.lua"))
+    for name in included:
+        assert f"\n{Path(name).stem}\n---" in text
+        source = (ROOT / name).read_text(encoding="utf-8")
+        assert source.startswith("--[[\n")
+        # The header holds no ]] of its own, or the page would show only a part of it.
+        assert "Returns:" in source.partition("]]")[0]
+
+
+def test_settings_page_shows_every_setting_once() -> None:
+    settings_page = extension("session_settings")
+    groups = settings_page.grouped()
+    shown = re.findall(
+        r"^\.\. session-settings:: (.+)$", (DOCS / "settings.rst").read_text(), re.MULTILINE
+    )
+    assert shown == list(groups)
+    assert [row.name for group in groups.values() for row in group] == [row.name for row in rows()]
+    assert [row for row in rows() if row.gone] == groups["Without effect"]
+    for row in rows():
+        text = settings_page.describe(row)
+        assert f".. confval:: {PREFIX}{row.name}\n" in text
+        for alias in row.aliases:
+            assert f"``{PREFIX}{alias}``" in text
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in rows()])
+def test_default_that_the_settings_page_shows_parses_to_the_default(row: Row) -> None:
+    shown = extension("session_settings").default_of(row)
+    if "from code only" in row.doc:
+        assert row.default is None
+        assert shown == "None"
+    else:
+        assert row.parser(shown) == row.default
+
+
+def test_settings_that_the_pages_name_exist() -> None:
+    known = {name for row in rows() for name in (row.name, *row.aliases)}
+    for page in PAGES:
+        for name in re.findall(r"redis\.sessions\.(\w+)", page.read_text(encoding="utf-8")):
+            assert name in known, f"{page.name}: {name}"
+
+
+def test_pages_of_the_documentation_are_all_in_its_tree() -> None:
+    index = (DOCS / "index.rst").read_text(encoding="utf-8")
+    entries = set()
+    for tree in re.findall(r"\.\. toctree::\n(?:   :.*\n)*\n((?:   \S+\n)+)", index):
+        entries.update(tree.split())
+    assert entries == {page.stem for page in DOCS.glob("*.rst")} - {"index"}
+
+
+def test_readme_and_change_log_are_plain_restructuredtext() -> None:
+    # The package index renders them with docutils, which knows no Sphinx roles.
+    for name in ("README.rst", "CHANGES.rst"):
+        docutils.core.publish_string(
+            (ROOT / name).read_text(encoding="utf-8"),
+            writer="html",
+            settings_overrides={"halt_level": 2, "report_level": 2, "_disable_config": True},
+        )
+
+
+# -- figures -----------------------------------------------------------------------
+
+
+def round_trips_in_readme() -> dict[str, int]:
+    """The table of README: what a request does, to the round trips it is said to take here."""
+    section = README.read_text(encoding="utf-8").partition(".. round-trips")[2]
+    return {
+        found.group(1).strip(): int(found.group(2))
+        for found in re.finditer(r"^(\S.*?) {2,}\d+ +(\d+)$", section, re.MULTILINE)
+    }
+
+
+def login(request: Any) -> None:
+    request.session.regenerate_id()
+    request.session["user"] = "Ann"
+
+
+#: For each row of the table: whether the request comes with a session, and what it does.
+REQUESTS: dict[str, tuple[bool, Callable[[Any], Any]]] = {
+    "session never touched": (True, lambda request: None),
+    "no cookie, and only read": (False, lambda request: request.session.get("a")),
+    "session read": (True, lambda request: request.session["a"]),
+    "first write: a new session": (False, lambda request: request.session.update(a=1)),
+    "read and write": (True, lambda request: request.session.update(a=request.session["a"] + 1)),
+    "log in: a new id, the data kept": (True, login),
+}
+
+
+def test_round_trips_are_those_of_the_readme(proxy: CountingProxy) -> None:
+    with Configurator(
+        settings={"redis.sessions.url": proxy.url, "redis.sessions.secret": SECRET}
+    ) as config:
+        config.include("pyramid_redis_lua_sessions")
+
+        def view(request: Any) -> Response:
+            REQUESTS[request.GET["do"]][1](request)
+            return Response()
+
+        config.add_route("home", "/")
+        config.add_view(view, route_name="home")
+        application = config.make_wsgi_app()
+
+    measured = {}
+    for name, (with_session, _) in REQUESTS.items():
+        browser = TestApp(application)
+        if with_session:
+            browser.get("/", {"do": "first write: a new session"})
+        proxy.reset()
+        browser.get("/", {"do": name})
+        measured[name] = proxy.round_trips
+    assert measured == round_trips_in_readme()

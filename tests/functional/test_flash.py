@@ -1,0 +1,214 @@
+"""Flash messages: queues, order, duplicates, and that each is a field of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from pyramid_redis_lua_sessions.testing import CountingProxy
+from tests.support.app import Browser, data_fields, make_browser
+
+QUEUES = [
+    "",
+    "a",
+    "A",
+    "a ",
+    "a\x1f",
+    "\x1f",
+    "\x1fa",
+    "a\x1fb",
+    "é",
+    "\ud800",
+    "~",
+    ".a",
+    "q" * 999,
+]
+
+
+@pytest.fixture
+def browser(redis_url: str) -> Browser:
+    return make_browser(redis_url)
+
+
+def test_messages_are_there_in_the_next_request_in_order(browser: Browser) -> None:
+    browser.use(lambda session: [session.flash(n) for n in range(300)])
+    assert browser.use(lambda session: session.peek_flash()) == list(range(300))
+    assert browser.use(lambda session: session.pop_flash()) == list(range(300))
+    assert browser.use(lambda session: session.pop_flash()) == []
+
+
+def test_messages_of_several_requests_stay_in_order(browser: Browser) -> None:
+    for n in range(10):
+        browser.use(lambda session, n=n: (session.flash(f"{n}a"), session.flash(f"{n}b")))
+    expected = [f"{n}{half}" for n in range(10) for half in "ab"]
+    assert browser.use(lambda session: session.pop_flash()) == expected
+
+
+def test_messages_are_there_in_the_same_request(browser: Browser) -> None:
+    def view(session: Any) -> None:
+        assert session.peek_flash() == []
+        session.flash("one")
+        session.flash("two")
+        assert session.peek_flash() == ["one", "two"]
+        assert session.pop_flash() == ["one", "two"]
+        assert session.pop_flash() == []
+        session.flash("three")
+        assert session.peek_flash() == ["three"]
+
+    browser.use(view)
+    assert browser.use(lambda session: session.pop_flash()) == ["three"]
+
+
+def test_message_popped_in_its_own_request_is_never_stored(
+    browser: Browser, redis_client: redis.Redis
+) -> None:
+    browser.use(lambda session: (session.flash("gone"), session.pop_flash()))
+    assert redis_client.dbsize() == 0
+    assert "Set-Cookie" not in browser.response.headers
+
+
+def test_message_added_after_a_pop_comes_alone(browser: Browser) -> None:
+    browser.use(lambda session: session.flash("old"))
+    browser.use(lambda session: (session.pop_flash(), session.flash("new")))
+    assert browser.use(lambda session: session.pop_flash()) == ["new"]
+
+
+def test_peek_leaves_and_pop_removes(browser: Browser, redis_client: redis.Redis) -> None:
+    browser.use(lambda session: session.flash("m"))
+    for _ in range(2):
+        assert browser.use(lambda session: session.peek_flash()) == ["m"]
+    assert len(data_fields(redis_client, browser.key)) == 1
+    assert browser.use(lambda session: session.pop_flash()) == ["m"]
+    assert data_fields(redis_client, browser.key) == {}
+
+
+def test_list_from_a_peek_is_the_callers_own(browser: Browser) -> None:
+    browser.use(lambda session: session.flash("m"))
+    browser.use(lambda session: session.peek_flash().append("smuggled"))
+    assert browser.use(lambda session: session.pop_flash()) == ["m"]
+
+
+@pytest.mark.parametrize("queue", QUEUES, ids=ascii)
+def test_queue_of_any_name_is_kept_apart_from_all_others(browser: Browser, queue: str) -> None:
+    browser.use(lambda session: [session.flash([name], name) for name in QUEUES])
+    assert browser.use(lambda session: session.pop_flash(queue)) == [[queue]]
+    left = browser.use(lambda session: [session.pop_flash(name) for name in QUEUES])
+    assert left == [[] if name == queue else [[name]] for name in QUEUES]
+
+
+def test_duplicates_are_allowed_by_default(browser: Browser) -> None:
+    browser.use(lambda session: (session.flash("m"), session.flash("m")))
+    browser.use(lambda session: session.flash("m", "", True))
+    assert browser.use(lambda session: session.pop_flash()) == ["m"] * 3
+
+
+@pytest.mark.parametrize("message", ["text", 5, {"a": [1]}, ("t", 1), {"x", "y"}, None])
+def test_duplicate_is_suppressed_when_it_is_not_allowed(browser: Browser, message: Any) -> None:
+    def flash(session: Any) -> None:
+        session.flash(message, allow_duplicate=False)
+        session.flash(message, queue="other", allow_duplicate=False)
+        session.flash(message, "", False)
+
+    browser.use(flash)
+    browser.use(flash)
+    assert browser.use(lambda session: session.pop_flash()) == [message]
+    assert browser.use(lambda session: session.pop_flash("other")) == [message]
+    browser.use(flash)
+    assert browser.use(lambda session: session.pop_flash()) == [message]
+
+
+@pytest.mark.parametrize(
+    "message", ["", "text", b"bytes", 1.5, True, None, {"a": {"b"}}, ["l"], ("t",), "<b>é\ud800"]
+)
+def test_message_of_any_type_comes_back_as_it_was(browser: Browser, message: Any) -> None:
+    browser.use(lambda session: session.flash(message))
+    (back,) = browser.use(lambda session: session.pop_flash())
+    assert (type(back), back) == (type(message), message)
+
+
+def test_messages_are_no_keys_of_the_session(browser: Browser) -> None:
+    def view(session: Any) -> None:
+        session.flash("m")
+        assert dict(session) == {}
+        assert len(session) == 0
+        assert session == {}
+
+    browser.use(view)
+    browser.use(view)
+    assert browser.use(lambda session: session.pop_flash()) == ["m", "m"]
+
+
+def test_session_with_only_a_message_is_stored(browser: Browser) -> None:
+    browser.use(lambda session: session.flash("m"))
+    assert browser.session_id is not None
+    assert browser.use(lambda session: session.new) is False
+
+
+def test_clear_and_invalidate_remove_messages(browser: Browser) -> None:
+    for end in ("clear", "invalidate"):
+        browser.use(lambda session: (session.flash("m"), session.flash("n", "q")))
+        browser.use(lambda session, end=end: getattr(session, end)())
+        assert browser.use(lambda session: session.pop_flash() + session.pop_flash("q")) == []
+
+
+def test_messages_survive_a_new_id(browser: Browser) -> None:
+    browser.use(lambda session: (session.flash("one"), session.flash("q", "queue")))
+    browser.use(lambda session: (session.regenerate_id(), session.flash("two")))
+    assert browser.use(lambda session: session.pop_flash()) == ["one", "two"]
+    assert browser.use(lambda session: session.pop_flash("queue")) == ["q"]
+
+
+def test_message_that_was_added_meanwhile_survives_a_pop(browser: Browser) -> None:
+    """Each message is a field of its own, so that nobody writes a whole queue back."""
+    browser.use(lambda session: session.flash("one"))
+    window = browser.copy()
+
+    def slow(session: Any) -> list[Any]:
+        popped: list[Any] = session.pop_flash()
+        window.use(lambda other: other.flash("two"))
+        return popped
+
+    assert browser.use(slow) == ["one"]
+    assert browser.use(lambda session: session.pop_flash()) == ["two"]
+
+
+def test_messages_of_overlapping_requests_all_survive_in_order(browser: Browser) -> None:
+    browser.use(lambda session: session.flash("first"))
+    window = browser.copy()
+
+    def slow(session: Any) -> None:
+        session.flash("second")
+        window.use(lambda other: other.flash("third"))
+
+    browser.use(slow)
+    assert browser.use(lambda session: session.pop_flash()) == ["first", "second", "third"]
+
+
+def test_pop_of_an_empty_queue_saves_nothing(proxy: CountingProxy) -> None:
+    browser = make_browser(proxy.url)
+    browser.use(lambda session: session.flash("m", "other"))
+    proxy.reset()
+    assert browser.use(lambda session: (session.pop_flash(), session.peek_flash())) == ([], [])
+    assert proxy.round_trips == 1
+    proxy.reset()
+    assert browser.another().use(lambda session: session.pop_flash()) == []
+    assert proxy.round_trips == 0
+
+
+def test_message_whose_value_cannot_be_decoded_does_not_hide_the_others(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    def load(data: bytes) -> Any:
+        if data == b"bad":
+            raise ValueError
+        return data.decode()
+
+    browser = make_browser(
+        redis_url, serialize=lambda value: "".join(value).encode(), deserialize=load
+    )
+    browser.use(lambda session: [session.flash(tuple(word)) for word in ("one", "bad", "two")])
+    assert browser.use(lambda session: session.pop_flash()) == ["one", "two"]
+    # It stays for a release of the application that can read it.
+    assert len(data_fields(redis_client, browser.key)) == 1

@@ -1,0 +1,358 @@
+"""Gone means gone: sessions that ended, expired or were evicted under a request in flight."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pyramid_redis_lua_sessions.errors import (
+    InvalidSession_ChangesDropped,
+    InvalidSession_NotInBackend,
+)
+from pyramid_redis_lua_sessions.testing import CountingProxy
+from tests.support.app2 import stored_sessions
+from tests.support.overlap import Overlap, id_in
+from tests.support.waiting import wait_until
+
+Start = Callable[..., Overlap]
+
+KEY = "session:"
+
+
+@pytest.fixture
+def start(redis_url: str) -> Iterator[Start]:
+    """Makes an application whose requests overlap as the test says."""
+    made: list[Overlap] = []
+
+    def make(**options: Any) -> Overlap:
+        made.append(Overlap(options.pop("redis_url", redis_url), **options))
+        return made[-1]
+
+    yield make
+    for overlap in made:
+        overlap.__exit__()
+
+
+def put(key: Any, value: Any) -> Callable[[Any], None]:
+    return lambda session: session.__setitem__(key, value)
+
+
+def invalidate(session: Any) -> None:
+    session.invalidate()
+
+
+def session_with(overlap: Overlap, *steps: Callable[[Any], Any]) -> str:
+    cookie = overlap.run(None, *steps).cookie
+    assert cookie is not None
+    return cookie
+
+
+def loaded(overlap: Overlap, cookie: str) -> Any:
+    driven = overlap.begin(cookie)
+    driven.do(lambda session: session.session_id)
+    return driven
+
+
+def key_of(cookie: str | None) -> str:
+    """Return the Redis key of the session that a cookie names."""
+    return KEY + id_in(cookie)
+
+
+def everything_in(client: Any) -> dict[bytes, dict[bytes, bytes]]:
+    return {key: client.hgetall(key) for key in client.scan_iter()}
+
+
+# -- how a session can end under a request -------------------------------------------------
+
+
+def log_out(overlap: Overlap, client: Any, cookie: str) -> None:
+    overlap.run(cookie, invalidate)
+
+
+def regenerate(overlap: Overlap, client: Any, cookie: str) -> None:
+    overlap.run(cookie, lambda session: session.regenerate_id())
+
+
+def empty(overlap: Overlap, client: Any, cookie: str) -> None:
+    overlap.run(cookie, lambda session: session.clear())
+
+
+def expire(overlap: Overlap, client: Any, cookie: str) -> None:
+    client.pexpire(key_of(cookie), 1)
+    wait_until(lambda: not client.exists(key_of(cookie)))
+
+
+def evict(overlap: Overlap, client: Any, cookie: str) -> None:
+    client.delete(key_of(cookie))
+
+
+ENDINGS = [log_out, regenerate, empty, expire, evict]
+
+#: What a view may do with a session that has ended meanwhile.
+WRITES: dict[str, Callable[[Any], Any]] = {
+    "assign": put("new", 1),
+    "delete": lambda session: session.__delitem__("n"),
+    "nested change": lambda session: session["list"].append(1),
+    "clear": lambda session: session.clear(),
+    "flash": lambda session: session.flash("new"),
+    "pop_flash": lambda session: session.pop_flash(),
+    "csrf": lambda session: session.get_csrf_token(),
+    "timeout": lambda session: session.adjust_session_timeout(99),
+    "expires": lambda session: session.adjust_session_expires(3_000_000_000),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("end", ENDINGS)
+@pytest.mark.parametrize("mode", ["merge", "retry"])
+def test_a_save_changes_nothing_and_is_reported_when_its_session_is_gone(
+    start: Start, redis_client: Any, end: Any, write: Any, mode: str
+) -> None:
+    overlap = start(invalidate_empty_session=True, on_conflict=mode)
+    cookie = session_with(overlap, put("n", 1), put("list", []), lambda s: s.flash("old"))
+    slow = loaded(overlap, cookie)
+    slow.do(write)
+    end(overlap, redis_client, cookie)
+    before = everything_in(redis_client)
+    answer = slow.finish()
+    assert everything_in(redis_client) == before
+    assert [type(problem) for problem in slow.problems] == [InvalidSession_ChangesDropped]
+    assert answer.status == 200
+    assert answer.cookies == []
+
+
+@pytest.mark.parametrize("end", ENDINGS)
+def test_nothing_is_reported_when_a_request_only_read_a_session_that_is_gone(
+    start: Start, redis_client: Any, end: Any
+) -> None:
+    overlap = start(invalidate_empty_session=True)
+    cookie = session_with(overlap, put("n", 1))
+    slow = loaded(overlap, cookie)
+    end(overlap, redis_client, cookie)
+    assert slow.do(dict) == {"n": 1}
+    assert slow.finish().cookies == []
+    assert slow.problems == []
+
+
+@pytest.mark.parametrize("end", ENDINGS)
+def test_an_old_cookie_finds_nothing_when_its_session_is_gone(
+    start: Start, redis_client: Any, end: Any
+) -> None:
+    overlap = start(invalidate_empty_session=True)
+    cookie = session_with(overlap, put("n", 1))
+    end(overlap, redis_client, cookie)
+    driven = overlap.begin(cookie)
+    assert driven.do(dict) == {}
+    assert driven.do(lambda session: session.new)
+    assert driven.finish().cookies == []
+    assert isinstance(driven.problems[0], InvalidSession_NotInBackend)
+
+
+@pytest.mark.parametrize("please", ["please_recookie", "adjust_cookie_max_age"])
+@pytest.mark.parametrize("end", ENDINGS)
+def test_no_cookie_is_sent_again_when_its_session_is_gone(
+    start: Start, redis_client: Any, end: Any, please: str
+) -> None:
+    overlap = start(invalidate_empty_session=True)
+    cookie = session_with(overlap, put("n", 1))
+    slow = loaded(overlap, cookie)
+    args = [] if please == "please_recookie" else [1000]
+    slow.do(lambda session: getattr(session, please)(*args))
+    end(overlap, redis_client, cookie)
+    before = redis_client.keys()
+    assert slow.finish().cookies == []
+    assert redis_client.keys() == before
+
+
+@pytest.mark.parametrize("use_ttl", [True, False])
+def test_a_save_does_not_revive_a_session_that_has_expired_in_the_meantime(
+    start: Start, redis_client: Any, use_ttl: bool
+) -> None:
+    overlap = start(timeout=0.15, set_redis_ttl=use_ttl)
+    cookie = session_with(overlap, put("n", 1))
+    slow = loaded(overlap, cookie)
+    slow.do(put("n", 2))
+    # Asked without a touch: a load would keep the session alive.
+    wait_until(lambda: not alive(redis_client, key_of(cookie)))
+    assert slow.finish().cookies == []
+    assert isinstance(slow.problems[-1], InvalidSession_ChangesDropped)
+    assert stored_sessions(redis_client) == {}
+
+
+def alive(client: Any, key: str) -> bool:
+    expires = client.hget(key, "expires")
+    seconds, microseconds = client.time()
+    if expires is not None:
+        return int(expires) > seconds * 1000 + microseconds // 1000
+    return bool(client.exists(key))
+
+
+@pytest.mark.parametrize("end", [expire, evict])
+def test_a_request_that_logs_in_is_logged_in_when_its_session_is_gone(
+    start: Start, redis_client: Any, end: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("cart", 1))
+    slow = loaded(overlap, cookie)
+    end(overlap, redis_client, cookie)
+    slow.do(put("user", "ada"))
+    slow.do(lambda session: session.regenerate_id())
+    assert overlap.read(slow.finish().cookie) == {"user": "ada"}
+
+
+# -- markers and grace ---------------------------------------------------------------------
+
+
+def test_an_ended_session_leaves_only_a_marker_with_a_ttl_when_the_user_logs_out(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("secret", 1))
+    assert overlap.run(cookie, invalidate).deletes
+    assert set(redis_client.hgetall(key_of(cookie))) == {b"moved"}
+    assert 0 < redis_client.pttl(key_of(cookie)) <= 60_000
+
+
+def test_a_request_in_flight_touches_neither_redis_nor_the_cookie_when_its_session_ended(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("n", 1))
+    overlap.run(cookie, invalidate)
+    before = redis_client.hgetall(key_of(cookie))
+    ttl = redis_client.pttl(key_of(cookie))
+    driven = overlap.begin(cookie)
+    driven.do(put("a", 1))
+    driven.do(lambda session: session.flash("b"))
+    assert driven.do(dict) == {"a": 1}  # the view works with it as with any
+    assert driven.do(lambda session: session.ensure_id()) is None
+    assert driven.finish().cookies == []
+    assert isinstance(driven.problems[-1], InvalidSession_ChangesDropped)
+    assert redis_client.hgetall(key_of(cookie)) == before
+    assert redis_client.keys() == [key_of(cookie).encode()]
+    assert redis_client.pttl(key_of(cookie)) <= ttl
+
+
+@pytest.mark.parametrize("grace", [5, 0.05])
+def test_an_old_marker_counts_as_an_unknown_id_when_grace_is_over(
+    start: Start, redis_client: Any, grace: float
+) -> None:
+    overlap = start(grace=grace)
+    cookie = session_with(overlap, put("n", 1))
+    overlap.run(cookie, invalidate)
+    age_marker(redis_client, key_of(cookie), milliseconds=int(grace * 1000) + 100)
+    answer = overlap.run(cookie, put("fresh", 1))
+    assert overlap.read(answer.cookie) == {"fresh": 1}
+    assert key_of(answer.cookie) != key_of(cookie)
+
+
+def test_a_marker_counts_as_long_as_grace_says_when_it_is_longer_than_the_default(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start(grace=30)
+    cookie = session_with(overlap, put("n", 1))
+    overlap.run(cookie, invalidate)
+    age_marker(redis_client, key_of(cookie), milliseconds=20_000)
+    assert overlap.run(cookie, put("fresh", 1)).cookies == []
+
+
+def age_marker(client: Any, key: str, milliseconds: int) -> None:
+    at, nonce = client.hget(key, "moved").split()
+    client.hset(key, "moved", b"%d %s" % (int(at) - milliseconds, nonce))
+
+
+def test_a_new_session_is_made_when_a_request_in_flight_invalidates_and_then_writes(
+    start: Start,
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("n", 1))
+    overlap.run(cookie, invalidate)
+    answer = overlap.run(cookie, lambda session: session.get("n"), invalidate, put("user", "ada"))
+    assert overlap.read(answer.cookie) == {"user": "ada"}
+
+
+# -- logging out ---------------------------------------------------------------------------
+
+
+def test_the_log_names_no_id_and_no_value_when_changes_are_dropped(
+    start: Start, redis_client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    overlap = start()
+    cookie = session_with(overlap, put("n", "value-of-n"))
+    slow = loaded(overlap, cookie)
+    slow.do(put("n", "value-that-is-lost"))
+    overlap.run(cookie, invalidate)
+    slow.finish()
+    assert "changes dropped" in caplog.text
+    assert "value-" not in caplog.text
+    assert key_of(cookie).removeprefix(KEY) not in caplog.text
+
+
+def test_the_session_ends_once_when_two_requests_log_out(start: Start, redis_client: Any) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("n", 1))
+    first, second = loaded(overlap, cookie), loaded(overlap, cookie)
+    first.do(invalidate)
+    second.do(invalidate)
+    first.finish()
+    marker = redis_client.hgetall(key_of(cookie))
+    second.finish()
+    assert redis_client.hgetall(key_of(cookie)) == marker
+    assert stored_sessions(redis_client) == {}
+
+
+@pytest.mark.parametrize("mode", ["merge", "retry"])
+def test_a_logout_ends_the_session_when_a_write_slips_in_before_it(
+    start: Start, redis_client: Any, mode: str
+) -> None:
+    overlap = start(on_conflict=mode)
+    cookie = session_with(overlap, put("n", 1))
+    leaving = loaded(overlap, cookie)
+    assert leaving.do(dict) == {"n": 1}
+    overlap.run(cookie, put("n", 2))
+    leaving.do(invalidate)
+    answer = leaving.finish()
+    assert (answer.status, answer.deletes) == (200, True)
+    assert stored_sessions(redis_client) == {}
+
+
+def test_the_session_ends_when_the_reply_to_a_logout_was_lost(
+    start: Start, proxy: CountingProxy, redis_client: Any
+) -> None:
+    overlap = start(redis_url=proxy.url)
+    cookie = session_with(overlap, put("n", 1))
+    driven = loaded(overlap, cookie)
+    driven.do(invalidate)
+    proxy.lose_replies(1)
+    assert driven.finish().deletes
+    assert stored_sessions(redis_client) == {}
+
+
+def test_one_session_is_made_when_the_reply_to_its_creation_was_lost(
+    start: Start, proxy: CountingProxy, redis_client: Any
+) -> None:
+    overlap = start(redis_url=proxy.url)
+    session_with(overlap, put("n", 1))  # connects
+    driven = overlap.begin()
+    driven.do(put("n", 2))
+    proxy.lose_replies(1)
+    answer = driven.finish()
+    assert overlap.read(answer.cookie) == {"n": 2}
+    assert len(stored_sessions(redis_client)) == 2
+
+
+def test_the_cookie_is_deleted_when_the_reply_to_an_emptying_save_was_lost(
+    start: Start, proxy: CountingProxy, redis_client: Any
+) -> None:
+    overlap = start(redis_url=proxy.url, invalidate_empty_session=True)
+    cookie = session_with(overlap, put("n", 1))
+    driven = loaded(overlap, cookie)
+    driven.do(lambda session: session.clear())
+    proxy.lose_replies(1)
+    assert driven.finish().deletes
+    assert driven.problems == []
+    assert stored_sessions(redis_client) == {}

@@ -1,0 +1,467 @@
+"""``session.regenerate_id()``: a new id, all data, and nothing left under the old one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pyramid.response import Response
+
+from pyramid_redis_lua_sessions import StoreError
+from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
+from pyramid_redis_lua_sessions.testing import CountingProxy
+from tests.support.app2 import data_fields, stored_sessions
+from tests.support.overlap import Overlap, id_in
+from tests.support.waiting import wait_until
+
+Start = Callable[..., Overlap]
+
+KEY = "session:"
+
+
+@pytest.fixture
+def start(redis_url: str) -> Iterator[Start]:
+    """Makes an application whose requests overlap as the test says."""
+    made: list[Overlap] = []
+
+    def make(**options: Any) -> Overlap:
+        made.append(Overlap(options.pop("redis_url", redis_url), **options))
+        return made[-1]
+
+    yield make
+    for overlap in made:
+        overlap.__exit__()
+
+
+def put(key: Any, value: Any) -> Callable[[Any], None]:
+    return lambda session: session.__setitem__(key, value)
+
+
+def look(key: Any) -> Callable[[Any], Any]:
+    return lambda session: session.get(key)
+
+
+def regenerate(session: Any) -> None:
+    session.regenerate_id()
+
+
+def log_in(session: Any) -> None:
+    session["user"] = "ada"
+    session.regenerate_id()
+
+
+def session_with(overlap: Overlap, *steps: Callable[[Any], Any]) -> str:
+    cookie = overlap.run(None, *steps).cookie
+    assert cookie is not None
+    return cookie
+
+
+def loaded(overlap: Overlap, cookie: str) -> Any:
+    driven = overlap.begin(cookie)
+    driven.do(lambda session: session.session_id)
+    return driven
+
+
+def everything(overlap: Overlap, cookie: str | None) -> Any:
+    """Return the values and messages that a request finds."""
+    driven = overlap.begin(cookie)
+    found = driven.do(lambda session: (dict(session), session.peek_flash()))
+    driven.finish()
+    return found
+
+
+# -- what stays, what goes -----------------------------------------------------------------
+
+
+def test_all_data_is_under_a_new_id_when_the_id_is_regenerated(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("cart", ["tea"]), put(1, 2), lambda s: s.flash("hi"))
+    answer = overlap.run(cookie, log_in)
+    assert id_in(answer.cookie) != id_in(cookie)
+    assert everything(overlap, answer.cookie) == ({"cart": ["tea"], 1: 2, "user": "ada"}, ["hi"])
+    assert list(stored_sessions(redis_client)) == [id_in(answer.cookie)]
+
+
+@pytest.mark.parametrize("load_first", [True, False])
+def test_the_old_id_gives_nothing_when_it_was_regenerated(start: Start, load_first: bool) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("cart", 1))
+    driven = overlap.begin(cookie)
+    if load_first:
+        driven.do(look("cart"))
+    driven.do(log_in)
+    driven.finish()
+    assert everything(overlap, cookie) == ({}, [])
+
+
+def test_it_takes_one_round_trip_when_a_loaded_session_is_regenerated(
+    start: Start, proxy: CountingProxy
+) -> None:
+    overlap = start(redis_url=proxy.url)
+    cookie = session_with(overlap, put("cart", 1))
+    proxy.reset()
+    overlap.run(cookie, log_in)
+    assert proxy.round_trips == 2  # the load, and one pipeline
+    assert proxy.command_names == ["EVALSHA"] * 3
+
+
+def test_changes_made_before_and_after_the_call_are_kept_when_the_id_is_regenerated(
+    start: Start,
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("before", 0), put("gone", 0), put("list", []))
+    answer = overlap.run(
+        cookie,
+        put("before", 1),
+        lambda session: session["list"].append(1),
+        regenerate,
+        put("after", 2),
+        lambda session: session.__delitem__("gone"),
+        lambda session: session.flash("late"),
+    )
+    assert everything(overlap, answer.cookie) == (
+        {"before": 1, "after": 2, "list": [1]},
+        ["late"],
+    )
+
+
+def test_one_id_is_made_when_it_is_regenerated_twice_in_a_request(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("a", 1))
+    answer = overlap.run(cookie, regenerate, regenerate)
+    assert len(answer.cookies) == 1
+    assert list(stored_sessions(redis_client)) == [id_in(answer.cookie)]
+
+
+def test_nothing_is_made_when_an_empty_session_is_regenerated(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    assert overlap.run(None, regenerate).cookies == []
+    assert redis_client.keys() == []
+
+
+def test_the_data_ends_when_the_session_is_regenerated_and_then_invalidated(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("a", 1))
+    answer = overlap.run(cookie, regenerate, lambda session: session.invalidate())
+    assert answer.deletes
+    assert stored_sessions(redis_client) == {}
+
+
+def test_the_values_are_sealed_for_the_new_id_when_it_is_regenerated(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("a", 1))
+    before = stored_sessions(redis_client)[id_in(cookie)]
+    new = id_in(overlap.run(cookie, regenerate).cookie)
+    after = stored_sessions(redis_client)[new]
+    assert data_fields(before) == data_fields(after) == {b".a"}
+    assert before[b".a"] != after[b".a"]
+
+
+# -- the CSRF token --------------------------------------------------------------------------
+
+
+def test_the_csrf_token_is_renewed_when_the_id_is_regenerated(start: Start) -> None:
+    overlap = start()
+    cookie = session_with(overlap, lambda session: session.get_csrf_token())
+    old = overlap.read(cookie)["_csrft_"]
+    driven = overlap.begin(cookie)
+    driven.do(regenerate)
+    shown = driven.do(lambda session: session.get_csrf_token())
+    answer = driven.finish()
+    assert old != shown
+    assert overlap.read(answer.cookie)["_csrft_"] == shown
+
+
+def test_the_csrf_token_stays_when_that_is_asked_for(start: Start) -> None:
+    overlap = start()
+    cookie = session_with(overlap, lambda session: session.get_csrf_token())
+    old = overlap.read(cookie)["_csrft_"]
+    answer = overlap.run(cookie, lambda session: session.regenerate_id(renew_csrf_token=False))
+    assert overlap.read(answer.cookie)["_csrft_"] == old
+
+
+def test_no_csrf_token_is_made_when_there_was_none(start: Start) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("a", 1))
+    assert overlap.read(overlap.run(cookie, regenerate).cookie) == {"a": 1}
+
+
+# -- writes that slip in between ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["merge", "retry"])
+def test_a_write_is_kept_when_it_slips_in_between_load_and_regeneration(
+    start: Start, mode: str
+) -> None:
+    overlap = start(on_conflict=mode)
+    cookie = session_with(
+        overlap, put("same", 1), put("changed", 1), put("gone", 1), lambda s: s.flash("old")
+    )
+    slow = loaded(overlap, cookie)
+    overlap.run(
+        cookie,
+        put("added", 2),
+        put("changed", 2),
+        lambda session: session.__delitem__("gone"),
+        lambda session: session.pop_flash(),
+        lambda session: session.flash("new"),
+    )
+    slow.do(log_in)
+    answer = slow.finish()
+    assert everything(overlap, answer.cookie) == (
+        {"same": 1, "changed": 2, "added": 2, "user": "ada"},
+        ["new"],
+    )
+
+
+def test_the_regenerating_request_is_the_last_writer_when_both_wrote_one_key(
+    start: Start,
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("mine", 0), put("deleted", 0))
+    slow = loaded(overlap, cookie)
+    overlap.run(cookie, put("mine", "theirs"), put("deleted", "theirs"))
+    slow.do(put("mine", "mine"))
+    slow.do(lambda session: session.__delitem__("deleted"))
+    slow.do(regenerate)
+    assert overlap.read(slow.finish().cookie) == {"mine": "mine"}
+
+
+def test_a_timeout_of_its_own_is_kept_when_it_slips_in_before_the_regeneration(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("a", 1))
+    slow = loaded(overlap, cookie)
+    overlap.run(cookie, lambda session: session.adjust_session_timeout(77))
+    slow.do(log_in)
+    new = id_in(slow.finish().cookie)
+    assert stored_sessions(redis_client)[new][b"timeout"] == b"77000"
+    assert redis_client.pttl(KEY + new) <= 77_000
+
+
+def test_it_conflicts_when_another_request_changed_what_the_regenerating_one_read(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start(on_conflict="retry")
+    cookie = session_with(overlap, put("credit", 5))
+    slow = loaded(overlap, cookie)
+    assert slow.do(look("credit")) == 5
+    overlap.run(cookie, put("credit", 0))
+    slow.do(log_in)
+    answer = slow.finish()
+    assert (answer.status, answer.cookies) == (409, [])
+    assert overlap.read(cookie) == {"credit": 0}
+    assert list(stored_sessions(redis_client)) == [id_in(cookie)]
+
+
+def test_the_id_is_regenerated_once_when_the_request_runs_again_after_a_conflict(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start(on_conflict="retry", configure=lambda config: config.include("pyramid_retry"))
+    cookie = session_with(overlap, put("credit", 5))
+    slow = loaded(overlap, cookie)
+    slow.do(look("credit"))
+    overlap.run(cookie, put("credit", 0))
+    slow.do(log_in)
+    assert slow.finish_attempt(), "it must be repeated"
+    assert slow.do(look("credit")) == 0
+    slow.do(log_in)
+    answer = slow.finish()
+    assert overlap.read(answer.cookie) == {"credit": 0, "user": "ada"}
+    assert list(stored_sessions(redis_client)) == [id_in(answer.cookie)]
+
+
+# -- requests in flight ------------------------------------------------------------------------
+
+
+def test_the_new_privileges_never_show_under_the_old_id_when_requests_overlap(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("cart", 1))
+    early, late = loaded(overlap, cookie), overlap.begin(cookie)
+    overlap.run(cookie, log_in)
+    assert early.do(dict) == {"cart": 1}
+    assert late.do(dict) == {}
+    early.do(put("x", 1))
+    late.do(put("x", 1))
+    for driven in (early, late):
+        assert driven.finish().cookies == []
+        assert isinstance(driven.problems[-1], InvalidSession_ChangesDropped)
+    kept = redis_client.hgetall(KEY + id_in(cookie))
+    assert data_fields(kept) <= {b".cart"}  # for a repeated call; no script reads it
+    assert everything(overlap, cookie) == ({}, [])
+
+
+def test_both_are_logged_in_when_two_logins_overlap(start: Start) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("cart", ["tea"]))
+    first, second = loaded(overlap, cookie), loaded(overlap, cookie)
+    first.do(log_in)
+    second.do(log_in)
+    one, two = first.finish(), second.finish()
+    assert overlap.read(one.cookie) == {"cart": ["tea"], "user": "ada"}
+    # What had ended with the old id is not copied a second time.
+    assert overlap.read(two.cookie) == {"user": "ada"}
+
+
+@pytest.mark.parametrize("end", [regenerate, lambda session: session.invalidate()])
+def test_the_data_of_an_ended_session_stays_ended_when_a_slower_request_logs_in(
+    start: Start, end: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("secret", 1), lambda session: session.flash("secret"))
+    slow = loaded(overlap, cookie)
+    assert slow.do(look("secret")) == 1
+    overlap.run(cookie, end)
+    slow.do(log_in)
+    assert everything(overlap, slow.finish().cookie) == ({"user": "ada"}, [])
+
+
+@pytest.mark.parametrize("with_token", [False, True])
+def test_no_session_is_made_when_a_slower_request_only_regenerates(
+    start: Start, redis_client: Any, with_token: bool
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("a", 1), lambda session: session.get_csrf_token())
+    slow = loaded(overlap, cookie)
+    new = overlap.run(cookie, log_in).cookie
+    slow.do(lambda session: session.regenerate_id(renew_csrf_token=with_token))
+    assert slow.finish().cookies == []
+    assert list(stored_sessions(redis_client)) == [id_in(new)]
+
+
+# -- ids, lifetimes, lost replies --------------------------------------------------------------
+
+
+def test_a_free_id_is_found_when_the_generator_returns_taken_ones(
+    start: Start, redis_client: Any
+) -> None:
+    ids = iter(["first", "first", "first", "first", "second"])
+    overlap = start(id_generator=lambda: next(ids))
+    cookie = session_with(overlap, put("a", 1))
+    answer = overlap.run(cookie, log_in)
+    assert id_in(answer.cookie) == "second"
+    assert overlap.read(answer.cookie) == {"a": 1, "user": "ada"}
+
+
+def test_a_write_is_kept_when_it_slips_in_and_the_generator_returns_a_taken_id(
+    start: Start,
+) -> None:
+    ids = iter(["first", "first", "second"])
+    overlap = start(id_generator=lambda: next(ids))
+    cookie = session_with(overlap, put("a", 1))
+    slow = loaded(overlap, cookie)
+    overlap.run(cookie, put("late", 2))
+    slow.do(log_in)
+    assert overlap.read(slow.finish().cookie) == {"a": 1, "late": 2, "user": "ada"}
+
+
+def test_the_session_lives_on_when_the_generator_returns_nothing_but_taken_ids(
+    start: Start,
+) -> None:
+    def sorry(request: Any) -> Response:
+        return Response(status=503)
+
+    ids = itertools.chain(["first", "other"], itertools.repeat("other"))
+    overlap = start(
+        id_generator=lambda: next(ids),
+        configure=lambda config: config.add_exception_view(sorry, context=StoreError),
+    )
+    cookie = session_with(overlap, put("a", 1))
+    session_with(overlap, put("b", 1))
+    answer = overlap.run(cookie, log_in)
+    assert (answer.status, answer.cookies) == (503, [])
+    assert overlap.read(cookie) == {"a": 1}
+
+
+def test_an_ended_id_is_not_used_again_when_the_generator_returns_it(start: Start) -> None:
+    ids = iter(["first", "second", "first", "third"])
+    overlap = start(id_generator=lambda: next(ids))
+    cookie = session_with(overlap, put("a", 1))
+    overlap.run(cookie, log_in)
+    assert id_in(session_with(overlap, put("b", 1))) == "third"
+
+
+def test_the_absolute_end_stays_when_the_id_is_regenerated(start: Start, redis_client: Any) -> None:
+    overlap = start(absolute_timeout=1000)
+    cookie = session_with(overlap, put("a", 1))
+    key = KEY + id_in(cookie)
+    made, nonce = redis_client.hget(key, "created").split()
+    redis_client.hset(key, "created", b"%d %s" % (int(made) - 900_000, nonce))
+    new = id_in(overlap.run(cookie, log_in).cookie)
+    assert int(redis_client.hget(KEY + new, "created").split()[0]) == int(made) - 900_000
+    assert redis_client.pttl(KEY + new) <= 100_000
+
+
+def test_a_lifetime_of_its_own_stays_when_the_id_is_regenerated(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    end = int(redis_client.time()[0]) + 500
+    cookie = session_with(
+        overlap,
+        put("a", 1),
+        lambda session: session.adjust_session_timeout(700),
+        lambda session: session.adjust_session_expires(end),
+    )
+    new = id_in(overlap.run(cookie, log_in).cookie)
+    fields = stored_sessions(redis_client)[new]
+    assert (fields[b"timeout"], fields[b"deadline"]) == (b"700000", b"%d000" % end)
+    assert redis_client.pttl(KEY + new) <= 500_000
+
+
+def test_one_new_id_is_made_when_the_reply_was_lost(
+    start: Start, proxy: CountingProxy, redis_client: Any
+) -> None:
+    overlap = start(redis_url=proxy.url)
+    cookie = session_with(overlap, put("a", 1))
+    slow = loaded(overlap, cookie)
+    overlap.run(cookie, put("late", 2))
+    slow.do(log_in)
+    proxy.reset()
+    proxy.lose_replies(1)
+    answer = slow.finish()
+    assert proxy.command_names.count("EVALSHA") >= 4  # the pipeline was sent twice
+    assert overlap.read(answer.cookie) == {"a": 1, "late": 2, "user": "ada"}
+    assert list(stored_sessions(redis_client)) == [id_in(answer.cookie)]
+
+
+def test_a_new_id_is_not_left_behind_when_its_cookie_cannot_be_sent(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("a", 1))
+    deaf = start(func_check_response_allow_cookies=lambda response: False)
+    driven = deaf.begin(cookie)
+    driven.do(log_in)
+    assert driven.finish().cookies == []
+    assert isinstance(driven.problems[-1], InvalidSession_ChangesDropped)
+    assert overlap.read(cookie) == {"a": 1}
+    assert list(stored_sessions(redis_client)) == [id_in(cookie)]
+
+
+def test_what_is_kept_of_the_old_id_goes_when_its_marker_expires(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    cookie = session_with(overlap, put("a", 1))
+    overlap.run(cookie, log_in)
+    key = KEY + id_in(cookie)
+    assert 0 < redis_client.pttl(key) <= 60_000
+    redis_client.pexpire(key, 1)
+    wait_until(lambda: not redis_client.exists(key))
+    assert overlap.read(cookie) == {}

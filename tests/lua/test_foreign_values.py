@@ -1,0 +1,162 @@
+"""What is not a session, or is one with damaged fields: a clear answer, and never a harm."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+
+from pyramid_redis_lua_sessions.scripts import Status
+from tests.support.scripts import Scripts
+
+MINUTE = 60_000
+
+CALLS: dict[str, Callable[[Scripts], list[Any]]] = {
+    "load": lambda scripts: scripts.load(absolute=MINUTE, trigger=MINUTE // 2),
+    "load, lru": lambda scripts: scripts.load(absolute=MINUTE, use_ttl=False),
+    "save": lambda scripts: scripts.save(
+        sets={b".a": b"1"}, deletes=[b"f"], new_timeout=0, remember=True
+    ),
+    "save, emptying": lambda scripts: scripts.save(deletes=[b"f"], end_if_empty=MINUTE),
+    "adjust": lambda scripts: scripts.adjust(new_timeout=0, new_deadline=2**42),
+    "end": lambda scripts: scripts.end(),
+    "end, keeping": lambda scripts: scripts.end(keep_fields=True),
+    "revive": lambda scripts: scripts.revive(),
+    "swap": lambda scripts: scripts.swap("s", (b".a", None, b"1"), (b"f", b"1", None)),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", ["string", "list", "set", "zset", "stream"])
+def test_value_of_another_type_is_a_wrongtype_error_and_stays(
+    scripts: Scripts, redis_client: redis.Redis, kind: str, call: str
+) -> None:
+    {
+        "string": lambda: redis_client.set("s", "created"),
+        "list": lambda: redis_client.rpush("s", "created"),
+        "set": lambda: redis_client.sadd("s", "created"),
+        "zset": lambda: redis_client.zadd("s", {"created": 1}),
+        "stream": lambda: redis_client.xadd("s", {"created": "1"}),
+    }[kind]()
+    before, changes = redis_client.dump("s"), scripts.changes()
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        CALLS[call](scripts)
+    assert (redis_client.dump("s"), scripts.changes()) == (before, changes)
+
+
+@pytest.mark.parametrize("kind", ["string", "list"])
+def test_create_takes_no_id_under_which_another_type_is_stored(
+    scripts: Scripts, redis_client: redis.Redis, kind: str
+) -> None:
+    if kind == "string":
+        redis_client.set("s", "x")
+    else:
+        redis_client.rpush("s", "x")
+    before, changes = redis_client.dump("s"), scripts.changes()
+    assert scripts.create(fields={b".a": b"1"}) == [Status.TAKEN]
+    assert (redis_client.dump("s"), scripts.changes()) == (before, changes)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"f": "1"}, id="foreign"),
+        pytest.param({".a": "1", "timeout": "1", "expires": "1", "deadline": "1"}, id="half"),
+    ],
+)
+def test_hash_without_created_is_no_session_and_stays(
+    scripts: Scripts, redis_client: redis.Redis, fields: dict[str, str], call: str
+) -> None:
+    redis_client.hset("s", mapping=fields)
+    before, changes = scripts.hash(), scripts.changes()
+    reply = CALLS[call](scripts)
+    assert reply == ([Status.GONE, 2] if call.startswith("load") else [Status.GONE])
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+def test_create_takes_no_id_under_which_a_foreign_hash_is_stored(scripts: Scripts) -> None:
+    scripts.client.hset("s", "f", "1")
+    assert scripts.create(nonce="1") == [Status.TAKEN]
+    assert scripts.hash() == {b"f": b"1"}
+
+
+@pytest.mark.parametrize("created", ["", "yes", "nan", "inf", "-1 n", " 5 n", "\x00"])
+def test_hash_with_a_foreign_created_is_no_session_for_a_load(
+    scripts: Scripts, created: str
+) -> None:
+    scripts.client.hset("s", mapping={"created": created, "f": "1"})
+    changes = scripts.changes()
+    assert scripts.load() == [Status.GONE, 2]
+    assert scripts.load(absolute=1, use_ttl=False) == [Status.GONE, 2]
+    assert scripts.create(nonce="n") == [Status.TAKEN]
+    assert scripts.changes() == changes
+
+
+GARBAGE = ["", " ", "x", "nan", "-nan", "inf", "-inf", "1e300", "-1e300", "-5", "0", "0x10", "\xff"]
+FIELDS = ["timeout", "expires", "deadline", "first", "saves", "created"]
+
+
+@pytest.mark.parametrize("call", [*CALLS, "create"])
+@pytest.mark.parametrize("field", FIELDS)
+def test_garbage_in_a_field_of_the_scripts_gives_an_answer_and_never_an_error(
+    scripts: Scripts, field: str, call: str
+) -> None:
+    for garbage in GARBAGE:
+        scripts.client.flushall()
+        scripts.create(fields={b".a": b"1"})
+        scripts.client.hset("s", field, garbage)
+        if call == "create":
+            reply = scripts.create(nonce="n")
+            assert reply[0] in (Status.CREATED, Status.TAKEN)
+            continue
+        reply = CALLS[call](scripts)
+        lived = (Status.LOADED, Status.SAVED, Status.ADJUSTED, Status.ENDED)
+        assert reply[0] in (*lived, Status.GONE), garbage
+        if reply[0] is Status.GONE and reply != [Status.GONE, 2]:
+            assert scripts.pttl() == -2, garbage  # ended, not half removed
+        elif call.startswith("load") and reply[0] is Status.LOADED:
+            assert reply[2][b".a"] == b"1"
+            assert -1 <= reply[1] <= 3_200_000_000_000, garbage
+
+
+@pytest.mark.parametrize("call", [*CALLS, "create"])
+def test_garbage_in_a_marker_gives_an_answer_and_never_a_session(
+    scripts: Scripts, call: str
+) -> None:
+    for garbage in GARBAGE:
+        scripts.client.flushall()
+        scripts.client.hset("s", mapping={"moved": garbage, ".a": "1"})
+        before, changes = scripts.hash(), scripts.changes()
+        if call == "create":
+            assert scripts.create() == [Status.TAKEN]
+        else:
+            refused = Status.GONE if call == "revive" else Status.MOVED
+            assert CALLS[call](scripts)[0] is refused, garbage
+        assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+@pytest.mark.parametrize(
+    "field", ["deadline", "expires"], ids=["garbled deadline", "garbled end in LRU mode"]
+)
+@pytest.mark.parametrize("garbage", ["", "x", "-5", "0", "-inf"])
+def test_a_garbled_end_is_an_end(scripts: Scripts, field: str, garbage: str) -> None:
+    # Who could write to Redis must not gain a longer life from damage.
+    scripts.create()
+    scripts.client.hset("s", field, garbage)
+    assert scripts.load() == [Status.GONE, 1]
+    assert scripts.pttl() == -2
+
+
+def test_unknown_fields_are_returned_and_kept(scripts: Scripts) -> None:
+    scripts.create(fields={b".a": b"1"})
+    scripts.client.hset("s", mapping={"other": "x", "": "empty"})
+    assert scripts.load()[2].items() >= {b"other": b"x", b"": b"empty"}.items()
+    assert scripts.save(deletes=[b".a"], end_if_empty=MINUTE)[0] is Status.SAVED
+    assert scripts.hash().items() >= {b"other": b"x", b"": b"empty"}.items()
+
+
+def test_a_very_large_value_is_returned_whole(scripts: Scripts) -> None:
+    value = bytes(range(256)) * 40_000  # about 10 MB
+    scripts.create(fields={b".a": value})
+    assert scripts.load()[2][b".a"] == value

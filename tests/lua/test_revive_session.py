@@ -1,0 +1,52 @@
+"""revive_session: takes back an ending, only for the call that ended the session."""
+
+import pytest
+
+from pyramid_redis_lua_sessions.scripts import Status
+from tests.support.scripts import Scripts, about
+
+MINUTE = 60_000
+FIELDS = {b".a": b"1", b"~q\x1fid": b"2"}
+
+
+@pytest.mark.parametrize(
+    "session", [{}, {"timeout": 0}, {"use_ttl": False}, {"timeout": 5 * MINUTE, "adjusted": True}]
+)
+def test_revived_session_is_as_it_was(scripts: Scripts, session: dict[str, int]) -> None:
+    scripts.create(fields=FIELDS, **session)
+    before, ttl = scripts.hash(), scripts.pttl()
+    scripts.end(nonce="x", keep_fields=True, marker=10 * MINUTE)
+    assert scripts.revive(nonce="x") == [Status.LOADED]
+    assert scripts.hash() == before
+    assert scripts.pttl() == (-1 if ttl == -1 else about(ttl))
+
+
+def test_revive_twice_is_one_revival(scripts: Scripts) -> None:
+    scripts.create(fields=FIELDS)
+    scripts.end(nonce="x", keep_fields=True)
+    scripts.revive(nonce="x")
+    before, changes = scripts.hash(), scripts.changes()
+    assert scripts.revive(nonce="x") == [Status.LOADED]
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+@pytest.mark.parametrize("keep_fields", [False, True])
+def test_an_ending_by_another_call_stands(scripts: Scripts, keep_fields: bool) -> None:
+    scripts.create(fields=FIELDS)
+    scripts.end(nonce="one", keep_fields=keep_fields)
+    before, changes = scripts.hash(), scripts.changes()
+    for nonce in ("two", "", "on", "one1", ".*"):
+        assert scripts.revive(nonce=nonce) == [Status.GONE]
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+def test_an_ending_that_kept_no_fields_stands(scripts: Scripts) -> None:
+    scripts.create(fields=FIELDS)
+    scripts.end(nonce="x")
+    assert scripts.revive(nonce="x") == [Status.GONE]
+    assert scripts.load()[0] is Status.MOVED
+
+
+def test_revive_of_nothing_creates_nothing(scripts: Scripts) -> None:
+    assert scripts.revive() == [Status.GONE]
+    assert scripts.pttl() == -2

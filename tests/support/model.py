@@ -1,0 +1,283 @@
+"""The rules of overlapping requests, as a plain Python model without Redis.
+
+Written from the documented rules, not from the engine: one class for what is stored, one for
+a request. A request sees what it loaded, and what it did itself; its changes reach the store
+when it finishes, in one step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import itertools
+from typing import Any
+
+CSRF = "_csrft_"
+
+
+class Phase(enum.Enum):
+    UNREAD = "unread"
+    FRESH = "fresh"
+    STORED = "stored"
+    ADRIFT = "adrift"
+
+
+class Flash:
+    """One flash message; two are never the same, and they sort by the time of ``flash()``."""
+
+    _ticks = itertools.count()
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.tick = next(Flash._ticks)
+
+
+#: What a session holds: key to value, and Flash to None.
+Data = dict[Any, Any]
+
+
+def values_of(data: Data) -> dict[Any, Any]:
+    return {key: value for key, value in data.items() if not isinstance(key, Flash)}
+
+
+def messages_of(data: Data) -> list[Any]:
+    flashes = sorted((key for key in data if isinstance(key, Flash)), key=lambda f: f.tick)
+    return [flash.message for flash in flashes]
+
+
+class World:
+    """What is stored.
+
+    :param retry: ``on_conflict = retry``, else ``merge``.
+    :param end_if_empty: ``invalidate_empty_session``.
+    """
+
+    def __init__(self, retry: bool = False, end_if_empty: bool = False) -> None:
+        self.retry = retry
+        self.end_if_empty = end_if_empty
+        #: Name of a session that lives, to what it holds. The names are the model's own.
+        self.live: dict[int, Data] = {}
+        #: Names of sessions that have ended not long ago.
+        self.markers: set[int] = set()
+        self._names = itertools.count(1)
+
+    def create(self, data: Data) -> int:
+        name = next(self._names)
+        self.live[name] = data
+        return name
+
+    def end(self, name: int) -> bool:
+        """End a session; tell whether it lived."""
+        if self.live.pop(name, None) is None:
+            return False
+        self.markers.add(name)
+        return True
+
+    def forget(self, name: int) -> None:
+        """Expiry or eviction: of a session, or of the marker that one has ended."""
+        self.live.pop(name, None)
+        self.markers.discard(name)
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What becomes of a request.
+
+    :ivar created: name of the session whose cookie the response sets.
+    :ivar deletes: the response deletes the cookie.
+    :ivar conflict: the save was refused, and nothing of it applied.
+    :ivar dropped: changes were lost because their session was over, and that is reported.
+    """
+
+    created: int | None = None
+    deletes: bool = False
+    conflict: bool = False
+    dropped: bool = False
+
+
+class ModelRequest:
+    """One request, with the cookie of a session or none."""
+
+    def __init__(self, world: World, name: int | None) -> None:
+        self.world = world
+        self.cookie = name
+        #: Whether the session had ended shortly before this request loaded it.
+        self.in_flight = False
+        self.invalidated = False
+        self.ending: int | None = None
+        self._stand(Phase.UNREAD)
+
+    def _stand(self, phase: Phase) -> None:
+        self.phase = phase
+        self.base: Data = {}  # as loaded
+        self.held: Data = {}  # as the request sees it
+        self.assigned: set[Any] = set()
+        self.mutated: set[Any] = set()
+        self.deleted: set[Any] = set()
+        self.regenerates = False
+        self.reads: dict[Any, Any] = {}  # what a save in retry mode relies on
+        self.names_read = False
+
+    def load(self) -> None:
+        if self.phase is not Phase.UNREAD:
+            return
+        world = self.world
+        if self.cookie in world.live:
+            self._stand(Phase.STORED)
+            self.base = {key: _copy(value) for key, value in world.live[self.cookie].items()}
+            self.held = {key: _copy(value) for key, value in self.base.items()}
+        else:
+            self.in_flight = self.cookie in world.markers
+            self._stand(Phase.ADRIFT if self.in_flight else Phase.FRESH)
+
+    # -- what a view does ------------------------------------------------------------
+
+    def get(self, key: str) -> Any:
+        self.load()
+        self._note(key, presence=False)
+        return self.held.get(key)
+
+    def has(self, key: str) -> bool:
+        self.load()
+        self._note(key, presence=True)
+        return key in self.held
+
+    def keys(self) -> set[Any]:
+        self.load()
+        self.names_read = True
+        return set(values_of(self.held))
+
+    def set(self, key: str, value: Any) -> None:
+        self.load()
+        self.held[key] = value
+        self.assigned.add(key)
+        self.deleted.discard(key)
+
+    def append(self, key: str, item: Any) -> None:
+        """Change a list in place, without an assignment."""
+        self._note(key, presence=False)
+        self.held[key].append(item)
+        self.mutated.add(key)
+
+    def delete(self, key: str) -> None:
+        self.has(key)
+        self.held.pop(key, None)
+        self.assigned.discard(key)
+        self.mutated.discard(key)
+        if key in self.base:
+            self.deleted.add(key)
+
+    def flash(self, message: Any, allow_duplicate: bool = True) -> None:
+        self.load()
+        if not allow_duplicate:
+            self.names_read = True
+            if message in messages_of(self.held):
+                return
+        flash = Flash(message)
+        self.held[flash] = None
+        self.assigned.add(flash)
+
+    def pop_flash(self) -> list[Any]:
+        self.load()
+        self.names_read = True
+        messages = messages_of(self.held)
+        for flash in [key for key in self.held if isinstance(key, Flash)]:
+            del self.held[flash]
+            self.assigned.discard(flash)
+            if flash in self.base:
+                self.deleted.add(flash)
+        return messages
+
+    def invalidate(self) -> None:
+        if self.phase in (Phase.UNREAD, Phase.STORED):
+            self.ending = self.cookie
+        self.invalidated = True
+        self._stand(Phase.FRESH)
+
+    def regenerate(self, new_token: Any = None) -> None:
+        self.load()
+        if self.phase is Phase.ADRIFT:
+            self.phase = Phase.FRESH  # the application logs in on it
+        elif self.phase is Phase.STORED:
+            self.regenerates = True
+        if self.has(CSRF):
+            self.set(CSRF, new_token)
+
+    def _note(self, key: str, presence: bool) -> None:
+        if key in self.assigned or key in self.deleted:
+            return  # its own doing
+        if key not in self.base:
+            self.reads[key] = ("absent",)
+        elif presence:
+            self.reads.setdefault(key, ("present",))
+        else:
+            self.reads[key] = ("value", self.base[key])
+
+    # -- the save ------------------------------------------------------------------
+
+    def finish(self) -> Outcome:
+        world, outcome = self.world, Outcome()
+        own = {key: self.held[key] for key in self.assigned | self.mutated}
+        if self.phase is Phase.ADRIFT:
+            outcome.dropped = bool(own)
+        elif self.phase is Phase.STORED and self.regenerates:
+            self._finish_regeneration(own, outcome)
+        elif self.phase is Phase.STORED and (own or self.deleted):
+            self._finish_save(own, outcome)
+        elif self.phase is Phase.FRESH and own:
+            outcome.created = world.create(own)
+        if self.invalidated and self.cookie is not None and outcome.created is None:
+            # A logout deletes the cookie, unless another request has just ended the session:
+            # the browser may have got the cookie of a newer login since.
+            outcome.deletes = not self.in_flight and self.ending not in world.markers
+        if self.ending is not None:
+            world.end(self.ending)
+        return outcome
+
+    def _finish_save(self, own: Data, outcome: Outcome) -> None:
+        stored = self.world.live.get(self.cookie or 0)
+        if stored is None:
+            outcome.dropped = True
+        elif self._outdated(stored):
+            outcome.conflict = True
+        else:
+            self._apply(stored, own)
+            emptied = not own and set(self.base) <= self.deleted and not stored
+            if self.world.end_if_empty and emptied:
+                self.world.end(self.cookie or 0)
+                outcome.deletes = True
+
+    def _finish_regeneration(self, own: Data, outcome: Outcome) -> None:
+        stored = self.world.live.get(self.cookie or 0)
+        if stored is None:
+            if set(own) <= {CSRF}:
+                outcome.dropped = True  # nothing, or only a token, is no login
+            else:
+                outcome.created = self.world.create(own)
+        elif self._outdated(stored):
+            outcome.conflict = True
+        else:
+            self._apply(stored, own)
+            outcome.created = self.world.create(stored)
+            self.world.end(self.cookie or 0)
+
+    def _apply(self, stored: Data, own: Data) -> None:
+        for key in self.deleted:
+            stored.pop(key, None)
+        stored.update(own)
+
+    def _outdated(self, stored: Data) -> bool:
+        if not self.world.retry:
+            return False
+        if self.names_read and set(stored) != set(self.base):
+            return True
+        for key, (kind, *value) in self.reads.items():
+            if (key in stored) is (kind == "absent"):
+                return True
+            if kind == "value" and stored[key] != value[0]:
+                return True
+        return False
+
+
+def _copy(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value

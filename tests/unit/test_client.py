@@ -1,0 +1,155 @@
+"""From settings to a redis-py client."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import redis
+
+from pyramid_redis_lua_sessions.client import client_options, make_client
+from pyramid_redis_lua_sessions.settings import Settings, SettingsError
+from pyramid_redis_lua_sessions.testing import RedisServer
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+def settings(**options: Any) -> Settings:
+    return Settings.from_options({"secret": SECRET, **options})
+
+
+def connection(**options: Any) -> dict[str, Any]:
+    """What the client's connections are made with."""
+    return dict(make_client(settings(**options)).connection_pool.connection_kwargs)
+
+
+def test_defaults_reach_the_connection() -> None:
+    found = connection()
+    assert (found["host"], found["port"], found["db"]) == ("localhost", 6379, 0)
+    assert (found["socket_timeout"], found["socket_connect_timeout"]) == (2.0, 2.0)
+    assert found["password"] is None
+
+
+@pytest.mark.parametrize("prefix", ["redis_", ""])
+def test_every_setting_reaches_the_connection(prefix: str) -> None:
+    options = {
+        "host": "redis.example.com",
+        "port": "6380",
+        "db": "3",
+        "password": "pw",
+        "socket_timeout": "0.5",
+        "encoding": "latin-1",
+        "encoding_errors": "replace",
+    }
+    found = connection(**{prefix + name: value for name, value in options.items()})
+    expected = {**options, "port": 6380, "db": 3, "socket_timeout": 0.5}
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_url_takes_precedence_over_host_port_db_and_password() -> None:
+    found = connection(
+        url="redis://:one@redis.example.com:7000/5", host="other", port=1, db=2, password="two"
+    )
+    assert (found["host"], found["port"], found["db"]) == ("redis.example.com", 7000, 5)
+    assert found["password"] == "one"
+    assert found["socket_timeout"] == 2.0
+
+
+def test_url_may_set_its_own_timeout() -> None:
+    assert connection(url="redis://h?socket_timeout=7")["socket_timeout"] == 7
+
+
+def test_url_may_ask_for_tls_or_a_unix_socket() -> None:
+    pool = make_client(settings(url="rediss://h")).connection_pool
+    assert pool.connection_class is redis.SSLConnection
+    pool = make_client(settings(url="unix:///run/redis.sock?db=2")).connection_pool
+    assert pool.connection_class is redis.UnixDomainSocketConnection
+    assert pool.connection_kwargs["path"] == "/run/redis.sock"
+    assert pool.connection_kwargs["db"] == 2
+
+
+def test_unix_socket_path_takes_precedence_over_the_host() -> None:
+    pool = make_client(settings(unix_socket_path="/run/redis.sock", db=4)).connection_pool
+    assert pool.connection_class is redis.UnixDomainSocketConnection
+    assert pool.connection_kwargs["path"] == "/run/redis.sock"
+    assert pool.connection_kwargs["db"] == 4
+
+
+def test_the_pool_is_bounded_and_waits() -> None:
+    pool = make_client(settings(redis_max_connections=7)).connection_pool
+    assert isinstance(pool, redis.BlockingConnectionPool)
+    assert pool.max_connections == 7
+    assert pool.timeout == 2.0
+
+
+def test_own_pool_is_used_as_it_is() -> None:
+    pool = redis.ConnectionPool(db=9)
+    assert make_client(settings(connection_pool=pool)).connection_pool is pool
+
+
+def test_two_clients_share_no_pool() -> None:
+    one, two = make_client(settings(db=1)), make_client(settings(db=5))
+    assert one.connection_pool is not two.connection_pool
+    assert two.connection_pool.connection_kwargs["db"] == 5
+
+
+def test_client_answers_without_a_connection() -> None:
+    # Port 1 is closed: making the client must not try it.
+    make_client(settings(host="127.0.0.1", port=1))
+
+
+@pytest.mark.parametrize("how", ["url", "host", "unix_url", "unix_socket_path"])
+def test_client_reaches_a_real_server(redis_server: RedisServer, how: str) -> None:
+    options: dict[str, Any] = {
+        "url": {"url": redis_server.url},
+        "host": {"host": "127.0.0.1", "port": str(redis_server.port)},
+        "unix_url": {"url": redis_server.unix_url},
+        "unix_socket_path": {"unix_socket_path": redis_server.unix_socket},
+    }[how]
+    with make_client(settings(**options)) as client:
+        assert client.ping()
+
+
+def test_socket_timeout_none_waits_for_ever() -> None:
+    assert connection(socket_timeout="None")["socket_timeout"] is None
+
+
+@pytest.mark.parametrize(
+    "url", ["redis.example.com", "http://h", "redis://h:port", "redis://h?socket_timeout=x", "//"]
+)
+def test_malformed_url_is_a_settings_error(url: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape("redis.sessions.url")):
+        make_client(settings(url=url))
+
+
+def test_error_of_a_url_never_shows_its_password() -> None:
+    for url in ("http://user:hunter2@h", "redis://user:hunter2@h:port", "hunter2"):
+        with pytest.raises(SettingsError) as caught:
+            make_client(settings(url=url))
+        shown: BaseException | None = caught.value
+        texts = []
+        while shown is not None:
+            texts.append(f"{shown} {shown!r}")
+            shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
+        assert "hunter2" not in " ".join(texts)
+
+
+def test_callable_is_given_the_options_that_the_predecessors_document() -> None:
+    assert set(client_options(settings())) == {
+        "host",
+        "port",
+        "db",
+        "password",
+        "socket_timeout",
+        "connection_pool",
+        "unix_socket_path",
+    }
+    options = client_options(settings(encoding="utf-8", encoding_errors="strict", db="2"))
+    assert (options["encoding"], options["encoding_errors"]) == ("utf-8", "strict")
+    assert options["db"] == 2
+
+
+def test_options_of_the_callable_make_a_client() -> None:
+    with redis.Redis(**client_options(settings(host="h", encoding="utf-8"))) as client:
+        assert client.connection_pool.connection_kwargs["host"] == "h"

@@ -1,0 +1,325 @@
+"""The scripts as Python loads them, and whether each script's header says what its body does."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+import pyramid_redis_lua_sessions
+from pyramid_redis_lua_sessions.scripts import SCRIPTS, Script, Status
+
+# Every command that a script may call, by what it does.
+READ_COMMANDS = {"EXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "PTTL", "TIME"}
+WRITE_COMMANDS = {"DEL", "HDEL", "HSET", "PERSIST", "PEXPIRE"}
+
+
+# -- loading -----------------------------------------------------------------------
+
+
+def test_every_file_of_the_directory_is_loaded() -> None:
+    package = Path(pyramid_redis_lua_sessions.__file__).parent
+    directory = next(path for path in (package / "lua", package.parent / "lua") if path.is_dir())
+    files = {path.stem: path.read_text("utf-8") for path in directory.glob("*.lua")}
+    assert {name: script.source for name, script in SCRIPTS.items()} == files
+    assert {
+        "adjust_timeout",
+        "create_unique",
+        "end_session",
+        "load_and_touch",
+        "save_if_changed",
+    } <= set(files)
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_sha1_is_that_of_the_source(script: Script) -> None:
+    assert script.sha1 == hashlib.sha1(script.source.encode()).hexdigest()
+    assert SCRIPTS[script.name] is script
+
+
+def test_scripts_cannot_be_replaced() -> None:
+    with pytest.raises(TypeError):
+        SCRIPTS["load_and_touch"] = next(iter(SCRIPTS.values()))  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        SCRIPTS["load_and_touch"].source = ""  # type: ignore[misc]
+
+
+# -- header and body ---------------------------------------------------------------
+
+
+def without_comments_and_strings(body: str) -> str:
+    """The code alone; a string becomes ``''``."""
+    body = re.sub(r"--\[\[.*?\]\]", "", body, flags=re.DOTALL)
+    return re.sub(
+        r"'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"|--[^\n]*",
+        lambda match: "" if match[0].startswith("--") else "''",
+        body,
+    )
+
+
+def problems(name: str, source: str) -> list[str]:
+    """What the header of a script says and its body does not do, or the other way around."""
+    match = re.match(r"--\[\[\n(.*?)\]\]\n(.*)\Z", source, re.DOTALL)
+    if match is None:
+        return ["no header block at the top"]
+    header, body = match.groups()
+    code = without_comments_and_strings(body)
+    found = []
+    if not header.startswith(f"{name}: "):
+        found.append("the header does not begin with the script's name")
+    found += _arguments(header, body, code)
+    found += _statuses(header, body)
+    found += _commands(header, body)
+    found += [f"global variable {variable}" for variable in _globals(code)]
+    return found
+
+
+def _arguments(header: str, body: str, code: str) -> list[str]:
+    found = []
+    documented = dict(
+        re.findall(r"^((?:KEYS|ARGV)\[\d+\])[ \t]+([a-z]\w*)(?=[ \t]{2,}\S)", header, re.MULTILINE)
+    )
+    if list(documented)[:1] != ["KEYS[1]"]:
+        found.append("KEYS[1] is not documented first")
+    for number, place in enumerate(list(documented)[1:], start=1):
+        if place != f"ARGV[{number}]":
+            found.append(f"{place} is documented out of its order")
+
+    bound: dict[str, str] = {}
+    for variable, value in re.findall(r"^local (\w+) = (.*)$", body, re.MULTILINE):
+        place = re.fullmatch(
+            r"(?:tonumber\()?((?:KEYS|ARGV)\[\d+\])\)?(?: == '1')?(?: *--.*)?", value
+        )
+        if place is not None and place[1] not in bound:
+            bound[place[1]] = variable
+    for place, argument in documented.items():
+        if bound.get(place) != argument:
+            found.append(f"{place} {argument} is documented and bound to {bound.get(place)}")
+    found += [
+        f"{place} is bound to {variable} and not documented"
+        for place, variable in bound.items()
+        if place not in documented
+    ]
+
+    used = set(re.findall(r"(?:KEYS|ARGV)\[[^\]]*\]", code))
+    found += [
+        f"{place} is used and not documented"
+        for place in used
+        if re.search(r"\[\d+\]", place) and place not in documented
+    ]
+    if set(re.findall(r"\bKEYS\b(?:\[[^\]]*\])?", code)) != {"KEYS[1]"}:
+        found.append("a key other than KEYS[1] is used")
+
+    rest = re.findall(r"^ARGV\[(\d+)\.\.\.\]", header, re.MULTILINE)
+    begins = re.findall(r"^local FIRST_\w+ = (\d+)$", body, re.MULTILINE) or re.findall(
+        r"for \w+ = (\d+), #ARGV", code
+    )
+    if rest != begins:
+        found.append(f"the rest of ARGV is documented from {rest} and read from {begins}")
+    if rest and int(rest[0]) != len([place for place in documented if place[0] == "A"]) + 1:
+        found.append("the rest of ARGV does not follow the documented arguments")
+    return found
+
+
+def _statuses(header: str, body: str) -> list[str]:
+    found = []
+    block = re.search(r"^Returns: \{status, \.\.\.\}\n(.*?)^Writes:", header, re.DOTALL | re.M)
+    if block is None:
+        return ["no block 'Returns: {status, ...}' before 'Writes:'"]
+    documented = {}
+    for number, status, rest in re.findall(
+        r"^  (\d+) ([A-Z]+) +(.*(?:\n {3,}.*)*)$", block[1], re.MULTILINE
+    ):
+        documented[int(number)] = rest
+        if Status.__members__.get(status) != int(number):
+            found.append(f"{number} {status} is no member of Status")
+        if not rest.startswith(f"{{{number}"):
+            found.append(f"{number} {status} documents a reply of another status")
+    returned = {int(number) for number in re.findall(r"\breturn \{(\d+)", body)}
+    found += [f"status {n} is documented, not returned" for n in documented.keys() - returned]
+    found += [f"status {n} is returned, not documented" for n in returned - documented.keys()]
+    # Replies that are literal numbers, such as {0, 1}, must be the same ones too; {8, 0} may
+    # be documented as {8, remaining_ms}.
+    literal = r"\{(\d+(?:, \d+)*)\}"
+    in_body = set(re.findall(rf"\breturn {literal}", body))
+    in_header = {reply for rest in documented.values() for reply in re.findall(literal, rest)}
+    named = set(re.findall(r"\{(\d+), [a-z]", block[1]))
+    found += [
+        f"reply {{{reply}}} is returned, not documented"
+        for reply in in_body - in_header
+        if "," not in reply or reply.split(",")[0] not in named
+    ]
+    found += [f"reply {{{r}}} is documented, not returned" for r in in_header - in_body]
+    return found
+
+
+def _commands(header: str, body: str) -> list[str]:
+    found = []
+    writes = re.search(r"^Writes: (.*)\Z", header, re.DOTALL | re.MULTILINE)
+    if writes is None:
+        return ["no 'Writes:' at the end of the header"]
+    if not re.search(r"\bnothing\b", writes[1]):
+        found.append("'Writes:' does not say that there may be nothing to write")
+    documented = set(re.findall(r"\b[A-Z]{3,}\b", writes[1]))
+    called = set()
+    for command, key in re.findall(
+        r"\b(?:redis\.p?call|touch)\(\s*'(\w+)'(?:,\s*(\w+))?", body.replace("...", "")
+    ):
+        called.add(command)
+        if key != ("" if command == "TIME" else "session_key"):
+            found.append(f"{command} is called on {key or 'no key'}")
+    found += [f"unknown command {c}" for c in called - READ_COMMANDS - WRITE_COMMANDS]
+    found += [f"{c} is documented, not called" for c in documented - called]
+    found += [f"{c} is called, not documented" for c in (called & WRITE_COMMANDS) - documented]
+    return found
+
+
+def _globals(code: str) -> set[str]:
+    """Names that are assigned without being local. (Lua has no other way to make a variable.)"""
+    local = set()
+    for names in re.findall(r"\blocal (?!function\b)([\w, ]+)", code):
+        local |= set(re.findall(r"\w+", names))
+    local |= set(re.findall(r"\blocal function (\w+)", code))
+    for parameters in re.findall(r"\bfunction\s*\w*\s*\(([^)]*)\)", code):
+        local |= set(re.findall(r"\w+", parameters))
+    for names in re.findall(r"\bfor ([\w, ]+?)(?: in\b| =)", code):
+        local |= set(re.findall(r"\w+", names))
+    assigned = set(re.findall(r"(?<!local )\bfunction (\w+)", code))
+    for names in re.findall(r"(?<![\w.\]=~<>])(\w+(?:\s*,\s*\w+)*)\s*=(?!=)", code):
+        assigned |= set(re.findall(r"\w+", names))
+    return assigned - local - {"local"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_header_says_what_the_body_does(script: Script) -> None:
+    assert problems(script.name, script.source) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+def test_every_status_of_the_enum_is_in_use_and_every_script_has_one(script: Script) -> None:
+    assert re.search(r"^  \d [A-Z]+ ", script.source, re.MULTILINE)
+    used = {int(n) for s in SCRIPTS.values() for n in re.findall(r"return \{(\d+)", s.source)}
+    assert used == {int(status) for status in Status}
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        pytest.param("load_and_touch", "--[[\n", "-- \n", "no header", id="no header"),
+        pytest.param("load_and_touch", "load_and_touch:", "load:", "name", id="other name"),
+        pytest.param(
+            "load_and_touch",
+            "local trigger_ms = tonumber(ARGV[2])\n",
+            "",
+            "ARGV[2] trigger_ms is documented and bound to None",
+            id="argument not bound",
+        ),
+        pytest.param(
+            "load_and_touch",
+            "local trigger_ms = tonumber(ARGV[2])\n",
+            "local trigger = tonumber(ARGV[2])\n",
+            "ARGV[2] trigger_ms is documented and bound to trigger",
+            id="argument bound to another name",
+        ),
+        pytest.param(
+            "adjust_timeout",
+            "ARGV[5] new_deadline  integer",
+            "        new_deadline  integer",
+            "ARGV[5] is bound to new_deadline and not documented",
+            id="argument not documented",
+        ),
+        pytest.param(
+            "adjust_timeout",
+            "ARGV[5] new_deadline  integer",
+            "ARGV[6] new_deadline  integer",
+            "out of its order",
+            id="a number skipped",
+        ),
+        pytest.param(
+            "create_unique",
+            "local FIRST_FIELD = 9",
+            "local FIRST_FIELD = 10",
+            "the rest of ARGV is documented from ['9'] and read from ['10']",
+            id="rest from elsewhere",
+        ),
+        pytest.param(
+            "save_if_changed", "return {7}", "return {8}", "status 8 is returned", id="status"
+        ),
+        pytest.param(
+            "save_if_changed", "  6 CONFLICT {6}", "  7 CONFLICT {7}", "no member", id="number"
+        ),
+        pytest.param(
+            "end_session", "  2 MOVED    {2", "  2 GOING    {2", "no member", id="status name"
+        ),
+        pytest.param(
+            "load_and_touch",
+            "return {0, 2}",
+            "return {0, 3}",
+            "reply {0, 3} is returned, not documented",
+            id="another detail",
+        ),
+        pytest.param(
+            "end_session",
+            "redis.call('PEXPIRE', session_key",
+            "redis.call('PERSIST', session_key",
+            "PERSIST is called, not documented",
+            id="write not documented",
+        ),
+        pytest.param(
+            "end_session",
+            "Writes: ",
+            "Writes: PERSIST, ",
+            "PERSIST is documented, not called",
+            id="write not called",
+        ),
+        pytest.param(
+            "load_and_touch",
+            "touch('PERSIST', session_key)",
+            "touch('EXPIRE', session_key)",
+            "unknown command EXPIRE",
+            id="another command",
+        ),
+        pytest.param(
+            "load_and_touch",
+            "local remaining = math.huge",
+            "remaining = math.huge",
+            "global variable remaining",
+            id="global variable",
+        ),
+        pytest.param(
+            "load_and_touch",
+            "local function touch(",
+            "function touch(",
+            "global variable touch",
+            id="global function",
+        ),
+        pytest.param(
+            "create_unique",
+            "local life = math.huge",
+            "local life, _ = math.huge\nif life then found, other = 1, 2 end",
+            "global variable found",
+            id="two globals",
+        ),
+        pytest.param(
+            "create_unique",
+            "redis.call('EXISTS', session_key)",
+            "redis.call('EXISTS', KEYS[2])",
+            "a key other than KEYS[1]",
+            id="another key",
+        ),
+        pytest.param(
+            "create_unique",
+            "redis.call('EXISTS', session_key)",
+            "redis.call('EXISTS', nonce)",
+            "EXISTS is called on nonce",
+            id="a key that is none",
+        ),
+    ],
+)
+def test_the_comparison_finds_a_difference(name: str, old: str, new: str, expected: str) -> None:
+    source = SCRIPTS[name].source
+    assert old in source
+    found = problems(name, source.replace(old, new))
+    assert any(expected in problem for problem in found), found

@@ -1,0 +1,662 @@
+"""The table of settings: spellings, parsers, combinations, and what errors show."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import pickle
+import re
+from typing import Any
+
+import pytest
+import redis
+from pyramid.exceptions import ConfigurationError
+from webob.cookies import SignedSerializer
+
+from pyramid_redis_lua_sessions.settings import POSITIONAL, PREFIX, Settings, SettingsError, rows
+
+SECRET = "0123456789abcdef0123456789abcdef"
+ROWS = {row.name: row for row in rows()}
+SIGNER = SignedSerializer(SECRET, "salt.")
+POOL = redis.ConnectionPool()
+
+
+def options(**given: Any) -> dict[str, Any]:
+    """With a secret, where none is given or not wanted."""
+    return {"secret": SECRET, **given}
+
+
+def parse(**given: Any) -> Settings:
+    return Settings.from_options(options(**given))
+
+
+def ini(**given: Any) -> Settings:
+    return Settings.from_ini({PREFIX + name: value for name, value in options(**given).items()})
+
+
+def answer() -> bool:
+    """A function that a dotted name can find."""
+    return True
+
+
+NOT_CALLABLE = 5
+HERE = __name__
+
+
+# -- the predecessors' spellings ---------------------------------------------------
+
+# Every setting of pyramid_session_redis 1.8.1, and of pyramid_redis_sessions 1.0.1 under its
+# other name: a value that an ini file may hold, and what it means.
+SPELLINGS: list[tuple[str, str, Any, str]] = [
+    ("timeout", "1800", 1800, "timeout"),
+    ("cookie_name", "sid", "sid", "cookie_name"),
+    ("cookie_max_age", "86400", 86400, "cookie_max_age"),
+    ("cookie_path", "/app", "/app", "cookie_path"),
+    ("cookie_domain", "example.com", "example.com", "cookie_domain"),
+    ("cookie_secure", "true", True, "cookie_secure"),
+    ("cookie_httponly", "false", False, "cookie_httponly"),
+    ("cookie_comment", "ours", "ours", "cookie_comment"),
+    ("cookie_samesite", "strict", "Strict", "cookie_samesite"),
+    ("cookie_on_exception", "false", False, "cookie_on_exception"),
+    ("redis_url", "redis://h/1", "redis://h/1", "redis_url"),
+    ("url", "redis://h/1", "redis://h/1", "redis_url"),
+    ("redis_host", "h", "h", "redis_host"),
+    ("host", "h", "h", "redis_host"),
+    ("redis_port", "6380", 6380, "redis_port"),
+    ("port", "6380", 6380, "redis_port"),
+    ("redis_db", "2", 2, "redis_db"),
+    ("db", "2", 2, "redis_db"),
+    ("redis_password", "pw", "pw", "redis_password"),
+    ("password", "pw", "pw", "redis_password"),
+    ("redis_client_callable", f"{HERE}.answer", answer, "redis_client_callable"),
+    ("client_callable", f"{HERE}:answer", answer, "redis_client_callable"),
+    ("redis_socket_timeout", "0.5", 0.5, "redis_socket_timeout"),
+    ("socket_timeout", "5", 5.0, "redis_socket_timeout"),
+    ("redis_encoding", "utf-8", "utf-8", "redis_encoding"),
+    ("encoding", "utf-8", "utf-8", "redis_encoding"),
+    ("redis_encoding_errors", "strict", "strict", "redis_encoding_errors"),
+    ("encoding_errors", "strict", "strict", "redis_encoding_errors"),
+    ("redis_unix_socket_path", "/run/r.sock", "/run/r.sock", "redis_unix_socket_path"),
+    ("unix_socket_path", "/run/r.sock", "/run/r.sock", "redis_unix_socket_path"),
+    ("serialize", "cPickle.dumps", "pickle", "serialize"),
+    ("deserialize", "pickle.loads", "pickle", "deserialize"),
+    ("id_generator", f"{HERE}.answer", answer, "id_generator"),
+    ("prefix", "app:", "app:", "prefix"),
+    ("set_redis_ttl", "false", False, "set_redis_ttl"),
+    ("set_redis_ttl_readheavy", "true", True, "set_redis_ttl_readheavy"),
+    ("detect_changes", "false", False, "detect_changes"),
+    ("deserialized_fails_new", "false", False, "deserialized_fails_new"),
+    (
+        "func_check_response_allow_cookies",
+        f"{HERE}.answer",
+        answer,
+        "func_check_response_allow_cookies",
+    ),
+    ("func_invalid_logger", f"{HERE}.answer", answer, "func_invalid_logger"),
+    ("timeout_trigger", "600", 600, "timeout_trigger"),
+    ("python_expires", "false", False, "python_expires"),
+    ("invalidate_empty_session", "true", True, "invalidate_empty_session"),
+]
+
+
+@pytest.mark.parametrize(("name", "raw", "value", "row"), SPELLINGS)
+def test_every_spelling_of_the_predecessors_works(
+    name: str, raw: str, value: Any, row: str
+) -> None:
+    found = getattr(ini(**{name: raw}), row)
+    assert found == value
+    assert type(found) in (type(value), float)
+    assert getattr(parse(**{name: raw}), row) == value
+
+
+@pytest.mark.parametrize("name", ["redis_connection_pool", "connection_pool"])
+def test_a_connection_pool_comes_from_code_alone(name: str) -> None:
+    assert parse(**{name: POOL}).redis_connection_pool is POOL
+    with pytest.raises(SettingsError, match=rf"redis\.sessions\.{name} = 'pool' should be"):
+        ini(**{name: "pool"})
+
+
+def test_a_cookie_signer_may_be_a_dotted_name() -> None:
+    found = ini(secret=None, cookie_signer=f"{HERE}.SIGNER", seal_secret=SECRET)
+    assert found.cookie_signer is SIGNER
+
+
+@pytest.mark.parametrize("value", [datetime.timedelta(days=1), datetime.datetime(2030, 1, 1), None])
+def test_cookie_expires_comes_from_code_alone(value: Any) -> None:
+    assert parse(cookie_expires=value).cookie_expires == value
+    with pytest.raises(SettingsError, match=r"redis\.sessions\.cookie_expires = '2030'"):
+        ini(cookie_expires="2030")
+
+
+@pytest.mark.parametrize(
+    ("both", "row"),
+    [({"url": "redis://a", "redis_url": "redis://a"}, "redis_url"), ({"db": 1, "redis_db": 1}, "")],
+)
+def test_one_setting_in_two_spellings_is_fine_when_they_agree(
+    both: dict[str, Any], row: str
+) -> None:
+    assert parse(**both)
+
+
+def test_one_setting_in_two_spellings_is_an_error_when_they_differ() -> None:
+    with pytest.raises(SettingsError) as caught:
+        ini(url="redis://:hunter2@a", redis_url="redis://:hunter3@b")
+    assert str(caught.value) == (
+        "redis.sessions.url and redis.sessions.redis_url are one setting with two values"
+    )
+
+
+def test_defaults() -> None:
+    found = parse()
+    expected = {
+        "timeout": 1200,
+        "timeout_trigger": None,
+        "absolute_timeout": None,
+        "first_timeout": None,
+        "set_redis_ttl": True,
+        "on_conflict": "merge",
+        "grace": 5,
+        "seal": True,
+        "allow_unsealed_pickle": False,
+        "cookie_name": "session",
+        "cookie_max_age": None,
+        "cookie_path": "/",
+        "cookie_domain": None,
+        "cookie_secure": None,
+        "cookie_httponly": True,
+        "cookie_samesite": "Lax",
+        "cookie_on_exception": True,
+        "save_on_exception": True,
+        "detect_changes": True,
+        "invalidate_empty_session": False,
+        "deserialized_fails_new": True,
+        "serialize": "pickle",
+        "prefix": "session:",
+        "redis_host": "localhost",
+        "redis_port": 6379,
+        "redis_db": 0,
+        "redis_password": None,
+        "preload_scripts": True,
+    }
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("row", rows(), ids=ROWS)
+def test_default_is_a_value_that_the_parser_keeps(row: Any) -> None:
+    # So that writing a default into the ini file, or the code, changes nothing.
+    if row.name == "cookie_secure":
+        assert row.parser("auto") is row.default
+    elif row.name != "cookie_signer" or row.default is not None:
+        assert row.parser(row.default) == row.default
+
+
+# -- parsers, row by row -----------------------------------------------------------
+
+NEVER = [None, "", "None", "0", 0, 0.0, datetime.timedelta(0)]
+TRUE = [True, "true", "True", "yes", "on", "1", "t", "y", " true ", 1]
+FALSE = [False, "false", "no", "off", "0", "f", "n", "False", 0]
+BAD_FLAG = ["maybe", "None", "", "2", "truee"]
+BAD_SECONDS = ["-1", -1, "x", "nan", "inf", "1h", True, False, "1e99", 0.0001, [], object()]
+FUNCTION = [(answer, answer), (f"{HERE}.answer", answer), (f"{HERE}:answer", answer)]
+NO_FUNCTION = [
+    "no.such.module",
+    f"{HERE}.missing",
+    "answer",
+    f"{HERE}.NOT_CALLABLE",
+    "a b",
+    ".",
+    "..x",
+    5,
+]
+
+GOOD: dict[str, list[tuple[Any, Any]]] = {
+    "secret": [
+        (SECRET, (SECRET.encode(),)),
+        (SECRET.encode(), (SECRET.encode(),)),
+        ("é" * 32, ("é".encode() * 32,)),
+        (f"\n    {SECRET}\n    {'x' * 32}\n", (SECRET.encode(), b"x" * 32)),
+        (f"{SECRET}\r\n{'x' * 32}", (SECRET.encode(), b"x" * 32)),
+        ([SECRET, b"x" * 32], (SECRET.encode(), b"x" * 32)),
+        ((SECRET,), (SECRET.encode(),)),
+    ],
+    "cookie_signer": [(None, None), ("", None), (SIGNER, SIGNER), (f"{HERE}.SIGNER", SIGNER)],
+    "seal_secret": [(None, ()), ("", ()), (SECRET, (SECRET.encode(),))],
+    "encryption_key": [(None, ()), ("", ()), (SECRET, (SECRET.encode(),))],
+    "timeout": [*((raw, None) for raw in NEVER), ("1200", 1200), (0.5, 0.5), ("0.5", 0.5)],
+    "timeout_trigger": [*((raw, None) for raw in NEVER), ("600", 600), (1.5, 1.5)],
+    "absolute_timeout": [*((raw, None) for raw in NEVER), ("86400", 86400)],
+    "first_timeout": [*((raw, None) for raw in NEVER), (datetime.timedelta(minutes=1), 60)],
+    "on_conflict": [("merge", "merge"), ("retry", "retry")],
+    "grace": [(None, 0), ("", 0), ("0", 0), ("None", 0), ("2.5", 2.5)],
+    "cookie_name": [("sid", "sid"), ("__Host-sid", "__Host-sid")],
+    "cookie_max_age": [*((raw, None) for raw in NEVER), ("60", 60), (datetime.timedelta(1), 86400)],
+    "cookie_path": [("/", "/")],
+    "cookie_domain": [(None, None), ("", None), ("None", None), (".a.org", ".a.org")],
+    "cookie_secure": [
+        ("auto", None),
+        ("Auto", None),
+        *((raw, True) for raw in TRUE),
+        *((raw, False) for raw in FALSE),
+    ],
+    "cookie_samesite": [
+        (None, None),
+        ("", None),
+        ("None", "None"),
+        ("none", "None"),
+        ("LAX", "Lax"),
+        (" strict ", "Strict"),
+    ],
+    "cookie_expires": [(None, None)],
+    "cookie_comment": [(None, None), ("", None), ("ours", "ours")],
+    "func_check_response_allow_cookies": [(None, None), ("", None), ("None", None), *FUNCTION],
+    "func_invalid_logger": [(None, None), ("", None), *FUNCTION],
+    "id_generator": [(None, None), ("", None), *FUNCTION],
+    "redis_client_callable": [(None, None), ("None", None), *FUNCTION],
+    "serialize": [
+        (None, "pickle"),
+        ("", "pickle"),
+        *((s, s) for s in ("pickle", "json", "msgpack")),
+        *((f"{m}.dumps", "pickle") for m in ("pickle", "cPickle", "_pickle")),
+        ("pickle:dumps", "pickle"),
+        (pickle.dumps, "pickle"),
+        (json.dumps, json.dumps),
+        ("json.dumps", json.dumps),
+    ],
+    "deserialize": [
+        (None, None),
+        ("", None),
+        ("cPickle.loads", "pickle"),
+        (pickle.loads, "pickle"),
+        ("json.loads", json.loads),
+    ],
+    "prefix": [("", ""), ("app:", "app:")],
+    "redis_url": [(None, None), ("", None), ("None", None), ("redis://h", "redis://h")],
+    "redis_host": [("h", "h")],
+    "redis_port": [("6379", 6379), (6379, 6379), (6379.0, 6379)],
+    "redis_db": [("0", 0), (15, 15)],
+    "redis_password": [(None, None), ("", None), ("None", None), ("pw", "pw")],
+    "redis_unix_socket_path": [(None, None), ("", None), ("/r", "/r")],
+    "redis_socket_timeout": [*((raw, None) for raw in NEVER), ("0.5", 0.5), ("5", 5), (5, 5)],
+    "redis_socket_connect_timeout": [*((raw, None) for raw in NEVER), ("0.5", 0.5)],
+    "redis_max_connections": [("10", 10)],
+    "redis_encoding": [(None, None), ("None", None), ("utf-8", "utf-8")],
+    "redis_encoding_errors": [(None, None), ("", None), ("strict", "strict")],
+    "redis_connection_pool": [(None, None), (POOL, POOL)],
+    "set_redis_ttl_readheavy": [(None, None), ("", None), ("None", None), ("true", True)],
+}
+
+BAD: dict[str, list[Any]] = {
+    "secret": [5, True, [5], [SECRET, None], object()],
+    "cookie_signer": ["no.such.module", f"{HERE}.answer", answer, 5],
+    "seal_secret": [5, [None]],
+    "encryption_key": [5, [None]],
+    "timeout": BAD_SECONDS,
+    "timeout_trigger": BAD_SECONDS,
+    "absolute_timeout": BAD_SECONDS,
+    "first_timeout": BAD_SECONDS,
+    "on_conflict": ["", "Merge", None, "lock", True, []],
+    "grace": BAD_SECONDS,
+    "cookie_name": ["", None, 5, b"session"],
+    "cookie_max_age": [*BAD_SECONDS, "0.5", 1.5],
+    "cookie_path": ["", None, 5],
+    "cookie_domain": [5, b"a"],
+    "cookie_secure": [*BAD_FLAG, "https"],
+    "cookie_samesite": ["x", 5, True, "laxx"],
+    "cookie_expires": ["2030-01-01", "", 5, datetime.date(2030, 1, 1)],
+    "cookie_comment": [5],
+    "func_check_response_allow_cookies": NO_FUNCTION,
+    "func_invalid_logger": NO_FUNCTION,
+    "id_generator": NO_FUNCTION,
+    "redis_client_callable": NO_FUNCTION,
+    "serialize": [*NO_FUNCTION, "yaml", "pickl"],
+    "deserialize": [*NO_FUNCTION, "yaml"],
+    "prefix": [None, 5, b"a"],
+    "redis_url": [5],
+    "redis_host": ["", None, 5],
+    "redis_port": ["", None, "x", "-1", -1, "6379.5", 6379.5, True, "None", "inf", "nan"],
+    "redis_db": ["", None, "x", -1, True],
+    "redis_password": [5],
+    "redis_unix_socket_path": [5],
+    "redis_socket_timeout": BAD_SECONDS,
+    "redis_socket_connect_timeout": BAD_SECONDS,
+    "redis_max_connections": ["", None, "x", -1, True],
+    "redis_encoding": [5],
+    "redis_encoding_errors": [5],
+    "redis_connection_pool": ["pool"],
+    "set_redis_ttl_readheavy": ["maybe"],
+}
+
+FLAGS = [
+    "seal",
+    "allow_unsealed_pickle",
+    "set_redis_ttl",
+    "cookie_httponly",
+    "cookie_on_exception",
+    "save_on_exception",
+    "detect_changes",
+    "invalidate_empty_session",
+    "deserialized_fails_new",
+    "preload_scripts",
+    "python_expires",
+]
+GOOD.update({name: [(v, True) for v in TRUE] + [(v, False) for v in FALSE] for name in FLAGS})
+BAD.update({name: list(BAD_FLAG) for name in FLAGS})
+
+
+def test_every_row_has_good_and_bad_examples() -> None:
+    assert set(ROWS) == set(GOOD) == set(BAD)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_parser_accepts(name: str) -> None:
+    for raw, value in GOOD[name]:
+        found = ROWS[name].parser(raw)
+        assert found == value, raw
+        assert (found is None) == (value is None), raw
+        assert isinstance(found, bool) == isinstance(value, bool), raw
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_parser_refuses_with_what_is_expected(name: str) -> None:
+    for raw in BAD[name]:
+        with pytest.raises(ValueError, match=r"^\S.{3,}") as caught:
+            ROWS[name].parser(raw)
+        assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_bad_value_is_quoted_with_its_full_key_unless_it_is_secret(name: str) -> None:
+    for raw in BAD[name]:
+        with pytest.raises(ConfigurationError) as caught:
+            Settings.from_ini({f"redis.sessions.{n}": v for n, v in options(**{name: raw}).items()})
+        message = str(caught.value)
+        assert message.startswith(f"redis.sessions.{name} ")
+        assert " should be " in message
+        if not ROWS[name].secret:
+            assert f" = {raw!r}" in message
+
+
+def test_flag_is_not_just_any_object() -> None:
+    # Pyramid's asbool takes each of them for False.
+    for raw in (2, -1, 0.5, [], [True], object()):
+        with pytest.raises(ValueError, match="true or false"):
+            ROWS["cookie_httponly"].parser(raw)
+
+
+def test_alias_is_quoted_as_it_was_written() -> None:
+    with pytest.raises(SettingsError, match=r"^redis\.sessions\.port = 'x' should be a whole"):
+        ini(port="x")
+    with pytest.raises(SettingsError, match=r"^port = 'x' should be a whole"):
+        parse(port="x")
+
+
+def test_every_row_is_documented() -> None:
+    for row in rows():
+        assert len(row.doc) > 10
+        assert row.doc.rstrip(")").endswith("."), row.name
+
+
+# -- unknown settings --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typo", "nearest"),
+    [
+        ("timout", "timeout"),
+        ("cookie_htponly", "cookie_httponly"),
+        ("cookie-name", "cookie_name"),
+        ("sercet", "secret"),
+        ("redis_uri", "redis_url"),
+        ("timeout_triger", "timeout_trigger"),
+        ("on_conflcit", "on_conflict"),
+        ("client_calable", "client_callable"),
+        ("Timeout", "timeout"),
+    ],
+)
+def test_typo_gets_the_nearest_name(typo: str, nearest: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ini(**{typo: "hunter2"})
+    message = str(caught.value)
+    assert f"redis.sessions.{typo}" in message
+    assert message.endswith(f"did you mean redis.sessions.{nearest}?")
+    # It may be a misspelt secret.
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("name", ["xyzzy", "assume_redis_ttl_of_another_age", "", "x.secret"])
+def test_unknown_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(f"redis.sessions.{name}")):
+        ini(**{name: "1"})
+
+
+def test_other_settings_of_the_application_are_ignored() -> None:
+    settings = {
+        "redis.sessions.secret": SECRET,
+        "redis.session.timeout": "x",
+        "redis.sessions": "x",
+        "redis.sessionsx": "x",
+        "my.redis.sessions.timeout": "x",
+        "session.timeout": "x",
+        5: "x",
+    }
+    assert Settings.from_ini(settings) == parse()
+
+
+def test_settings_error_is_pyramids_and_a_value_error() -> None:
+    # ValueError is what pyramid_session_redis raised from its factory.
+    assert issubclass(SettingsError, ConfigurationError)
+    assert issubclass(SettingsError, ValueError)
+
+
+# -- combinations ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        pytest.param({"secret": None}, "exactly one of", id="neither secret nor signer"),
+        pytest.param({"secret": ""}, "exactly one of", id="empty secret"),
+        pytest.param({"secret": []}, "exactly one of", id="no secrets"),
+        pytest.param({"cookie_signer": SIGNER}, "exactly one of", id="secret and signer"),
+        pytest.param({"seal_secret": SECRET}, "seal_secret goes with", id="two seals"),
+        pytest.param(
+            {"secret": None, "cookie_signer": SIGNER}, "needs redis.sessions.seal_secret", id="no"
+        ),
+        pytest.param({"seal": False}, "would run code", id="unsealed pickle"),
+        pytest.param(
+            {"seal": False, "serialize": "json", "encryption_key": SECRET},
+            "encryption_key does not go with",
+            id="encrypted and not sealed",
+        ),
+        pytest.param({"seal": False, "serialize": pickle.dumps}, "would run code", id="spelt out"),
+        pytest.param({"serialize": json.dumps}, "together", id="no deserialize"),
+        pytest.param({"deserialize": json.loads}, "together", id="no serialize"),
+        pytest.param(
+            {"serialize": "json", "deserialize": "msgpack"}, "does not go with", id="two kinds"
+        ),
+        pytest.param(
+            {"serialize": json.dumps, "deserialize": "pickle"}, "together", id="one callable"
+        ),
+        pytest.param({"cookie_samesite": "None"}, "needs redis.sessions.cookie_secure", id="auto"),
+        pytest.param(
+            {"cookie_samesite": "none", "cookie_secure": False}, "cookie_secure", id="insecure"
+        ),
+        pytest.param({"cookie_name": "__Secure-s"}, "cookie_secure = true", id="__Secure-, auto"),
+        pytest.param(
+            {"cookie_name": "__Host-s", "cookie_secure": False},
+            "cookie_secure = true",
+            id="__Host-",
+        ),
+        pytest.param(
+            {"cookie_name": "__host-s", "cookie_secure": False},
+            "cookie_secure = true",
+            id="__host-",
+        ),
+        pytest.param(
+            {"cookie_name": "__Host-s", "cookie_secure": True, "cookie_path": "/a"},
+            "cookie_path = /",
+            id="__Host- with a path",
+        ),
+        pytest.param(
+            {"cookie_name": "__Host-s", "cookie_secure": True, "cookie_domain": "a.org"},
+            "no redis.sessions.cookie_domain",
+            id="__Host- with a domain",
+        ),
+        pytest.param({"timeout": 60, "timeout_trigger": 61}, "longer than", id="trigger > timeout"),
+        pytest.param({"timeout": 0, "timeout_trigger": 60}, "nothing to trigger", id="no timeout"),
+        *(
+            pytest.param({"cookie_name": name}, repr(name), id=f"cookie name {number}")
+            for number, name in enumerate(
+                ["a b", "a=b", "a;b", "a,b", 'a"b', "a\tb", "é", "a\x00", "$a", "Path", "expires"]
+            )
+        ),
+        pytest.param({"cookie_path": "/a;b"}, "'/a;b' cannot stand", id="path"),
+        pytest.param({"cookie_path": "/a\r\nX: y"}, "cannot stand", id="header injection"),
+        pytest.param({"cookie_domain": "a.org; x"}, "cannot stand", id="domain"),
+        pytest.param({"cookie_comment": "é"}, "cannot stand", id="comment"),
+    ],
+)
+def test_combination_that_cannot_work_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)) as caught:
+        parse(**given)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"secret": None, "cookie_signer": SIGNER, "seal_secret": SECRET},
+        {"secret": None, "cookie_signer": SIGNER, "seal": False, "serialize": "json"},
+        {"seal": False, "allow_unsealed_pickle": True},
+        {"seal": False, "serialize": json.dumps, "deserialize": json.loads},
+        {"serialize": "json", "deserialize": "json"},
+        {"serialize": "pickle.dumps", "deserialize": "cPickle.loads"},
+        {"cookie_samesite": "None", "cookie_secure": True},
+        {"cookie_name": "__Secure-s", "cookie_secure": True, "cookie_domain": "a.org"},
+        {"cookie_name": "__Host-s", "cookie_secure": True},
+        {"timeout": 60, "timeout_trigger": 60},
+        {"prefix": "app:", "id_generator": answer},
+        {"set_redis_ttl": False, "timeout_trigger": 60},
+    ],
+)
+def test_combination_that_works_is_accepted(given: dict[str, Any]) -> None:
+    assert parse(**given)
+
+
+# -- secrets -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.secret])
+def test_value_of_a_secret_is_in_no_error_and_no_repr(name: str) -> None:
+    class Leak(str):
+        def __repr__(self) -> str:
+            return "hunter2"
+
+    row = ROWS[name]
+    for key in (name, *row.aliases):
+        with pytest.raises(SettingsError) as caught:
+            ini(**{key: [Leak("hunter2"), 5] if "redis" not in name else [Leak("hunter2")]})
+        assert "hunter2" not in f"{caught.value} {caught.value!r}"
+    assert "hunter2" not in repr(parse(secret="hunter2" * 10, url="redis://:hunter2@h"))
+
+
+def test_secret_rows_are_those_that_hold_secrets() -> None:
+    assert {name for name, row in ROWS.items() if row.secret} == {
+        "secret",
+        "seal_secret",
+        "encryption_key",
+        "redis_url",
+        "redis_password",
+    }
+
+
+@pytest.mark.parametrize("sample", ["itsaseekreet", "secret", "your-secret"])
+def test_sample_secret_is_a_warning_that_does_not_show_it(
+    sample: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    parse(secret=[SECRET, sample])
+    assert len(caplog.records) == 1
+    assert caplog.records[0].levelno == logging.WARNING
+    message = caplog.records[0].getMessage().replace("redis.sessions.secret", "")
+    assert "sample" in message
+    assert sample not in message
+
+
+@pytest.mark.parametrize(("secret", "warned"), [("k" * 31, True), ("k" * 32, False)])
+def test_short_secret_is_a_warning_that_does_not_show_it(
+    secret: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    parse(secret=secret)
+    assert len(caplog.records) == warned
+    assert "kkk" not in caplog.text
+    if warned:
+        assert "redis.sessions.secret is shorter than 32 bytes" in caplog.text
+
+
+def test_short_seal_secret_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    parse(secret=None, cookie_signer=SIGNER, seal_secret="short")
+    assert "redis.sessions.seal_secret is shorter" in caplog.text
+
+
+# -- settings whose meaning is gone ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("python_expires", "true"), ("set_redis_ttl_readheavy", "false")]
+)
+def test_setting_without_effect_logs_why(
+    name: str, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ini(**{name: value})
+    assert f"redis.sessions.{name} has no effect: " in caplog.text
+
+
+def test_settings_that_the_engine_serves_log_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    given = {name: raw for name, raw, _, row in SPELLINGS if ROWS[row].gone is None}
+    for alias in ("url", "host", "port", "db", "password", "client_callable", "socket_timeout"):
+        given.pop(alias)
+    for alias in ("encoding", "encoding_errors", "unix_socket_path"):
+        given.pop(alias)
+    ini(**given)
+    assert caplog.records == []
+
+
+# -- positional arguments ----------------------------------------------------------
+
+
+def test_positional_order_is_that_of_pyramid_session_redis() -> None:
+    # inspect.signature(pyramid_session_redis.RedisSessionFactory), version 1.8.1.
+    assert (
+        list(POSITIONAL)
+        == """
+        secret timeout cookie_name cookie_max_age cookie_path cookie_domain cookie_secure
+        cookie_httponly cookie_expires cookie_comment cookie_samesite cookie_on_exception
+        redis_url redis_host redis_port redis_db redis_password redis_client_callable serialize
+        deserialize id_generator set_redis_ttl set_redis_ttl_readheavy detect_changes
+        deserialized_fails_new func_check_response_allow_cookies func_invalid_logger
+        timeout_trigger python_expires cookie_signer redis_socket_timeout redis_connection_pool
+        redis_encoding redis_encoding_errors redis_unix_socket_path invalidate_empty_session
+        """.split()
+    )
+    assert set(POSITIONAL) <= set(ROWS)
+
+
+def test_defaults_of_pyramid_session_redis_are_accepted_by_position() -> None:
+    # Who passes one late argument by position passes the defaults before it.
+    defaults = [
+        *(SECRET, 1200, "session", None, "/", None, False, True, None, None, None, True),
+        *(None, "localhost", 6379, 0, None, None, pickle.dumps, pickle.loads, answer, True, None),
+        *(True, None, None, None, None, True, None, None, None, None, None, None, True),
+    ]
+    found = Settings.from_options(dict(zip(POSITIONAL, defaults, strict=True)))
+    assert found.timeout == 1200
+    assert found.serialize == found.deserialize == "pickle"
+    assert found.id_generator is answer
+    assert found.cookie_samesite is None
+    assert found.invalidate_empty_session is True
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        parse().timeout = 5  # type: ignore[misc]
