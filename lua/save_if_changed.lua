@@ -64,7 +64,6 @@ if not created then
 end
 
 if new_timeout then timeout = ARGV[4] end
-if new_deadline then deadline = new_deadline > 0 and ARGV[5] or false end
 local idle = tonumber(timeout or nil) or timeout_ms
 local life = math.huge
 if idle > 0 then life = idle end
@@ -72,11 +71,13 @@ if first then life = math.min(life, tonumber(first) or life) end
 if absolute_ms > 0 then
   life = math.min(life, (tonumber(string.match(created, '^%d+')) or 0) + absolute_ms - now_ms)
 end
-if deadline then life = math.min(life, (tonumber(deadline) or 0) - now_ms) end
-if (life <= 0 and not new_deadline) or (expires and (tonumber(expires) or 0) <= now_ms) then
+if life <= 0 or (deadline and (tonumber(deadline) or 0) <= now_ms)
+  or (expires and (tonumber(expires) or 0) <= now_ms) then
   redis.call('DEL', session_key)
   return {0, 1}
 end
+if new_deadline then deadline = new_deadline > 0 and ARGV[5] or false end
+if deadline then life = math.min(life, (tonumber(deadline) or 0) - now_ms) end
 if life < math.huge then life = math.min(life, MAX_MS) end
 
 local repeated = false

@@ -23,7 +23,15 @@ from .errors import (
     StoreUnavailable,
     UnserializableValue,
 )
+from .events import (
+    SessionCreated,
+    SessionEvent,
+    SessionInvalidated,
+    SessionRegenerated,
+    SessionRejected,
+)
 from .factory import RedisSessionFactory
+from .owners import SessionInfo, revoke, sessions_of
 from .settings import Settings, SettingsError
 
 __all__ = [
@@ -36,14 +44,22 @@ __all__ = [
     "RawDeserializationError",
     "RedisSessionFactory",
     "SessionConflict",
+    "SessionCreated",
     "SessionError",
+    "SessionEvent",
+    "SessionInfo",
+    "SessionInvalidated",
+    "SessionRegenerated",
+    "SessionRejected",
     "SettingsError",
     "StoreError",
     "StoreUnavailable",
     "UnserializableValue",
     "check_response_allow_cookies",
     "includeme",
+    "revoke",
     "session_factory_from_settings",
+    "sessions_of",
 ]
 
 __version__ = "0.1.0"

@@ -64,6 +64,7 @@ class Contents:
         "_deleted",
         "_exposed",
         "_flash",
+        "_meta",
         "_names_read",
         "_plain",
         "_reads",
@@ -97,6 +98,7 @@ class Contents:
         self._accessed: set[Any] = set()
         self._deleted: set[bytes] = set()
         self._exposed = False
+        self._meta: dict[bytes, Any] = {}
         self._reads: dict[bytes, str] = {}
         self._names_read = False
         #: ``session.changed()`` was called.
@@ -236,6 +238,25 @@ class Contents:
         self._deleted.update(field for field, _ in messages if field in self.raw)
         return [message for _, message in messages]
 
+    # -- owner and label -----------------------------------------------------------
+
+    def meta(self, field: bytes) -> Any:
+        """Return the owner or the label, or ``None``."""
+        if field in self._meta:
+            return self._meta[field]
+        stored = self._plain.get(field)
+        if stored is None:
+            return None
+        try:
+            return self._codec.decode(stored)
+        except Exception:
+            self.undecodable += 1
+            return None
+
+    def assign_meta(self, field: bytes, value: Any) -> None:
+        """Set the owner or the label; ``None`` removes it."""
+        self._meta[field] = value
+
     # -- what was read, what changed -----------------------------------------------
 
     def _note_read(self, key: str | int, presence: bool = False) -> None:
@@ -259,7 +280,12 @@ class Contents:
     def pending(self) -> bool:
         """Cheaply rule out that anything changed."""
         return bool(
-            self._assigned or self._accessed or self._deleted or self._flash or self._exposed
+            self._assigned
+            or self._accessed
+            or self._deleted
+            or self._flash
+            or self._exposed
+            or self._meta
         )
 
     def changes(self, detect: bool) -> Changes:
@@ -290,7 +316,13 @@ class Contents:
             for field, message in messages:
                 if field not in self.raw:
                     values[field] = self._encode("flash message", message)
-        return Changes(values, sorted(self._deleted))
+        deletes = sorted(self._deleted)
+        for field, value in self._meta.items():
+            if value is not None:
+                values[field] = self._encode(field.decode("ascii"), value)
+            elif field in self.raw:
+                deletes.append(field)
+        return Changes(values, deletes)
 
     def _differs(self, now: bytes, stored: bytes | None) -> bool:
         codec = self._codec
@@ -319,15 +351,11 @@ class Contents:
             return self._codec.encode(value)
         except Exception as exc:
             # The serializer's own message may quote the value.
-            raise UnserializableValue(key, type(value), type(exc)) from None
+            raise UnserializableValue(key, type(value).__name__, type(exc).__name__) from None
 
     def would_empty(self, changes: Changes) -> bool:
         """Tell whether, as far as this request knows, these changes leave nothing."""
-        return (
-            bool(changes.deletes)
-            and not changes.values
-            and self._plain.keys() <= set(changes.deletes)
-        )
+        return bool(changes.deletes) and not changes.values and self.held() <= set(changes.deletes)
 
     def settle(self, changes: Changes, sealed: Mapping[bytes, bytes]) -> None:
         """Take what was saved as what is stored.
@@ -351,6 +379,7 @@ class Contents:
         self._accessed.update(self._assigned)
         self._assigned.clear()
         self._deleted.clear()
+        self._meta.clear()
         self._reads = {}
         self._names_read = False
 
@@ -360,7 +389,7 @@ class Contents:
         return [(field, self.raw[field], plain[field]) for field in fields if field in plain]
 
     def held(self) -> set[bytes]:
-        """Return the fields that hold data, as last saved."""
+        """Return the fields that hold data, owner and label included, as last saved."""
         return set(self._plain)
 
     def merged(self, changes: Changes) -> dict[bytes, bytes]:

@@ -78,14 +78,21 @@ class UnserializableValue(SessionError):
     """A session value cannot be serialized. The stored session is untouched.
 
     :ivar key: the session key (or ``flash message``) that holds the value.
+    :ivar kind: name of the value's type.
+    :ivar error: name of the serializer's error.
     """
 
-    def __init__(self, key: object, kind: type, error: type) -> None:
-        super().__init__(
-            f"the value of session key {key!r}, a {kind.__name__}, cannot be serialized "
-            f"({error.__name__})"
-        )
+    def __init__(self, key: object, kind: str, error: str) -> None:
+        super().__init__(key, kind, error)
         self.key = key
+        self.kind = kind
+        self.error = error
+
+    def __str__(self) -> str:
+        return (
+            f"the value of session key {self.key!r}, a {self.kind}, "
+            f"cannot be serialized ({self.error})"
+        )
 
 
 class SessionConflict(SessionError, TransientError):
@@ -96,8 +103,8 @@ class SessionConflict(SessionError, TransientError):
     runs again on fresh data.
     """
 
-    def __init__(self) -> None:
-        super().__init__("the session was changed by another request; nothing was saved")
+    def __str__(self) -> str:
+        return "the session was changed by another request; nothing was saved"
 
 
 mark_error_retryable(SessionConflict)
@@ -114,9 +121,14 @@ class InvalidSession(SessionError):
     """
 
     def __init__(self, reason: str, fingerprint: str | None = None) -> None:
-        super().__init__(reason if fingerprint is None else f"{reason} (session {fingerprint})")
+        super().__init__(reason, fingerprint)
         self.reason = reason
         self.fingerprint = fingerprint
+
+    def __str__(self) -> str:
+        if self.fingerprint is None:
+            return self.reason
+        return f"{self.reason} (session {self.fingerprint})"
 
 
 class InvalidSession_BadCookie(InvalidSession):

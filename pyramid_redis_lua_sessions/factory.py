@@ -18,6 +18,7 @@ from .errors import (
     SessionError,
     StoreError,
 )
+from .events import SessionEvent, SessionRejected
 from .seals import make_sealer
 from .serializers import make_codec
 from .session import UNDELIVERABLE, UNSET, Phase, RedisSession
@@ -79,7 +80,7 @@ class RedisSessionFactory:
         self._client_callable = settings.redis_client_callable
         self._client_options = client_options(settings)
         client = None if self._client_callable is not None else make_client(settings)
-        self._store = Store(client, settings)
+        self._store = Store(client, settings, self.sealer)
         self.migration: Any = None
         if settings.migrate_from:
             from .migrate import Migration
@@ -141,6 +142,9 @@ class Afterlife:
 
     def report(self, problem: InvalidSession) -> None:
         log.warning("%s", problem)
+
+    def announce(self, kind: type[SessionEvent], *args: str) -> None:
+        raise RuntimeError("the request of this session is over")
 
 
 class Turn:
@@ -234,6 +238,16 @@ class Turn:
         log.log(logging.INFO if routine else logging.WARNING, "%s", problem)
         if self.settings.func_invalid_logger is not None:
             self.settings.func_invalid_logger(self.request, problem)
+        self._notify(SessionRejected, problem)
+
+    def announce(self, kind: type[SessionEvent], *args: str) -> None:
+        """Send an event to the application."""
+        self._notify(kind, *args)
+
+    def _notify(self, kind: Any, *args: Any) -> None:
+        registry = self.request.registry
+        if registry.has_listeners:
+            registry.notify(kind(self.request, *args))
 
     # -- the steps -------------------------------------------------------------------
 

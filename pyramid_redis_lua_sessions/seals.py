@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from .serializers import DATA_KINDS
+from .serializers import DATA_KINDS, SEALED_META
 from .settings import Settings, SettingsError
 
 __all__ = ["Bound", "Encryption", "NoSeal", "Seal", "Sealer", "derive_key", "make_sealer"]
@@ -131,7 +131,7 @@ class BoundSeal:
         copy, equal, size = self._hashers[0].copy, hmac.compare_digest, _SEAL_SIZE
         opened = {}
         for field, stored in fields.items():
-            if field and field[:1] in DATA_KINDS:
+            if field and (field[:1] in DATA_KINDS or field in SEALED_META):
                 data = stored[size:]
                 hasher = copy()
                 hasher.update(field + data + len(field).to_bytes(4, "big"))
@@ -205,7 +205,7 @@ class BoundEncryption:
     def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
         opened = {}
         for field, stored in fields.items():
-            if field and field[:1] in DATA_KINDS:
+            if field and (field[:1] in DATA_KINDS or field in SEALED_META):
                 data = self.open(field, stored)
                 if data is None:
                     return None
@@ -228,7 +228,11 @@ class NoSeal:
         return stored
 
     def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
-        return {f: stored for f, stored in fields.items() if f and f[:1] in DATA_KINDS}
+        return {
+            field: stored
+            for field, stored in fields.items()
+            if field and (field[:1] in DATA_KINDS or field in SEALED_META)
+        }
 
 
 def _framed(text: str) -> bytes:

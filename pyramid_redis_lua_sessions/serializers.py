@@ -14,7 +14,17 @@ from typing import Any, cast
 
 from .settings import Settings, SettingsError
 
-__all__ = ["ATOMS", "DATA_KINDS", "Codec", "field_of", "key_of", "make_codec"]
+__all__ = [
+    "ATOMS",
+    "DATA_KINDS",
+    "LABEL_FIELD",
+    "OWNER_FIELD",
+    "SEALED_META",
+    "Codec",
+    "field_of",
+    "key_of",
+    "make_codec",
+]
 
 #: Types of which a value cannot change in place, encoded without a serializer.
 #: Compared by ``type() is``: a subclass (IntEnum, Markup) goes to the serializer.
@@ -23,6 +33,11 @@ ATOMS = frozenset((str, int, float, bool, type(None), bytes))
 KEY_KINDS = b".#"
 FLASH_KIND = b"~"
 DATA_KINDS = KEY_KINDS + FLASH_KIND
+
+OWNER_FIELD = b"owner"
+LABEL_FIELD = b"label"
+#: Fields that are no session values, but protected like them.
+SEALED_META = frozenset((OWNER_FIELD, LABEL_FIELD))
 UNIT_SEPARATOR = b"\x1f"
 
 

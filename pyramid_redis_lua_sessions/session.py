@@ -27,9 +27,10 @@ from .errors import (
     SessionConflict,
     fingerprint,
 )
+from .events import SessionCreated, SessionEvent, SessionInvalidated, SessionRegenerated
 from .scripts import Status
 from .seals import Bound, Sealer
-from .serializers import Codec, field_of
+from .serializers import LABEL_FIELD, OWNER_FIELD, Codec, field_of
 from .settings import MAX_SECONDS, Settings, seconds
 from .store import (
     NO_CHECKS,
@@ -76,6 +77,9 @@ class Host(Protocol):
 
     def report(self, problem: InvalidSession) -> None:
         """Log a refused session or lost change, and tell ``func_invalid_logger``."""
+
+    def announce(self, kind: type[SessionEvent], *args: str) -> None:
+        """Send an event to the application."""
 
 
 #: Why changes are dropped.
@@ -512,6 +516,37 @@ class RedisSession(MutableMapping[Any, Any]):
         if renew_csrf_token and CSRF_KEY in self:
             self.new_csrf_token()
 
+    @property
+    def owner(self) -> str | int | None:
+        """Whose session it is: the user's id, as the application knows it.
+
+        Setting another owner is a login: it regenerates the id, and records
+        the session in the owner's index (see
+        :func:`~pyramid_redis_lua_sessions.sessions_of`). Setting ``None``
+        regenerates the id too.
+
+        :raises TypeError: the owner is neither ``str`` nor ``int``.
+        """
+        return cast("str | int | None", self._loaded().meta(OWNER_FIELD))
+
+    @owner.setter
+    def owner(self, owner: str | int | None) -> None:
+        if owner is not None:
+            owner = exact_key(owner)
+        before = self.owner
+        if before != owner or type(before) is not type(owner):
+            self.regenerate_id()
+        self._contents.assign_meta(OWNER_FIELD, owner)
+
+    @property
+    def label(self) -> str | None:
+        """What :func:`~pyramid_redis_lua_sessions.sessions_of` shows for this session."""
+        return cast("str | None", self._loaded().meta(LABEL_FIELD))
+
+    @label.setter
+    def label(self, label: str | None) -> None:
+        self._loaded().assign_meta(LABEL_FIELD, label)
+
     def ensure_id(self) -> str | None:
         """Return the session's id; create the session now if it has none.
 
@@ -521,8 +556,11 @@ class RedisSession(MutableMapping[Any, Any]):
         self._look()
         if self._phase is Phase.FRESH:
             changes = self._changes()
-            seal = self._sealed_for(changes.values)
-            self._adopt(self._store().create(seal, self._lifetime), changes, seal)
+            seal, owner = self._sealed_for(changes.values), changes.values.get(OWNER_FIELD)
+            created = self._store().create(seal, self._lifetime, owner=owner)
+            self._adopt(created, changes, seal)
+            if created is not None:
+                self._host.announce(SessionCreated, fingerprint(created.session_id))
         return self._id
 
     def adjust_session_timeout(self, timeout_seconds: float | None) -> None:
@@ -647,7 +685,7 @@ class RedisSession(MutableMapping[Any, Any]):
         """End the sessions that were invalidated."""
         while self.ends:
             ending = self._store().end(self.ends[0], keep_fields=self.undo is not None)
-            self._can_revive(self.ends.pop(0), ending)
+            self._ended(self.ends.pop(0), ending)
             if self._just_ended(ending.status, ending.age_ms):
                 self.cookie_is_stale = False
 
@@ -730,14 +768,24 @@ class RedisSession(MutableMapping[Any, Any]):
     def _create(self, changes: Changes) -> None:
         """Create the session, and end the one that was invalidated before it."""
         store, lifetime = self._store(), self._lifetime
-        seal = self._sealed_for(changes.values)
+        seal, owner = self._sealed_for(changes.values), changes.values.get(OWNER_FIELD)
         if self.ends:
             keep_fields = self.undo is not None
-            created, ending = store.replace(self.ends[0], seal, lifetime, keep_fields=keep_fields)
-            self._can_revive(self.ends.pop(0), ending)
+            created, ending = store.replace(
+                self.ends[0], seal, lifetime, keep_fields=keep_fields, owner=owner
+            )
+            self._ended(self.ends.pop(0), ending)
         else:
-            created = store.create(seal, lifetime)
+            created = store.create(seal, lifetime, owner=owner)
         self._adopt(created, changes, seal)
+        if created is not None:
+            self._host.announce(SessionCreated, fingerprint(created.session_id))
+
+    def _ended(self, session_id: str, ending: Ending) -> None:
+        """A session that was invalidated has ended."""
+        self._can_revive(session_id, ending)
+        if ending.status is Status.ENDED:
+            self._host.announce(SessionInvalidated, fingerprint(session_id))
 
     def _move(self, changes: Changes) -> None:
         """Regenerate: create the new id with all data, end the old one."""
@@ -753,7 +801,9 @@ class RedisSession(MutableMapping[Any, Any]):
         seal = self._sealed_for(merged)
         checks = contents.checks()
         start = None if self._restart_lifetime else self._start()
-        created, ending = store.replace(old_id, seal, lifetime, start, checks=checks)
+        created, ending = store.replace(
+            old_id, seal, lifetime, start, checks=checks, owner=merged.get(OWNER_FIELD)
+        )
         if ending.status is Status.CONFLICT:
             if created is not None:
                 store.end(created.session_id)
@@ -766,6 +816,9 @@ class RedisSession(MutableMapping[Any, Any]):
             self._keep_own([field for field in merged if field not in own])
             return
         self._moved = (old_id, ending)
+        self._host.announce(
+            SessionRegenerated, fingerprint(created.session_id), fingerprint(old_id)
+        )
         late, gone = slipped_in(loaded, ending.fields, own)
         opened = {field: bound.open(field, stored) for field, stored in late.items()}
         values = {field: data for field, data in opened.items() if data is not None}
@@ -790,6 +843,8 @@ class RedisSession(MutableMapping[Any, Any]):
         self._contents.lose(lost)
         if self._contents.held() <= {field_of(CSRF_KEY)}:
             self.take_back(ENDED)
+        else:
+            self._host.announce(SessionCreated, fingerprint(cast("str", self._id)))
 
     def _carry(self, late: Changes, lifetime: Lifetime) -> None:
         """Save under the new id what the end of the old one brought to light."""

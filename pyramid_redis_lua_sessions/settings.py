@@ -82,6 +82,16 @@ def integer(value: Any) -> int:
     return number
 
 
+def positive(value: Any) -> int:
+    try:
+        number = integer(value)
+    except ValueError:
+        number = 0
+    if not number:
+        raise ValueError("a whole number, 1 or more")
+    return number
+
+
 #: A hundred years: far under the range of Redis' own millisecond clock.
 MAX_SECONDS = 100 * 366 * 24 * 3600
 
@@ -220,9 +230,12 @@ def libraries(value: Any) -> tuple[str, ...]:
     """Names of libraries whose sessions can be taken over, with commas or spaces between."""
     if isinstance(value, str):
         value = [] if value == "None" else value.replace(",", " ").split()
-    names = tuple(value or ())
-    if not set(names) <= set(MIGRATE_FROM):
-        raise ValueError(" or ".join(MIGRATE_FROM) + ", or both")
+    try:
+        names = tuple(value or ())
+        if not set(names) <= set(MIGRATE_FROM):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(" or ".join(MIGRATE_FROM) + ", or both") from None
     return names
 
 
@@ -393,6 +406,13 @@ class Settings:
         True,
         "Let Redis expire sessions. ``false`` sets no TTL, for a Redis that evicts as an LRU "
         "cache; timeouts then stand in the session itself and are enforced by the scripts.",
+    )
+
+    owner_sessions: int = setting(
+        positive,
+        100,
+        "Most sessions that one owner may have; one more ends the oldest. See "
+        "``request.session.owner``.",
     )
 
     # Concurrency
@@ -612,6 +632,8 @@ class Settings:
         parsed = {}
         for row_name, (name, raw) in given.items():
             row = _BY_NAME[row_name]
+            if raw is None and row.parser is flag:
+                continue  # the predecessors' "not given"
             if row.gone is not None:
                 log.warning("%s%s has no effect: %s", prefix, name, row.gone)
             try:

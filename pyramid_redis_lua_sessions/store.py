@@ -10,7 +10,7 @@ import copy
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from redis.cluster import RedisCluster
@@ -26,6 +26,8 @@ from redis.exceptions import (
 
 from .errors import StoreError, StoreUnavailable
 from .scripts import SCRIPTS, Script, Status
+from .seals import Sealer
+from .serializers import OWNER_FIELD
 from .settings import Settings
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Absent",
     "Checks",
     "Created",
+    "Description",
     "Ending",
     "Foreign",
     "Lifetime",
@@ -49,6 +52,9 @@ log = logging.getLogger(__package__)
 
 #: Life of the marker that an ended session leaves.
 MARKER_MS = 60_000
+
+#: Entries of an owner's index from which on a login looks which are alive.
+UNTIDY = 8
 
 #: How often an id is drawn again before the generator is called broken.
 MOST_DRAWS = 32
@@ -143,6 +149,23 @@ class Foreign(NamedTuple):
     now_ms: int
 
 
+class Description(NamedTuple):
+    """What is known of a live session without loading it.
+
+    :ivar remaining_ms: as in :class:`Loaded`.
+    :ivar idle_ms: idle timeout that applies, ms; 0 = never.
+    :ivar now_ms: Redis' clock, ms since the epoch.
+    :ivar created: field ``created``; ``owner``, ``label``: as stored, or empty.
+    """
+
+    remaining_ms: int
+    idle_ms: int
+    now_ms: int
+    created: bytes
+    owner: bytes
+    label: bytes
+
+
 class Lifetime(NamedTuple):
     """What a session has of its own, apart from the configured lifetimes.
 
@@ -178,10 +201,13 @@ class Store:
 
     :param client: a redis-py client, ``Redis`` or ``RedisCluster``; one made
         with ``decode_responses`` will do.
+    :param sealer: verifies whose a session in an owner's index is.
     """
 
-    def __init__(self, client: Any, settings: Settings) -> None:
+    def __init__(self, client: Any, settings: Settings, sealer: Sealer) -> None:
         self.client = client
+        self._sealer = sealer
+        self._most_sessions = settings.owner_sessions
         self._prefix = settings.prefix.encode("utf-8", "surrogatepass")
         self._timeout_ms = milliseconds(settings.timeout)
         self._absolute_ms = milliseconds(settings.absolute_timeout)
@@ -221,18 +247,31 @@ class Store:
         seal: Callable[[str], Mapping[bytes, bytes]],
         lifetime: Lifetime,
         created_ms: int | None = None,
+        owner: bytes | None = None,
+        returning: bool = False,
     ) -> Created | None:
         """Create a session under a new id.
 
         :param seal: ``(session_id) -> fields``: the data, sealed for an id.
         :param created_ms: start of its life, where that lies in the past.
+        :param owner: its owner, encoded, to whose index it is added first, in
+            the same pipeline.
+        :param returning: the client has sent a cookie back before, so
+            ``first_timeout`` does not apply.
         :returns: ``None`` where its life would already be over.
         :raises StoreError: the id generator returns nothing but taken ids.
         """
         for _ in range(MOST_DRAWS):
-            session_id, args = self._creation(seal, lifetime, created_ms)
-            reply = self._call(_CREATE, self._key(session_id), args)
+            session_id, args = self._creation(seal, lifetime, created_ms, returning)
+            call: Call = (_CREATE, self._key(session_id), args)
+            if owner is None:
+                reply = self._call(*call)
+            else:
+                indexed, reply = self._together([self._indexing(owner, session_id), call])
+                _raise_failed(indexed, reply)
             if reply[0] != Status.TAKEN:
+                if owner is not None:
+                    self._tidy(owner, indexed)
                 return _created(session_id, reply)
         raise StoreError(f"id_generator returned {MOST_DRAWS} session ids that are taken")
 
@@ -301,6 +340,7 @@ class Store:
         created_ms: int | None = None,
         keep_fields: bool = True,
         checks: Checks = NO_CHECKS,
+        owner: bytes | None = None,
     ) -> Replaced:
         """Create a session under a new id, and end the old one, in one pipeline.
 
@@ -308,6 +348,7 @@ class Store:
         two round trips: the new session exists before the old one ends.
 
         :param checks: if they fail, the old session does not end.
+        :param owner: as in :meth:`create`.
         """
         session_id, args = self._creation(seal, lifetime, created_ms, returning=True)
         ending = self._ending(keep_fields, checks)
@@ -315,17 +356,17 @@ class Store:
             (_CREATE, self._key(session_id), args),
             (_END, self._key(old_id), ending),
         ]
-        if isinstance(self.client, RedisCluster):
-            made, ended = (self._call(*call) for call in calls)
-        else:
-            made, ended = self._pipeline(calls)
+        if owner is not None:
+            calls.insert(0, self._indexing(owner, session_id))
+        *indexed, made, ended = self._together(calls)
         try:
-            if isinstance(made, StoreError):
-                raise made
+            _raise_failed(*indexed, made)
             if made[0] == Status.TAKEN:
-                created = self.create(seal, lifetime, created_ms)
+                created = self.create(seal, lifetime, created_ms, owner, returning=True)
             else:
                 created = _created(session_id, made)
+                if owner is not None:
+                    self._tidy(owner, indexed[0])
         except StoreError:
             # No session must be without data under either id.
             if keep_fields and not isinstance(ended, StoreError):
@@ -360,6 +401,77 @@ class Store:
         reply = self._call(_SWAP, self._key(session_id), args)
         return cast("int", reply[1]) if reply[0] == Status.SAVED else 0
 
+    # -- the index of an owner's sessions -------------------------------------------
+
+    def members(self, owner: bytes) -> list[str]:
+        """Return the ids in an owner's index, oldest first; not all of them live.
+
+        :param owner: the owner, encoded.
+        """
+        found = self._command("ZRANGE", self._index_key(owner), 0, -1)
+        return [member.decode("utf-8", "surrogatepass") for member in found]
+
+    def describe(self, session_ids: Sequence[str]) -> list[Description | None]:
+        """Tell what is known of sessions without touching them; ``None`` = not alive."""
+        args = [b"%d" % self._timeout_ms, b"%d" % self._absolute_ms]
+        replies = self._together([(_DESCRIBE, self._key(name), args) for name in session_ids])
+        _raise_failed(*replies)
+        return [
+            Description(reply[1], reply[2], reply[3], *reply[4])
+            if reply[0] == Status.LOADED
+            else None
+            for reply in replies
+        ]
+
+    def owned_by(self, owner: bytes, session_ids: Sequence[str]) -> list[tuple[str, Description]]:
+        """Return which of the sessions live and really are this owner's."""
+        owned = []
+        for session_id, found in zip(session_ids, self.describe(session_ids), strict=True):
+            if found is None or not found.owner:
+                continue
+            if self._sealer.bind(session_id).open(OWNER_FIELD, found.owner) == owner:
+                owned.append((session_id, found))
+        return owned
+
+    def end_all(self, session_ids: Sequence[str]) -> int:
+        """End sessions, and leave their markers.
+
+        :returns: how many of them lived.
+        """
+        replies = self._together(
+            [(_END, self._key(name), self._ending(False, NO_CHECKS)) for name in session_ids]
+        )
+        _raise_failed(*replies)
+        return sum(reply[0] == Status.ENDED for reply in replies)
+
+    def forget(self, owner: bytes, session_ids: Sequence[str]) -> None:
+        """Remove ids from an owner's index."""
+        if session_ids:
+            self._command("ZREM", self._index_key(owner), *map(_encoded, session_ids))
+
+    def _index_key(self, owner: bytes) -> bytes:
+        name = hashlib.blake2b(owner, digest_size=16, person=b"owner index").hexdigest()
+        return b"%bowner:%b" % (self._prefix, name.encode("ascii"))
+
+    def _indexing(self, owner: bytes, session_id: str) -> Call:
+        args = [_encoded(session_id), self._most_sessions, self._absolute_ms]
+        return (_INDEX, self._index_key(owner), args)
+
+    def _tidy(self, owner: bytes, indexed: Any) -> None:
+        """End the sessions that are too many, and forget those that have ended.
+
+        Most logins find nothing to do, and pay no round trip for it.
+        """
+        too_many, settled = (
+            [name.decode("utf-8", "surrogatepass") for name in names] for names in indexed[1:3]
+        )
+        if too_many:
+            self.end_all([name for name, _ in self.owned_by(owner, too_many)])
+            self.forget(owner, too_many)
+        if len(settled) > UNTIDY:
+            alive = {name for name, _ in self.owned_by(owner, settled)}
+            self.forget(owner, [name for name in settled if name not in alive])
+
     # -- scripts -----------------------------------------------------------------
 
     def load_scripts(self) -> None:
@@ -381,10 +493,11 @@ class Store:
         commands: list[tuple[Any, ...]] = [("TIME",), ("GET", name), ("PTTL", name)]
         try:
             if isinstance(self.client, RedisCluster):
-                node = self.client.get_node_from_key(self._key(session_id))
+                cluster = cast("Any", self.client)
+                node = cluster.get_node_from_key(self._key(session_id))
                 targets: list[dict[str, Any]] = [{"target_nodes": node}, {}, {}]
                 replies = [
-                    self.client.execute_command(*command, NEVER_DECODE=True, **target)
+                    cluster.execute_command(*command, NEVER_DECODE=True, **target)
                     for command, target in zip(commands, targets, strict=True)
                 ]
             else:
@@ -395,7 +508,7 @@ class Store:
         except RedisError as exc:
             if _is_wrong_type(exc):
                 return None
-            raise _failure("get", exc) from exc
+            raise _failure("get", exc) from _showable(exc)
         for reply in replies:
             if isinstance(reply, RedisError) and not _is_wrong_type(reply):
                 raise _failure("get", reply) from None  # redis-py quotes the arguments
@@ -424,7 +537,7 @@ class Store:
         absolute_ms = max(1, not_after_ms - created_ms)
         if self._absolute_ms:
             absolute_ms = min(absolute_ms, self._absolute_ms)
-        args = [*self._creation_args(lifetime, created_ms, absolute_ms, first_ms)]
+        args = self._creation_args(lifetime, created_ms, absolute_ms, first_ms)
         for value in fields.items():
             args += value
         key = self._key(session_id)
@@ -447,7 +560,7 @@ class Store:
         try:
             self.client.execute_command("DEL", _encoded(key))
         except RedisError as exc:
-            raise _failure("del", exc) from exc
+            raise _failure("del", exc) from _showable(exc)
 
     def scan_foreign(self, match: str = "*", count: int = 500) -> Iterator[tuple[int, list[bytes]]]:
         """Iterate over all keys that hold strings.
@@ -475,7 +588,7 @@ class Store:
                     if not cursor:
                         break
         except RedisError as exc:
-            raise _failure("scan", exc) from exc
+            raise _failure("scan", exc) from _showable(exc)
 
     # -- calls -------------------------------------------------------------------
 
@@ -548,6 +661,30 @@ class Store:
                 return _FOREIGN_REPLY
             raise _failure(script.name, exc) from _showable(exc)
 
+    def _command(self, *args: Any) -> Any:
+        try:
+            return self.client.execute_command(*args, NEVER_DECODE=True)
+        except RedisError as exc:
+            raise _failure(str(args[0]).lower(), exc) from _showable(exc)
+
+    def _together(self, calls: list[Call]) -> list[Any]:
+        """Make calls in one pipeline; on Redis Cluster one after the other, in order.
+
+        :returns: their replies; for a call that failed the ``StoreError``.
+        """
+        if not isinstance(self.client, RedisCluster):
+            return self._pipeline(calls) if calls else []
+        replies: list[Any] = []
+        for call in calls:
+            if replies and isinstance(replies[-1], StoreError):
+                replies.append(replies[-1])  # what comes later stands on it
+                continue
+            try:
+                replies.append(self._call(*call))
+            except StoreError as exc:
+                replies.append(exc)
+        return replies
+
     def _pipeline(self, calls: list[Call]) -> list[Any]:
         """Send calls together; return their replies, or what they failed with."""
         try:
@@ -574,6 +711,8 @@ _CREATE = SCRIPTS["create_unique"]
 _SAVE = SCRIPTS["save_if_changed"]
 _ADJUST = SCRIPTS["adjust_timeout"]
 _END = SCRIPTS["end_session"]
+_INDEX = SCRIPTS["index_session"]
+_DESCRIBE = SCRIPTS["describe_session"]
 _REVIVE = SCRIPTS["revive_session"]
 _SWAP = SCRIPTS["swap_fields"]
 
@@ -604,6 +743,12 @@ def _nonce() -> str:
 
 def _optional(number: int | None) -> bytes:
     return b"" if number is None else b"%d" % number
+
+
+def _raise_failed(*replies: Any) -> None:
+    for reply in replies:
+        if isinstance(reply, StoreError):
+            raise reply
 
 
 def _created(session_id: str, reply: Any) -> Created | None:

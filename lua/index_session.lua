@@ -1,0 +1,41 @@
+--[[
+index_session: put a session into the index of its owner.
+
+The index is a sorted set of session ids by the time they were added. It is not
+cut here: the caller ends the sessions that are too many, and then removes them,
+so that a repeated call after a lost reply names them again.
+
+KEYS[1] index_key    sorted set of one owner's session ids
+ARGV[1] session_id   string, the id to add
+ARGV[2] most         integer, number of sessions that the index may hold
+ARGV[3] absolute_ms  integer, absolute timeout, ms: no session in the index
+                     outlives it; 0 = none
+
+Returns: {status, ...}
+  3 CREATED {3, {session_id, ...}, {session_id, ...}} the oldest ones that are
+            too many; and the others that were added over a minute ago
+Writes: ZADD, PEXPIRE, PERSIST
+]]
+local index_key = KEYS[1]
+local session_id = ARGV[1]
+local most = tonumber(ARGV[2])
+local absolute_ms = tonumber(ARGV[3])
+local SETTLED_MS = 60000 -- a younger entry may belong to a login that is under way
+
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZADD', index_key, string.format('%.0f', now_ms), session_id)
+if absolute_ms > 0 then
+  if redis.call('PTTL', index_key) < absolute_ms then
+    redis.call('PEXPIRE', index_key, absolute_ms)
+  end
+else
+  redis.call('PERSIST', index_key)
+end
+
+local surplus = redis.call('ZCARD', index_key) - most
+local too_many = {}
+if surplus > 0 then too_many = redis.call('ZRANGE', index_key, 0, surplus - 1) end
+local settled = redis.call('ZRANGEBYSCORE', index_key, '-inf',
+  '(' .. string.format('%.0f', now_ms - SETTLED_MS), 'LIMIT', #too_many, 1000)
+return {3, too_many, settled}

@@ -1,0 +1,119 @@
+"""The sessions of one user: list them, and log out everywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import Any
+
+from pyramid.interfaces import ISessionFactory
+
+from . import errors
+from .contents import exact_key
+from .factory import RedisSessionFactory
+from .serializers import LABEL_FIELD
+from .session import RedisSession
+from .store import Description, Store
+
+__all__ = ["SessionInfo", "revoke", "sessions_of"]
+
+#: Passes over the index before a revoke gives up: logins come faster than it ends them.
+MOST_PASSES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionInfo:
+    """One live session of an owner.
+
+    :ivar fingerprint: the short one-way name of its id.
+    :ivar created: start of its life, in UTC.
+    :ivar last_seen: last refresh of its idle timeout, in UTC: with
+        ``timeout_trigger`` requests in between are not seen. ``None`` where
+        the session has no idle timeout, or its life is cut short otherwise.
+    :ivar label: what the application set as ``session.label``.
+    :ivar current: it is the session of the request that asks.
+    """
+
+    fingerprint: str
+    created: datetime.datetime
+    last_seen: datetime.datetime | None
+    label: str | None
+    current: bool
+
+
+def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]:
+    """List the live sessions of an owner, oldest first.
+
+    :param request_or_registry: with a request, its own session is marked
+        ``current``.
+    :param owner: as assigned to ``session.owner``.
+    :raises StoreError: Redis failed.
+    """
+    factory, store, current = _context(request_or_registry)
+    encoded = factory.codec.encode(exact_key(owner))
+    found = store.owned_by(encoded, store.members(encoded))
+    return [_info(factory, name, known, name == current) for name, known in found]
+
+
+def revoke(
+    request_or_registry: Any,
+    owner: str | int,
+    except_current: bool = True,
+    fingerprint: str | None = None,
+) -> int:
+    """End the sessions of an owner, at once: also for requests in flight.
+
+    Reads the index again until a pass finds nothing alive, so that a login or
+    a new id under way at the same time is not missed.
+
+    :param except_current: spare the session of the request.
+    :param fingerprint: end only the session with this fingerprint.
+    :returns: how many sessions were ended.
+    :raises StoreError: Redis failed; some sessions may have been ended.
+    """
+    factory, store, current = _context(request_or_registry)
+    encoded = factory.codec.encode(exact_key(owner))
+    spared = current if except_current else None
+    ended = 0
+    for _ in range(MOST_PASSES):
+        alive = [
+            name
+            for name, _ in store.owned_by(encoded, store.members(encoded))
+            if name != spared and fingerprint in (None, errors.fingerprint(name))
+        ]
+        if not alive:
+            return ended
+        ended += store.end_all(alive)
+        store.forget(encoded, alive)
+    raise errors.SessionError("an owner's new sessions appear faster than they can be ended")
+
+
+def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str | None]:
+    """Return the factory, its store, and the id of the request's own session."""
+    registry = getattr(request_or_registry, "registry", request_or_registry)
+    factory = registry.queryUtility(ISessionFactory)
+    if not isinstance(factory, RedisSessionFactory):
+        raise errors.SessionError("the application's sessions are not those of this package")
+    if registry is request_or_registry:
+        return factory, factory.store_for(None), None
+    session = request_or_registry.session
+    current = session.session_id if isinstance(session, RedisSession) else None
+    return factory, factory.store_for(request_or_registry), current
+
+
+def _info(
+    factory: RedisSessionFactory, session_id: str, known: Description, current: bool
+) -> SessionInfo:
+    label = None
+    if known.label:
+        stored = factory.sealer.bind(session_id).open(LABEL_FIELD, known.label)
+        label = None if stored is None else factory.codec.decode(stored)
+    seen = None
+    if known.idle_ms and 0 <= known.remaining_ms <= known.idle_ms:
+        seen = _moment(known.now_ms - (known.idle_ms - known.remaining_ms))
+    created = _moment(int(known.created.partition(b" ")[0]))
+    return SessionInfo(errors.fingerprint(session_id), created, seen, label, current)
+
+
+def _moment(milliseconds: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.timezone.utc)
