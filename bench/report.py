@@ -122,7 +122,11 @@ def text(
 ) -> str:
     """Return the report for people."""
     lines = [f"{name}: {value}" for name, value in run.items()]
-    lines += ["", "Median per request; own = less the same request without a session", ""]
+    lines += [
+        "",
+        "Medians per request; own time and CPU: less the same request without a session",
+        "",
+    ]
     lines += _table(
         [
             "scenario",

@@ -56,6 +56,16 @@ end
 local start = tonumber(string.match(created, '^%d+'))
 if not start then return {0, 2} end
 
+if use_ttl and timeout_ms > 0 and absolute_ms == 0
+  and not (trigger_ms or timeout or expires or deadline or first) then
+  -- The common case: one write, nothing to compute.
+  local reply = redis.pcall('PEXPIRE', session_key, ARGV[1])
+  if type(reply) == 'table' and reply.err and string.find(reply.err, 'READONLY', 1, true) then
+    return reply
+  end
+  return {1, timeout_ms, fields}
+end
+
 -- A write of the touch may be refused (MISCONF, NOREPLICAS, OOM): the read
 -- goes on. READONLY is passed up, so that the client finds the new primary.
 local refused
@@ -78,13 +88,6 @@ if life <= 0 or (expires and (tonumber(expires) or 0) <= now_ms) then
 end
 if life < math.huge then life = math.min(life, MAX_MS) end
 if first then touch('HDEL', session_key, 'first') end
-
-if use_ttl and not expires and not first and not trigger_ms and life == idle then
-  -- The common case: one write, nothing to compare.
-  touch('PEXPIRE', session_key, string.format('%.0f', life))
-  if refused then return refused end
-  return {1, life, fields}
-end
 
 local pttl = redis.call('PTTL', session_key) -- -1 = no TTL
 local remaining = math.huge

@@ -54,8 +54,12 @@ local first_set = first_delete + n_deletes
 local meta = redis.call('HMGET', session_key,
   'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved')
 local created, timeout, deadline, expires, first, saves, moved = unpack(meta)
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_ms
+if not use_ttl or absolute_ms > 0 or end_if_empty > 0 or new_deadline
+  or deadline or expires or moved then
+  local time = redis.call('TIME')
+  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+end
 
 if not created then
   if not moved then return {0} end
@@ -152,7 +156,7 @@ elseif life == math.huge then
   if expires then redis.call('HDEL', session_key, 'expires') end
   return {5, -1}
 elseif use_ttl then
-  redis.call('PEXPIRE', session_key, string.format('%.0f', life))
+  redis.call('PEXPIRE', session_key, life == timeout_ms and ARGV[1] or string.format('%.0f', life))
   if expires then redis.call('HDEL', session_key, 'expires') end
 else
   redis.call('HSET', session_key, 'expires', string.format('%.0f', now_ms + life))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import importlib.util
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -19,13 +22,20 @@ from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
 from .client import client_options, make_client
+from .errors import SessionError
 from .scripts import SCRIPTS
+from .seals import make_sealer
+from .serializers import make_codec
 from .settings import Settings
+from .store import Store
 
 __all__ = ["SessionsCommand", "main"]
 
 #: Seconds to wait for the Redis that ``--url`` names.
 TIMEOUT_SECONDS = 5.0
+
+#: How often a progress that is no bar is printed.
+PROGRESS_SECONDS = 5.0
 
 
 class UsageError(Exception):
@@ -68,20 +78,7 @@ class SessionsCommand:
 
         # Which Redis: the same arguments for every subcommand.
         target = argparse.ArgumentParser(add_help=False)
-        target.add_argument(
-            "config_uri",
-            nargs="?",
-            metavar="config.ini#section",
-            help="configuration file of the application, as pserve takes it; "
-            "its redis.sessions.* settings name the Redis",
-        )
-        target.add_argument(
-            "config_vars",
-            nargs="*",
-            default=(),
-            metavar="name=value",
-            help="variables that the configuration file uses, as pserve takes them",
-        )
+        add_ini_arguments(target, nargs="?")
         target.add_argument(
             "--url", help="address of the Redis instead: redis://, rediss:// or unix://"
         )
@@ -94,6 +91,28 @@ class SessionsCommand:
             "and the nodes that have it: of a Redis Cluster every primary.",
         )
         command.set_defaults(command=self.load_scripts)
+
+        command = commands.add_parser(
+            "migrate",
+            help="take over all sessions of another library",
+            description="Convert all sessions of the libraries that redis.sessions.migrate_from "
+            "names, ahead of the users' return. Their old cookies lead to the converted sessions. "
+            "The old application must not run any more; the new one may. The command can be "
+            "interrupted, and run again.",
+        )
+        add_ini_arguments(command)
+        command.add_argument(
+            "--dry-run", action="store_true", help="convert everything, but store nothing"
+        )
+        command.add_argument("--yes", action="store_true", help="do not ask")
+        command.add_argument(
+            "--match",
+            metavar="PATTERN",
+            help="look at the keys of this glob-style pattern (for ids of an id_generator of your "
+            "own), not at those whose names look like ids of the libraries; what they hold is "
+            "unpickled, so it must not match keys that others can write",
+        )
+        command.set_defaults(command=self.migrate)
         return parser
 
     def out(self, message: str) -> None:
@@ -140,6 +159,91 @@ class SessionsCommand:
             raise RedisFailure(f"scripts are missing on {', '.join(sorted(lacking))}")
         return 0
 
+    def migrate(self, args: argparse.Namespace) -> int:
+        from .migrate import Migration, Summary, migrate_all, old_name
+
+        settings = settings_of_ini(args.config_uri, args.config_vars)
+        try:
+            migration = Migration(settings, make_codec(settings), make_sealer(settings))
+        except ConfigurationError as exc:
+            raise UsageError(f"{args.config_uri}: {exc}") from exc
+        if not settings.migrate_from:
+            raise UsageError(f"{args.config_uri}: redis.sessions.migrate_from names no library")
+        if migration.over():
+            raise UsageError(f"{args.config_uri}: redis.sessions.migrate_until has passed")
+        if not (args.yes or args.dry_run):
+            self.ask(f"Convert all sessions of {' and '.join(settings.migrate_from)}?")
+
+        summary = Summary()
+        with client_of(settings, args.config_uri) as client, self.progress() as advance:
+            try:
+                migrate_all(
+                    migration,
+                    Store(client, settings, make_sealer(settings)),
+                    names=None if args.match else old_name(settings),
+                    match=args.match or "*",
+                    dry_run=args.dry_run,
+                    refused=lambda name, why: self.out(f"left as it was: session {name}: {why}"),
+                    progress=lambda steps, so_far: advance(steps, f"{so_far.moved} moved"),
+                    summary=summary,
+                )
+                ended = None
+            except KeyboardInterrupt:
+                ended = "interrupted"
+            except SessionError as exc:
+                ended = str(exc)
+        for name, meaning in Summary.MEANINGS.items():
+            count = getattr(summary, name)
+            if count or name == "moved":
+                self.out(f"{count:>9}  {meaning[args.dry_run]}")
+        if ended is not None:
+            raise RedisFailure(f"{ended}; no session is lost: run the command again to go on")
+        return 0
+
+    # -- talking to the operator -----------------------------------------------------
+
+    def ask(self, question: str) -> None:
+        """Go on only if the operator says so.
+
+        :raises UsageError: the answer is no, or nobody can answer.
+        """
+        if not sys.stdin.isatty():
+            raise UsageError("give --yes: there is no terminal on which to ask")
+        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+            raise UsageError("nothing was done")
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[int, str], None]]:
+        """Show how far a command is, on standard error.
+
+        On a terminal, with ``rich`` if that is installed; else as a line every
+        few seconds.
+
+        :returns: a function to be called with the steps that were done, of
+            1000 in all, and a few words.
+        """
+        if self.quiet:
+            yield lambda steps, words: None
+            return
+        if sys.stderr.isatty() and importlib.util.find_spec("rich") is not None:
+            rich: Any = importlib.import_module("rich.progress")
+            console = importlib.import_module("rich.console").Console(stderr=True)
+            columns = rich.Progress.get_default_columns()
+            with rich.Progress(*columns, console=console, transient=True) as bar:
+                task = bar.add_task("", total=1000)
+                yield lambda steps, words: bar.update(task, advance=steps, description=words)
+            return
+        done, shown = 0, time.monotonic()
+
+        def advance(steps: int, words: str) -> None:
+            nonlocal done, shown
+            done += steps
+            if time.monotonic() - shown >= PROGRESS_SECONDS:
+                shown = time.monotonic()
+                print(f"{done // 10} %, {words}", file=sys.stderr, flush=True)
+
+        yield advance
+
     # -- which Redis ---------------------------------------------------------------
 
     def connect(self, args: argparse.Namespace) -> tuple[Any, str]:
@@ -185,16 +289,40 @@ def is_cluster_node(client: redis.Redis) -> bool:
     return bool(info.get("cluster_enabled"))
 
 
+def add_ini_arguments(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    parser.add_argument(
+        "config_uri",
+        nargs=nargs,
+        metavar="config.ini#section",
+        help="configuration file of the application, as pserve takes it; "
+        "its redis.sessions.* settings name the Redis",
+    )
+    parser.add_argument(
+        "config_vars",
+        nargs="*",
+        default=(),
+        metavar="name=value",
+        help="variables that the configuration file uses, as pserve takes them",
+    )
+
+
 def client_of_ini(config_uri: str, config_vars: Sequence[str]) -> Any:
     """Return the client that an application of that configuration would use.
 
     :raises UsageError: the file, its section or its ``redis.sessions.*``
         settings cannot be used.
     """
+    return client_of(settings_of_ini(config_uri, config_vars), config_uri)
+
+
+def settings_of_ini(config_uri: str, config_vars: Sequence[str]) -> Settings:
+    """Return the settings of an application's sessions.
+
+    :raises UsageError: the file, its section or its ``redis.sessions.*``
+        settings cannot be used.
+    """
     try:
-        settings = Settings.from_ini(get_appsettings(config_uri, options=parse_vars(config_vars)))
-        if settings.redis_client_callable is None:
-            return make_client(settings)
+        return Settings.from_ini(get_appsettings(config_uri, options=parse_vars(config_vars)))
     except ConfigurationError as exc:
         raise UsageError(f"{config_uri}: {exc}") from exc
     except configparser.Error as exc:
@@ -204,6 +332,18 @@ def client_of_ini(config_uri: str, config_vars: Sequence[str]) -> Any:
     except (OSError, ImportError, LookupError, ValueError) as exc:
         # plaster's own errors are ValueErrors.
         raise UsageError(f"cannot read {config_uri}: {exc}") from exc
+
+
+def client_of(settings: Settings, config_uri: str) -> Any:
+    """Return the client that an application with these settings would use.
+
+    :raises UsageError: there is none.
+    """
+    if settings.redis_client_callable is None:
+        try:
+            return make_client(settings)
+        except ConfigurationError as exc:
+            raise UsageError(f"{config_uri}: {exc}") from exc
     try:
         return settings.redis_client_callable(None, **client_options(settings))
     except Exception as exc:  # whatever the application's own function raises

@@ -288,6 +288,10 @@ class Contents:
             or self._meta
         )
 
+    def rest(self) -> None:
+        """Stop watching the values that were looked at so far."""
+        self._accessed.clear()
+
     def changes(self, detect: bool) -> Changes:
         """Find and encode what changed since the load or the last save.
 
@@ -376,7 +380,8 @@ class Contents:
         self._mark_saved()
 
     def _mark_saved(self) -> None:
-        self._accessed.update(self._assigned)
+        # What can change in place stays under watch.
+        self._accessed.update(key for key in self._assigned if type(self._data[key]) not in ATOMS)
         self._assigned.clear()
         self._deleted.clear()
         self._meta.clear()

@@ -159,6 +159,7 @@ class CookiePolicy:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._name = settings.cookie_name
+        self._tails: dict[str, str] = {}
         self._signer: Signer
         if settings.cookie_signer is not None:
             self._signer = CustomSigner(settings.cookie_signer, settings.cookie_name)
@@ -227,7 +228,14 @@ class CookiePolicy:
                 max_age = int(expires.timestamp() - now)
         payload = f"{int(now)} {'' if max_age is None else max_age} {session_id}"
         value = self._signer.dumps(payload).decode("ascii")
-        return self._make(value, max_age or None, scheme)
+        if max_age:
+            return self._make(value, max_age, scheme)
+        tail = self._tails.get(scheme)
+        if tail is None:
+            # All but the value is always the same.
+            head = f"{self._name}=-"
+            tail = self._tails[scheme] = self._make("-", None, scheme).removeprefix(head)
+        return f"{self._name}={value}{tail}"
 
     def header_to_delete(self, scheme: str) -> str:
         """Return the ``Set-Cookie`` value that deletes the cookie.

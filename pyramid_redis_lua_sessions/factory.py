@@ -284,6 +284,7 @@ class Turn:
             return
         self._settle()
         self._vary()
+        self.session.rest()
 
     def on_finished(self, request: Any) -> None:
         """Finished callback: the last chance, also after an unhandled exception."""
@@ -297,7 +298,7 @@ class Turn:
         try:
             if error is not None and is_error_retryable(request, error):
                 self._leave_no_trace()
-            else:
+            elif not self._answered or error is not None or self._is_unsettled():
                 self._settle()
         except SessionError as exc:
             if error is None:
@@ -309,6 +310,13 @@ class Turn:
             # is left for the garbage collector.
             self.session.leave(self.factory.afterlife)
             self._outer_error = None
+
+    def _is_unsettled(self) -> bool:
+        """Whether anything happened after the response callback."""
+        session = self.session
+        if session.has_work() or (session.cookie_is_stale and self._cookie_sent is None):
+            return True
+        return session.created_here and session.session_id != self._cookie_sent
 
     def roll_back(self) -> None:
         """Forget the changes of a transaction that was aborted."""

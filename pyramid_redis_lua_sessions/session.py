@@ -120,6 +120,7 @@ class RedisSession(MutableMapping[Any, Any]):
         "_contents",
         "_host",
         "_id",
+        "_in_flight",
         "_lifetime",
         "_moved",
         "_new",
@@ -149,6 +150,8 @@ class RedisSession(MutableMapping[Any, Any]):
         self._regenerate = False
         self._restart_lifetime = False
         self._remaining_ms = -1
+        #: The session had ended while this request was under way.
+        self._in_flight = False
         #: The id that was regenerated, and how it ended.
         self._moved: tuple[str, Ending] | None = None
         #: Ids that the save point will end.
@@ -217,8 +220,8 @@ class RedisSession(MutableMapping[Any, Any]):
     def _refuse_absent(self, absent: list[tuple[str, Absent]]) -> None:
         """None of the ids lives; of several, one in flight decides."""
         host = self._host
-        in_flight = any(self._just_ended(found.status, found.age_ms) for _, found in absent)
-        self._stand(Phase.ADRIFT if in_flight else Phase.FRESH)
+        self._in_flight = any(self._just_ended(found.status, found.age_ms) for _, found in absent)
+        self._stand(Phase.ADRIFT if self._in_flight else Phase.FRESH)
         for session_id, found in absent:
             name = fingerprint(session_id)
             if found.foreign:
@@ -467,11 +470,25 @@ class RedisSession(MutableMapping[Any, Any]):
         """
         self._loaded().compare_all = True
 
-    do_persist = changed
+    def do_persist(self, serialized_session: object = None) -> None:
+        """As :meth:`changed`; the save itself takes place at the save point.
 
-    def do_refresh(self) -> None:
-        """Refresh the idle timeout: what any look at the session does."""
+        :param serialized_session: without effect.
+        """
+        self.changed()
+
+    def do_refresh(self, force_redis_ttl: object = None) -> None:
+        """Refresh the idle timeout: what any look at the session does.
+
+        :param force_redis_ttl: without effect; see
+            :meth:`adjust_session_timeout`.
+        """
         self._look()
+
+    def rest(self) -> None:
+        """The response is settled: watch only what is looked at again."""
+        if self._phase is not Phase.UNREAD:
+            self._contents.rest()
 
     def invalidate(self) -> None:
         """End the session, at the end of the request.
@@ -491,7 +508,7 @@ class RedisSession(MutableMapping[Any, Any]):
             self.ends.append(session_id)
         self.invalidated = True
         # A request in flight must not delete the cookie of a newer login.
-        self.cookie_is_stale = self._phase is not Phase.ADRIFT
+        self.cookie_is_stale = not self._in_flight
         self._stand(Phase.FRESH)
 
     def regenerate_id(
@@ -555,10 +572,10 @@ class RedisSession(MutableMapping[Any, Any]):
         """
         self._look()
         if self._phase is Phase.FRESH:
-            changes = self._changes()
-            seal, owner = self._sealed_for(changes.values), changes.values.get(OWNER_FIELD)
-            created = self._store().create(seal, self._lifetime, owner=owner)
-            self._adopt(created, changes, seal)
+            values = self._changes().values
+            seal = _Sealing(self._host.sealer, values)
+            created = self._store().create(seal, self._lifetime, owner=values.get(OWNER_FIELD))
+            self._adopt(created, seal)
             if created is not None:
                 self._host.announce(SessionCreated, fingerprint(created.session_id))
         return self._id
@@ -687,7 +704,7 @@ class RedisSession(MutableMapping[Any, Any]):
             ending = self._store().end(self.ends[0], keep_fields=self.undo is not None)
             self._ended(self.ends.pop(0), ending)
             if self._just_ended(ending.status, ending.age_ms):
-                self.cookie_is_stale = False
+                self._in_flight, self.cookie_is_stale = True, False
 
     def take_back(self, reason: str = "") -> None:
         """Remove the id that this request made: no cookie will tell the browser of it.
@@ -753,6 +770,7 @@ class RedisSession(MutableMapping[Any, Any]):
                 end_if_empty=end_if_empty and contents.would_empty(changes),
             )
         if isinstance(result, Absent):
+            self._in_flight = True
             self._drop(ENDED)
         elif result is Status.CONFLICT:
             raise SessionConflict
@@ -768,7 +786,7 @@ class RedisSession(MutableMapping[Any, Any]):
     def _create(self, changes: Changes) -> None:
         """Create the session, and end the one that was invalidated before it."""
         store, lifetime = self._store(), self._lifetime
-        seal, owner = self._sealed_for(changes.values), changes.values.get(OWNER_FIELD)
+        seal, owner = _Sealing(self._host.sealer, changes.values), changes.values.get(OWNER_FIELD)
         if self.ends:
             keep_fields = self.undo is not None
             created, ending = store.replace(
@@ -777,7 +795,7 @@ class RedisSession(MutableMapping[Any, Any]):
             self._ended(self.ends.pop(0), ending)
         else:
             created = store.create(seal, lifetime, owner=owner)
-        self._adopt(created, changes, seal)
+        self._adopt(created, seal)
         if created is not None:
             self._host.announce(SessionCreated, fingerprint(created.session_id))
 
@@ -798,7 +816,7 @@ class RedisSession(MutableMapping[Any, Any]):
             _number(loaded.get(b"timeout")) if timeout is None else timeout,
             _number(loaded.get(b"deadline")) if deadline is None else deadline,
         )
-        seal = self._sealed_for(merged)
+        seal = _Sealing(self._host.sealer, merged)
         checks = contents.checks()
         start = None if self._restart_lifetime else self._start()
         created, ending = store.replace(
@@ -809,7 +827,7 @@ class RedisSession(MutableMapping[Any, Any]):
                 store.end(created.session_id)
             raise SessionConflict
         self._can_revive(old_id, ending)
-        self._adopt(created, Changes(merged, []), seal)
+        self._adopt(created, seal)
         if created is None:
             return
         if ending.status is not Status.ENDED:
@@ -853,19 +871,7 @@ class RedisSession(MutableMapping[Any, Any]):
             self._store().save(cast("str", self._id), sealed, late.deletes, lifetime)
             self._contents.settle(late, sealed)
 
-    def _sealed_for(self, data: dict[bytes, bytes]) -> Callable[[str], dict[bytes, bytes]]:
-        def seal(session_id: str) -> dict[bytes, bytes]:
-            bound = self._host.sealer.bind(session_id)
-            return {field: bound.seal(field, value) for field, value in data.items()}
-
-        return seal
-
-    def _adopt(
-        self,
-        created: Created | None,
-        changes: Changes,
-        seal: Callable[[str], dict[bytes, bytes]],
-    ) -> None:
+    def _adopt(self, created: Created | None, sealing: _Sealing) -> None:
         """Stand as the session that was just created."""
         if created is None:
             self._drop("session has expired; changes dropped")
@@ -876,12 +882,12 @@ class RedisSession(MutableMapping[Any, Any]):
             self.undo.append(lambda: store.end(session_id))
         self._phase = Phase.STORED
         self._id = session_id
-        self._bound = self._host.sealer.bind(session_id)
+        self._bound = sealing.bound
         self._remaining_ms = created.remaining_ms
         self.created_here = True
         self._regenerate = False
-        raw = {b"created": b"%d" % created.created_ms, **seal(session_id)}
-        self._contents.rebase(raw, dict(changes.values))
+        raw = {b"created": b"%d" % created.created_ms, **sealing.sealed}
+        self._contents.rebase(raw, dict(sealing.data))
         self._settle_lifetime()
 
     def _settle_lifetime(self) -> None:
@@ -921,6 +927,28 @@ class RedisSession(MutableMapping[Any, Any]):
         if self.undo is not None and ending.status is Status.ENDED:
             store = self._store()
             self.undo.append(lambda: store.revive(session_id, ending))
+
+
+class _Sealing:
+    """Seals data for the id that a session gets, and remembers how it did.
+
+    Sealing again would not give the same bytes where values are encrypted.
+    """
+
+    __slots__ = ("_sealer", "bound", "data", "sealed")
+
+    bound: Bound
+
+    def __init__(self, sealer: Sealer, data: dict[bytes, bytes]) -> None:
+        self._sealer = sealer
+        self.data = data
+        self.sealed: dict[bytes, bytes] = {}
+
+    def __call__(self, session_id: str) -> dict[bytes, bytes]:
+        self.bound = self._sealer.bind(session_id)
+        seal = self.bound.seal
+        self.sealed = {field: seal(field, value) for field, value in self.data.items()}
+        return self.sealed
 
 
 def _number(stored: bytes | None) -> int | None:

@@ -520,9 +520,10 @@ class Settings:
     redis_url: str | None = setting(
         optional_text,
         None,
-        "Address of Redis, as redis-py reads it: ``redis://user:password@host:port/db``, "
-        "``rediss://…``, ``unix:///path?db=0``. It takes precedence over host, port, db, "
-        "password and socket path.",
+        "Address of Redis: ``redis://user:password@host:port/db``, ``rediss://…`` (TLS), "
+        "``unix:///path?db=0``, ``redis+sentinel://host1:port,host2:port/service/db`` or "
+        "``redis+cluster://host1:port,host2:port``; see :doc:`deployment`. It takes precedence "
+        "over host, port, db, password and socket path.",
         "url",
         secret=True,
     )
@@ -543,6 +544,13 @@ class Settings:
     )
     redis_max_connections: int = setting(
         integer, 50, "Most connections a process holds; further requests wait for one."
+    )
+    redis_retries: int = setting(
+        integer,
+        1,
+        "How often a call is repeated after a lost connection. See :doc:`deployment` for what "
+        "it does to the time that a page waits.",
+        "retries",
     )
     redis_encoding: str | None = setting(
         optional_text, None, "Passed to the redis client.", "encoding", "charset"
@@ -752,8 +760,8 @@ def _check(settings: Settings) -> None:
             log.warning("redis.sessions.%s is shorter than 32 bytes", name)
     if callable(s.serialize) != callable(s.deserialize):
         raise SettingsError(
-            "give redis.sessions.serialize and redis.sessions.deserialize together: "
-            "each undoes the other"
+            "redis.sessions.serialize and redis.sessions.deserialize must undo each other: "
+            "give two functions of your own, or the name of one built-in serializer"
         )
     if not callable(s.serialize) and s.deserialize not in (None, s.serialize):
         raise SettingsError(

@@ -15,13 +15,20 @@ from typing import Any, NamedTuple, cast
 
 from redis.cluster import RedisCluster
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
+    ClusterError,
     ConnectionError,
     MaxConnectionsError,
+    NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 from .errors import StoreError, StoreUnavailable
@@ -58,6 +65,18 @@ UNTIDY = 8
 
 #: How often an id is drawn again before the generator is called broken.
 MOST_DRAWS = 32
+
+#: What redis-py raises; that it finds no node of a cluster is no RedisError.
+FAILURES = (RedisError, RedisClusterException)
+
+#: Codes that redis-py cuts off the message, as it has a class for them.
+CODES = (
+    (ReadOnlyError, "READONLY"),
+    (OutOfMemoryError, "OOM"),
+    (NoPermissionError, "NOPERM"),
+    (TryAgainError, "TRYAGAIN"),
+    (AskError, "MOVED"),
+)
 
 #: Codes with which Redis says that it cannot serve the call at present.
 UNAVAILABLE_CODES = (
@@ -295,7 +314,7 @@ class Store:
             *self._life_args,
             _optional(lifetime.timeout_ms),
             _optional(lifetime.deadline_ms),
-            _nonce(),
+            _nonce() if self._retry or end_if_empty else b"-",
             b"1" if self._retry else b"0",
             b"%d" % (MARKER_MS if end_if_empty else 0),
             checks.names,
@@ -373,8 +392,11 @@ class Store:
                 self.revive(old_id, _ended(ended, ending))
             raise
         if isinstance(ended, StoreError):
+            if keep_fields:
+                # On Redis Cluster, what was lost may be its reply.
+                self._try(self.revive, old_id, Ending(Status.ENDED, {}, ending[0], 0))
             if created is not None:
-                self.end(created.session_id)
+                self._try(self.end, created.session_id)
             raise ended
         return Replaced(created, _ended(ended, ending))
 
@@ -479,7 +501,7 @@ class Store:
         try:
             for script in SCRIPTS.values():
                 self.client.script_load(script.source)
-        except RedisError as exc:
+        except FAILURES as exc:
             raise _failure("script_load", exc) from _showable(exc)
 
     # -- sessions of another library, for migrate -----------------------------------
@@ -528,13 +550,14 @@ class Store:
     ) -> tuple[Status, int | Absent]:
         """Create a session under a given id, then give it its life.
 
-        :param not_after_ms: create nothing from that moment on, ms since the epoch.
+        :param not_after_ms: create nothing from that moment on, ms since the epoch;
+            later than ``created_ms``.
         :param first_ms: life until the first load, ms; 0 = as any other.
         :returns: ``CREATED``, ``TAKEN`` or ``GONE`` (too late); and what is
             there now, as :meth:`adjust`.
         """
         # An absolute timeout ends the call's own patience; it is not stored.
-        absolute_ms = max(1, not_after_ms - created_ms)
+        absolute_ms = not_after_ms - created_ms
         if self._absolute_ms:
             absolute_ms = min(absolute_ms, self._absolute_ms)
         args = self._creation_args(lifetime, created_ms, absolute_ms, first_ms)
@@ -645,26 +668,50 @@ class Store:
             )
         except NoScriptError:
             return self._call_by_source(script, key, args)
-        except RedisError as exc:
+        except FAILURES as exc:
+            if self._left_demoted(exc):
+                return self._call_by_source(script, key, args)
             if _is_wrong_type(exc):
                 return _FOREIGN_REPLY
             raise _failure(script.name, exc) from _showable(exc)
 
-    def _call_by_source(self, script: Script, key: bytes, args: Iterable[Any]) -> Any:
+    def _call_by_source(
+        self, script: Script, key: bytes, args: Iterable[Any], again: bool = True
+    ) -> Any:
         """EVAL runs the script and caches it, on the very node that lacked it."""
         try:
             return self.client.execute_command(
                 "EVAL", script.source, 1, key, *args, NEVER_DECODE=True
             )
-        except RedisError as exc:
+        except FAILURES as exc:
+            if again and self._left_demoted(exc):
+                return self._call_by_source(script, key, args, again=False)
             if _is_wrong_type(exc):
                 return _FOREIGN_REPLY
             raise _failure(script.name, exc) from _showable(exc)
 
+    def _left_demoted(self, exc: Exception) -> bool:
+        """Leave a server that has become a replica; the next connection finds the primary.
+
+        :returns: whether that was so, and the call is worth repeating.
+        """
+        pool = getattr(self.client, "connection_pool", None) if _is_demoted(exc) else None
+        if pool is None:
+            return False
+        pool.disconnect(inuse_connections=False)
+        return True
+
+    def _try(self, method: Callable[..., Any], *args: Any) -> None:
+        """Clean up as far as Redis lets us; the failure before it is what is raised."""
+        try:
+            method(*args)
+        except StoreError as exc:
+            log.warning("after a failed call: %s", exc)
+
     def _command(self, *args: Any) -> Any:
         try:
             return self.client.execute_command(*args, NEVER_DECODE=True)
-        except RedisError as exc:
+        except FAILURES as exc:
             raise _failure(str(args[0]).lower(), exc) from _showable(exc)
 
     def _together(self, calls: list[Call]) -> list[Any]:
@@ -674,6 +721,10 @@ class Store:
         """
         if not isinstance(self.client, RedisCluster):
             return self._pipeline(calls) if calls else []
+        return self._in_turn(calls)
+
+    def _in_turn(self, calls: list[Call]) -> list[Any]:
+        """Make calls one after the other, as :meth:`_together`."""
         replies: list[Any] = []
         for call in calls:
             if replies and isinstance(replies[-1], StoreError):
@@ -694,8 +745,11 @@ class Store:
                         "EVALSHA", script.sha1, 1, key, *args, NEVER_DECODE=True
                     )
                 replies = pipeline.execute(raise_on_error=False)
-        except RedisError as exc:
+        except FAILURES as exc:
             raise _failure(calls[0][0].name, exc) from _showable(exc)
+        if any(_is_demoted(reply) and self._left_demoted(reply) for reply in replies):
+            # The new primary may lack what the old one did for the other calls.
+            return self._in_turn(calls)
         for number, (script, key, args) in enumerate(calls):
             reply = replies[number]
             if isinstance(reply, NoScriptError):
@@ -776,20 +830,38 @@ def _absent(reply: Any) -> Absent:
     return Absent(Status.GONE, expired=detail == 1, foreign=detail == 2)
 
 
-def _is_wrong_type(exc: RedisError) -> bool:
+def _is_wrong_type(exc: Exception) -> bool:
     return isinstance(exc, ResponseError) and "WRONGTYPE" in str(exc)
 
 
-def _showable(exc: RedisError) -> RedisError | None:
+def _is_demoted(reply: Any) -> bool:
+    """Whether a write met a replica, which was the primary when the connection was made."""
+    return isinstance(reply, ReadOnlyError) or (
+        isinstance(reply, ResponseError) and "-READONLY " in str(reply)  # as 6.2 wraps it
+    )
+
+
+def _showable(exc: Exception) -> Exception | None:
     """Return an error that may be chained: an answer of Redis may quote keys and values."""
     return None if isinstance(exc, ResponseError) else exc
 
 
-def _failure(call: str, exc: RedisError) -> StoreError:
+def _failure(call: str, exc: Exception) -> StoreError:
     """Classify an error; Redis 6.2 wraps a script's, so the code may stand anywhere."""
-    if isinstance(exc, (ConnectionError, TimeoutError, BusyLoadingError, MaxConnectionsError)):
+    if isinstance(
+        exc,
+        (
+            BusyLoadingError,
+            ClusterError,
+            ConnectionError,
+            MaxConnectionsError,
+            RedisClusterException,
+            TimeoutError,
+        ),
+    ):
         return StoreUnavailable(f"Redis cannot be reached for {call} ({type(exc).__name__})")
-    words = str(exc).replace("-", " ").replace(":", " ").split()
+    words = [code for kind, code in CODES if isinstance(exc, kind)]
+    words += str(exc).replace("-", " ").replace(":", " ").split()
     for code in UNAVAILABLE_CODES:
         if code in words:
             return StoreUnavailable(f"Redis refuses {call} at present ({code})")

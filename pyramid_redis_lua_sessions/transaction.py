@@ -13,6 +13,9 @@ from .errors import StoreError
 
 __all__ = ["SessionDataManager", "join"]
 
+#: Sort before, and after, what databases use as sort keys (``~sqlalchemy:…``).
+FIRST, LAST = "\0", "~~"
+
 log = logging.getLogger(__package__)
 
 
@@ -72,7 +75,7 @@ class SessionDataManager:
             log.error("a session could not be put back after a failed transaction: %s", exc)
 
     def sortKey(self) -> str:
-        return f"{'' if self._first() else '~~'}pyramid_redis_lua_sessions:{id(self)}"
+        return f"{FIRST if self._first() else LAST}pyramid_redis_lua_sessions:{id(self)}"
 
     def _first(self) -> bool:
         return bool(self._turn.factory.settings.on_conflict == "retry")

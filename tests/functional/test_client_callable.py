@@ -204,6 +204,7 @@ def test_callable_by_dotted_name(redis_url: str) -> None:
     name = f"{__name__}.from_settings"
     browser = make_browser(redis_url, client_callable=name, settings={"the url": redis_url})
     work(browser)
+    browser.wsgi.registry.client_of_the_tests.close()
 
 
 def from_settings(request: Any, **options: Any) -> Any:
@@ -260,7 +261,9 @@ def test_callable_goes_with_a_factory_made_in_code(
         config.set_session_factory(factory)
 
     browser = make_browser(
-        redis_server.url, configure=lambda config: (config.commit(), configure(config))
+        redis_server.url,
+        configure=lambda config: (config.commit(), configure(config)),
+        preload_scripts="false",
     )
     proxy.reset()
     work(browser)

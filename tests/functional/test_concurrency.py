@@ -14,6 +14,8 @@ import sqlalchemy.orm
 import zope.sqlalchemy
 from pyramid.request import Request
 from pyramid.response import Response
+from transaction.interfaces import IDataManager
+from zope.interface import implementer
 
 from pyramid_redis_lua_sessions import SessionConflict, StoreError
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
@@ -749,3 +751,74 @@ def test_the_session_is_as_it_was_when_the_database_refuses_its_commit(
     assert database.rows == 0
     assert overlap.read(cookie) == {"n": 1, "old": 1}
     assert messages(overlap, cookie) == ["old"]
+
+
+@implementer(IDataManager)
+class Meanwhile:
+    """Has something happen when its turn to vote comes: after the session's, and before the
+    database's, which commits in its vote."""
+
+    def __init__(
+        self, request: Any, happening: Callable[[], object], name: str = "right before zope"
+    ) -> None:
+        self.transaction_manager = request.tm
+        self.happening = happening
+        self.name = name
+        request.tm.get().join(self)
+
+    def abort(self, transaction: Any) -> None:
+        pass
+
+    tpc_begin = commit = tpc_finish = tpc_abort = abort
+
+    def tpc_vote(self, transaction: Any) -> None:
+        self.happening()
+
+    def sortKey(self) -> str:
+        return self.name
+
+
+def test_only_what_is_still_its_own_is_put_back_when_the_database_refuses_its_commit(
+    start: Start, database: Database
+) -> None:
+    overlap = transactional(start, "retry")
+    cookie = session_with(overlap, put("n", 1), put("gone", 1))
+    slow = loaded(overlap, cookie)
+    for step in (put("n", 2), put("mine", 2), put("both", 2), take("gone")):
+        slow.do(step)
+    slow.do_request(
+        lambda request: Meanwhile(
+            request, lambda: overlap.run(cookie, put("n", 3), put("both", 3), put("gone", 3))
+        )
+    )
+    slow.do_request(lambda request: database.pay(request, order_id=404))
+    assert slow.finish().status == 503
+    assert overlap.read(cookie) == {"n": 3, "both": 3, "gone": 3}
+
+
+def test_nothing_is_put_back_when_the_session_has_gone_meanwhile(
+    start: Start, database: Database, redis_client: Any
+) -> None:
+    overlap = transactional(start, "retry")
+    cookie = session_with(overlap, put("n", 1))
+    slow = loaded(overlap, cookie)
+    slow.do(put("n", 2))
+    slow.do_request(lambda request: Meanwhile(request, redis_client.flushdb))
+    slow.do_request(lambda request: database.pay(request, order_id=404))
+    assert slow.finish().status == 503
+    assert redis_client.keys() == []
+
+
+@pytest.mark.parametrize("name", ["zope", "a database", "/var/data.fs", "140234"])
+def test_no_database_votes_when_the_session_conflicts_whatever_its_sort_key(
+    start: Start, name: str
+) -> None:
+    overlap = transactional(start, "retry")
+    cookie = session_with(overlap, put("n", 0))
+    votes: list[str] = []
+    slow = loaded(overlap, cookie)
+    slow.do(count)
+    overlap.run(cookie, count)
+    slow.do_request(lambda request: Meanwhile(request, lambda: votes.append(name), name))
+    assert slow.finish_attempt(), "it must be repeated"
+    assert votes == []

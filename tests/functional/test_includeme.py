@@ -63,7 +63,9 @@ def test_include_twice_is_include_once(redis_url: str, redis_client: redis.Redis
 
 
 def test_include_adds_one_tween_right_under_the_exception_views(redis_url: str) -> None:
-    config = Configurator(settings=settings_of(redis_url))
+    config = Configurator(
+        settings=settings_of(redis_url, **{"redis.sessions.preload_scripts": "false"})
+    )
     config.add_tween(f"{__name__}.some_tween_factory")
     config.include(INCLUDE)
     config.commit()
@@ -87,7 +89,9 @@ def test_include_beside_another_include_that_sets_a_session_factory_is_a_conflic
 
 
 def test_session_factory_of_the_application_takes_precedence(redis_url: str) -> None:
-    config = Configurator(settings=settings_of(redis_url))
+    config = Configurator(
+        settings=settings_of(redis_url, **{"redis.sessions.preload_scripts": "false"})
+    )
     config.include(INCLUDE)
     mine = RedisSessionFactory(SECRET, redis_url=redis_url, cookie_name="mine")
     config.set_session_factory(mine)

@@ -216,7 +216,7 @@ def test_restart_of_redis_is_healed(new_redis_server: NewServer) -> None:
     browser.use(lambda session: session.update(a=1))
     server.restart(keep_data=True)
     with server.client() as client:
-        assert not any(client.script_exists(*SHAS))
+        flush(client)  # Redis 6.2 keeps scripts in the append-only file, 7.0 does not
     assert browser.use(dict) == {"a": 1}
     browser.use(lambda session: (session.regenerate_id(), session.update(b=2)))
     assert browser.use(dict) == {"a": 1, "b": 2}

@@ -267,6 +267,20 @@ def test_it_conflicts_when_another_request_changed_what_the_regenerating_one_rea
     assert list(stored_sessions(redis_client)) == [id_in(cookie)]
 
 
+def test_it_conflicts_when_another_request_added_to_what_the_regenerating_one_counted(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start(on_conflict="retry")
+    cookie = session_with(overlap, put("a", 1))
+    slow = loaded(overlap, cookie)
+    assert slow.do(len) == 1
+    overlap.run(cookie, put("b", 2))
+    slow.do(log_in)
+    assert slow.finish().status == 409
+    assert overlap.read(cookie) == {"a": 1, "b": 2}
+    assert list(stored_sessions(redis_client)) == [id_in(cookie)]
+
+
 def test_the_id_is_regenerated_once_when_the_request_runs_again_after_a_conflict(
     start: Start, redis_client: Any
 ) -> None:

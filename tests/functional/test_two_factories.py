@@ -11,7 +11,7 @@ from pyramid.config import Configurator
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import SECRET, Browser, data_fields, make_browser
+from tests.support.app import SECRET, Browser, close_with, data_fields, make_browser
 
 OTHER_SECRET = "another secret of the tests, more than 32 bytes long"
 
@@ -22,7 +22,9 @@ def two(url: str, second: RedisSessionFactory, **options: Any) -> Browser:
     def configure(config: Configurator) -> None:
         config.add_request_method(second, "second", reify=True)
 
-    return make_browser(url, configure=configure, **options)
+    browser = make_browser(url, configure=configure, **options)
+    close_with(browser.wsgi, second)
+    return browser
 
 
 def ids(browser: Browser) -> tuple[Any, Any]:

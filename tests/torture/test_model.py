@@ -15,6 +15,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.torture
 
 KEYS = st.sampled_from(["a", "b"])
-#: Which of the requests under way, and which of the cookies, counted from the latest.
+#: Which of the requests under way, or of the sessions so far, counted from the latest.
 WHICH = st.integers(0, 3)
 
 
@@ -58,25 +59,40 @@ class Machine(RuleBasedStateMachine):
     client: Any
     apps: dict[tuple[bool, bool], Overlap]
 
-    @initialize(retry=st.booleans(), end_if_empty=st.booleans(), logged_in=st.booleans())
-    def set_up(self, retry: bool, end_if_empty: bool, logged_in: bool) -> None:
+    @initialize(
+        retry=st.booleans(),
+        end_if_empty=st.booleans(),
+        held=st.sets(st.sampled_from(["a", "list", "flash", "csrf"]), min_size=1),
+        loads=st.lists(st.booleans(), min_size=2, max_size=4),
+    )
+    def set_up(self, retry: bool, end_if_empty: bool, held: set[str], loads: list[bool]) -> None:
+        """A session that holds something, and requests that have begun on it."""
         self.client.flushdb()
         self.overlap = self.apps[retry, end_if_empty]
         self.world = World(retry, end_if_empty)
         self.ids: dict[int, str] = {}
         #: Names of the model's sessions with their cookies, as the browser got them.
-        self.cookies: list[tuple[int | None, str | None]] = [(None, None)]
+        self.cookies: list[tuple[int, str]] = []
         self.running: list[Pair] = []
         self.number = 0
-        if logged_in:
-            self.begin(0, load=False)
-            self.assign(0, "a")
-            self.finish(0)
+        self.start(None, None, load=True)
+        for what in sorted(held):
+            if what == "a":
+                self.assign(0, "a")
+            elif what == "list":
+                self.collect(0)
+            elif what == "flash":
+                self.flash(0, allow_duplicate=True)
+            else:
+                self.csrf(0)
+        self.finish(0)
+        for load in loads:
+            self.start(*self.cookies[0], load)
 
     def teardown(self) -> None:
         if hasattr(self, "running"):
             while self.running:
-                self.finish(0)
+                self.finish(len(self.running) - 1)  # the oldest: it has overlapped most
 
     def pick(self, which: int) -> Pair:
         return self.running[-1 - which % len(self.running)]
@@ -91,9 +107,15 @@ class Machine(RuleBasedStateMachine):
     # -- requests ------------------------------------------------------------------
 
     @precondition(lambda self: len(self.running) < 4)
-    @rule(which=WHICH, load=st.booleans())
-    def begin(self, which: int, load: bool) -> None:
-        name, cookie = self.cookies[-1 - which % len(self.cookies)]
+    @rule(cookie=st.sampled_from(["latest", "latest", "earlier", "none"]), load=st.booleans())
+    def begin(self, cookie: str, load: bool) -> None:
+        """A request with the browser's cookie, with an older one, or without."""
+        if cookie == "none":
+            self.start(None, None, load)
+        else:
+            self.start(*self.cookies[-1 if cookie == "latest" else 0], load)
+
+    def start(self, name: int | None, cookie: str | None, load: bool) -> None:
         self.running.append(Pair(self.overlap.begin(cookie), ModelRequest(self.world, name)))
         if load:
             self.load(0)
@@ -162,34 +184,65 @@ class Machine(RuleBasedStateMachine):
     # -- what views do ---------------------------------------------------------------
 
     @precondition(lambda self: self.running)
-    @rule(which=WHICH, key=KEYS)
+    @rule(which=WHICH, look=st.sampled_from(["get", "has", "keys", "pop_flash"]), key=KEYS)
+    def look(self, which: int, look: str, key: str) -> None:
+        if look in ("get", "has"):
+            getattr(self, look)(which, key)
+        else:
+            getattr(self, look)(which)
+
+    @precondition(lambda self: self.running)
+    @rule(
+        which=WHICH,
+        change=st.sampled_from(["assign", "count", "count", "delete", "collect", "flash", "csrf"]),
+        key=KEYS,
+        flag=st.booleans(),
+        finish=st.booleans(),
+    )
+    def change(self, which: int, change: str, key: str, flag: bool, finish: bool) -> None:
+        if change in ("assign", "count", "delete"):
+            getattr(self, change)(which, key)
+        elif change == "flash":
+            self.flash(which, flag)
+        else:
+            getattr(self, change)(which)
+        if finish:
+            self.finish(which)
+
+    @precondition(lambda self: self.running)
+    @rule(which=WHICH, renew=st.booleans(), write=st.booleans(), finish=st.booleans())
+    def log_in_or_out(self, which: int, renew: bool, write: bool, finish: bool) -> None:
+        if renew:
+            self.regenerate(which)
+        else:
+            self.invalidate(which)
+        if write:
+            self.assign(which, "a")
+        if finish:
+            self.finish(which)
+
     def assign(self, which: int, key: str) -> None:
         self.number += 1
         number = self.number
         self.both(which, "set", lambda session: session.__setitem__(key, number), key, number)
 
-    @precondition(lambda self: self.running)
-    @rule(which=WHICH, key=KEYS)
+    def count(self, which: int, key: str) -> None:
+        """Read, then write: what conflicts in retry mode."""
+        self.get(which, key)
+        self.assign(which, key)
+
     def get(self, which: int, key: str) -> None:
         self.both(which, "get", lambda session: session.get(key), key)
 
-    @precondition(lambda self: self.running)
-    @rule(which=WHICH, key=KEYS)
     def has(self, which: int, key: str) -> None:
         self.both(which, "has", lambda session: key in session, key)
 
-    @precondition(lambda self: self.running)
-    @rule(which=WHICH)
     def keys(self, which: int) -> None:
         self.both(which, "keys", set)
 
-    @precondition(lambda self: self.running)
-    @rule(which=WHICH, key=KEYS)
     def delete(self, which: int, key: str) -> None:
-        self.both(which, "delete", lambda session: session.pop(key, None) and None, key)
+        self.both(which, "delete", _delete(key), key)
 
-    @precondition(lambda self: self.running)
-    @rule(which=WHICH)
     def collect(self, which: int) -> None:
         """Change a list in place."""
         pair = self.pick(which)
@@ -203,8 +256,6 @@ class Machine(RuleBasedStateMachine):
             pair.real.do(lambda session: session.get("list"))
             pair.real.do(lambda session: session.__setitem__("list", [number]))
 
-    @precondition(lambda self: self.running)
-    @rule(which=WHICH, allow_duplicate=st.booleans())
     def flash(self, which: int, allow_duplicate: bool) -> None:
         self.number += allow_duplicate
         message = f"message {self.number}"
@@ -216,13 +267,9 @@ class Machine(RuleBasedStateMachine):
             allow_duplicate,
         )
 
-    @precondition(lambda self: self.running)
-    @rule(which=WHICH)
     def pop_flash(self, which: int) -> None:
         self.both(which, "pop_flash", lambda session: session.pop_flash())
 
-    @precondition(lambda self: self.running)
-    @rule(which=WHICH)
     def csrf(self, which: int) -> None:
         pair = self.pick(which)
         expected = pair.model.get(CSRF)
@@ -232,13 +279,9 @@ class Machine(RuleBasedStateMachine):
         else:
             assert token == expected
 
-    @precondition(lambda self: self.running)
-    @rule(which=WHICH)
     def invalidate(self, which: int) -> None:
         self.both(which, "invalidate", lambda session: session.invalidate())
 
-    @precondition(lambda self: self.running)
-    @rule(which=WHICH)
     def regenerate(self, which: int) -> None:
         pair = self.pick(which)
         token = pair.real.do(_regenerate)
@@ -263,6 +306,16 @@ class Machine(RuleBasedStateMachine):
         else:
             self.client.pexpire(key, 1)
             wait_until(lambda: not self.client.exists(key))
+
+
+def _delete(key: str) -> Callable[[Any], None]:
+    def delete(session: Any) -> None:
+        try:
+            del session[key]  # pop() would read the value
+        except KeyError:
+            pass
+
+    return delete
 
 
 def _regenerate(session: Any) -> Any:

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import pytest
 
+from pyramid_redis_lua_sessions.testing import RedisServer
+
 pytestmark = pytest.mark.torture
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,7 @@ CONCURRENCY = "tests/functional/test_concurrency.py"
 GONE = "tests/functional/test_gone.py"
 JAR = "tests/functional/test_cookie_jar.py"
 REGENERATE = "tests/functional/test_regenerate.py"
+REVIVING = "tests/lua/test_revive_session.py"
 
 SAVE = "lua/save_if_changed.lua"
 END = "lua/end_session.lua"
@@ -100,7 +103,7 @@ MUTATIONS = {
     ),
     "save: an emptied session leaves no marker": Mutation(
         SAVE,
-        "      redis.call('HSET', session_key, 'moved', string.format('%.0f ', now_ms) .. save_id)\n",
+        "redis.call('HSET', session_key, 'moved', string.format('%.0f ', now_ms) .. save_id)\n",
         "",
         GONE,
     ),
@@ -158,7 +161,7 @@ MUTATIONS = {
     ),
     "swap: it creates a session": Mutation(SWAP, NOT_CREATED, UNCHECKED, CONCURRENCY),
     "revive: the ending of another request is taken back": Mutation(
-        REVIVE, "or ended_by ~= nonce ", "", CONCURRENCY
+        REVIVE, "or ended_by ~= nonce ", "", REVIVING
     ),
     "request: all keys are saved": Mutation(
         "pyramid_redis_lua_sessions/contents.py",
@@ -169,7 +172,7 @@ MUTATIONS = {
 }
 
 
-def run_tests(directory: Path, mutation: Mutation, redis_binary: str) -> tuple[int, str]:
+def run_tests(directory: Path, mutation: Mutation, server: RedisServer) -> tuple[int, str]:
     """Run a mutation's tests against a mutated copy; return pytest's status and output."""
     for name in COPIED:
         if (ROOT / name).is_dir():
@@ -181,12 +184,16 @@ def run_tests(directory: Path, mutation: Mutation, redis_binary: str) -> tuple[i
     text = path.read_text(encoding="utf-8")
     if text.count(mutation.old) != 1:
         return -1, f"{mutation.path} does not hold this text just once:\n{mutation.old}"
-    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    mutated = text.replace(mutation.old, mutation.new)
+    path.write_text(mutated, encoding="utf-8")
+    if path.suffix == ".lua":
+        with server.client() as client:
+            client.script_load(mutated)  # it is still Lua: it must not fail for a typing error
     run = subprocess.run(
         # The working directory comes first on the path: the copy is what is imported.
         [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", mutation.tests],
         cwd=directory,
-        env={**os.environ, "REDIS_SERVER": redis_binary, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "REDIS_SERVER": str(server.binary), "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -197,17 +204,17 @@ def run_tests(directory: Path, mutation: Mutation, redis_binary: str) -> tuple[i
 #: A change that breaks nothing: the copies work, and what fails, fails for its mutation.
 HARMLESS = {
     tests: Mutation(SAVE, "\nlocal repeated = false\n", "\nlocal repeated = not true\n", tests)
-    for tests in (CONCURRENCY, GONE, JAR, REGENERATE)
+    for tests in (CONCURRENCY, GONE, JAR, REGENERATE, REVIVING)
 }
 
 Runs = dict[str, "Future[tuple[int, str]]"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, redis_binary: str) -> Iterator[Runs]:
+def runs(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Runs]:
     with ThreadPoolExecutor(WORKERS) as workers:
         yield {
-            name: workers.submit(run_tests, tmp_path_factory.mktemp("copy"), mutation, redis_binary)
+            name: workers.submit(run_tests, tmp_path_factory.mktemp("copy"), mutation, redis_server)
             for name, mutation in {**HARMLESS, **MUTATIONS}.items()
         }
 

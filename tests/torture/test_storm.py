@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.torture.application import OURS
 from tests.torture.storm import (
     CLIENTS,
@@ -25,10 +26,10 @@ pytestmark = pytest.mark.torture
 SCALE = int(os.environ.get("TORTURE_SCALE", "1"))
 
 
-@pytest.fixture(params=["merge", "retry"])
-def fleet(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Fleet]:
+@pytest.fixture(params=["merge", "retry"], scope="module")
+def fleet(request: pytest.FixtureRequest, redis_server: RedisServer) -> Iterator[Fleet]:
     options = {"redis__sessions__on_conflict": request.param, "retry__attempts": 100}
-    with Fleet(OURS, redis_url, **options) as fleet:
+    with Fleet(OURS, redis_server.url, **options) as fleet:
         yield fleet
 
 

@@ -280,9 +280,41 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "redis_socket_timeout": [*((raw, None) for raw in NEVER), ("0.5", 0.5), ("5", 5), (5, 5)],
     "redis_socket_connect_timeout": [*((raw, None) for raw in NEVER), ("0.5", 0.5)],
     "redis_max_connections": [("10", 10)],
+    "redis_retries": [("0", 0), ("3", 3)],
     "redis_encoding": [(None, None), ("None", None), ("utf-8", "utf-8")],
     "redis_encoding_errors": [(None, None), ("", None), ("strict", "strict")],
     "redis_connection_pool": [(None, None), (POOL, POOL)],
+    "migrate_from": [
+        (None, ()),
+        ("", ()),
+        ("None", ()),
+        ("pyramid_session_redis", ("pyramid_session_redis",)),
+        (
+            "pyramid_session_redis, pyramid_redis_sessions",
+            ("pyramid_session_redis", "pyramid_redis_sessions"),
+        ),
+        (["pyramid_redis_sessions"], ("pyramid_redis_sessions",)),
+    ],
+    "migrate_until": [
+        (None, None),
+        ("", None),
+        ("None", None),
+        ("1893456000", 1893456000),
+        (1893456000.5, 1893456000.5),
+        ("2030-01-01", 1893456000 + 86400),  # a date counts to its end
+        (datetime.date(2030, 1, 1), 1893456000 + 86400),
+        ("2030-01-01T00:00:00", 1893456000),  # UTC
+        ("2030-01-01T00:00:00Z", 1893456000),
+        ("2030-01-01T02:00:00+02:00", 1893456000),
+        (datetime.datetime(2030, 1, 1), 1893456000),
+    ],
+    "migrate_deserialize": [
+        (None, None),
+        ("", None),
+        ("cPickle.loads", "pickle"),
+        ("json", "json"),
+        ("json.loads", json.loads),
+    ],
     "set_redis_ttl_readheavy": [(None, None), ("", None), ("None", None), ("true", True)],
 }
 
@@ -321,9 +353,13 @@ BAD: dict[str, list[Any]] = {
     "redis_socket_timeout": BAD_SECONDS,
     "redis_socket_connect_timeout": BAD_SECONDS,
     "redis_max_connections": ["", None, "x", -1, True],
+    "redis_retries": ["", None, "x", -1, True],
     "redis_encoding": [5],
     "redis_encoding_errors": [5],
     "redis_connection_pool": ["pool"],
+    "migrate_from": ["beaker", "pyramid_session_redis beaker", ["beaker"], 5, True],
+    "migrate_until": ["soon", "2030-13-01", "2030-02-30", True, "nan", [], object()],
+    "migrate_deserialize": [*NO_FUNCTION, "yaml"],
     "set_redis_ttl_readheavy": ["maybe"],
 }
 
