@@ -31,6 +31,7 @@ __all__ = [
     "InvalidSession_DeserializationError",
     "InvalidSession_NotInBackend",
     "InvalidSession_PayloadTimeout",
+    "InvalidSession_StoreUnavailable",
     "RawDeserializationError",
     "SessionConflict",
     "SessionError",
@@ -149,6 +150,10 @@ class InvalidSession_ChangesDropped(InvalidSession):
 
 class InvalidSession_DeserializationError(InvalidSession):
     """What is stored is corrupt, foreign, or not authentic."""
+
+
+class InvalidSession_StoreUnavailable(InvalidSession):
+    """Redis cannot be reached; the request has an empty session that is not stored."""
 
 
 class RawDeserializationError(InvalidSession_DeserializationError):

@@ -23,8 +23,10 @@ from .errors import (
     InvalidSession_DeserializationError,
     InvalidSession_NotInBackend,
     InvalidSession_PayloadTimeout,
+    InvalidSession_StoreUnavailable,
     RawDeserializationError,
     SessionConflict,
+    StoreUnavailable,
     fingerprint,
 )
 from .events import SessionCreated, SessionEvent, SessionInvalidated, SessionRegenerated
@@ -84,6 +86,7 @@ class Host(Protocol):
 
 #: Why changes are dropped.
 ENDED = "session has ended; changes dropped"
+UNREACHABLE = "Redis cannot be reached; changes dropped"
 UNDELIVERABLE = "the cookie cannot be sent; changes dropped"
 
 #: Not given.
@@ -118,6 +121,7 @@ class RedisSession(MutableMapping[Any, Any]):
         "__weakref__",
         "_bound",
         "_contents",
+        "_failure",
         "_host",
         "_id",
         "_in_flight",
@@ -150,6 +154,8 @@ class RedisSession(MutableMapping[Any, Any]):
         self._regenerate = False
         self._restart_lifetime = False
         self._remaining_ms = -1
+        #: Why it could not be loaded (``on_redis_error = ephemeral``).
+        self._failure: StoreUnavailable | None = None
         #: The session had ended while this request was under way.
         self._in_flight = False
         #: The id that was regenerated, and how it ended.
@@ -198,7 +204,11 @@ class RedisSession(MutableMapping[Any, Any]):
         host = self._host
         absent: list[tuple[str, Absent]] = []
         for session_id in host.identify():
-            loaded = host.store().load(session_id)
+            try:
+                loaded = host.store().load(session_id)
+            except StoreUnavailable as exc:
+                self._go_without(session_id, exc)
+                return
             if isinstance(loaded, Loaded):
                 break
             absent.append((session_id, loaded))
@@ -216,6 +226,15 @@ class RedisSession(MutableMapping[Any, Any]):
         self._new = False
         self._remaining_ms = loaded.remaining_ms
         self._phase = Phase.STORED
+
+    def _go_without(self, session_id: str, failure: StoreUnavailable) -> None:
+        """Redis cannot be reached: give the request an empty session, if so configured."""
+        if self._host.settings.on_redis_error != "ephemeral":
+            raise failure
+        self._stand(Phase.ADRIFT)
+        self._failure = failure
+        name = fingerprint(session_id)
+        self._host.report(InvalidSession_StoreUnavailable("Redis cannot be reached", name))
 
     def _refuse_absent(self, absent: list[tuple[str, Absent]]) -> None:
         """None of the ids lives; of several, one in flight decides."""
@@ -496,16 +515,12 @@ class RedisSession(MutableMapping[Any, Any]):
         The session is empty at once; what is put in afterwards goes into a
         new one under a new id.
         """
-        session_id = self._id
-        if self._phase is Phase.UNREAD:
-            ids = self._host.identify()
-            if len(ids) > 1:
-                self._load()  # which of them lives?
-                session_id = self._id
-            elif ids:
-                session_id = ids[0]
-        if session_id is not None:
-            self.ends.append(session_id)
+        if self._phase is Phase.UNREAD and len(self._host.identify()) > 1:
+            self._load()  # which of them lives?
+        if self._phase is Phase.UNREAD or self._failure is not None:
+            self.ends += self._host.identify()
+        elif self._id is not None:
+            self.ends.append(self._id)
         self.invalidated = True
         # A request in flight must not delete the cookie of a newer login.
         self.cookie_is_stale = not self._in_flight
@@ -525,6 +540,8 @@ class RedisSession(MutableMapping[Any, Any]):
             fresh login. By default the session keeps its original start.
         """
         self._look()
+        if self._failure is not None:
+            raise self._failure  # nobody logs in on a session that is not there
         if self._phase is Phase.ADRIFT:
             self._phase = Phase.FRESH
         elif self._phase is Phase.STORED:
@@ -671,7 +688,7 @@ class RedisSession(MutableMapping[Any, Any]):
     def _save_pending(self, cookie_can_go: bool) -> None:
         if self._phase is Phase.ADRIFT:
             if self._changes():
-                self._drop(ENDED)
+                self._drop(ENDED if self._failure is None else UNREACHABLE)
             return
         changes = self._changes()
         stored = self._phase is Phase.STORED

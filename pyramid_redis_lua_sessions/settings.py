@@ -571,6 +571,14 @@ class Settings:
         "the request is ``None``.",
         "client_callable",
     )
+    on_redis_error: str = setting(
+        choice("raise", "ephemeral"),
+        "raise",
+        "What a request gets whose session cannot be loaded because Redis cannot be reached. "
+        "``raise``: the error ``StoreUnavailable``. ``ephemeral``: an empty session that is not "
+        "stored and leaves the cookie alone, so that public pages stay up. Saves, logins and "
+        "logouts raise in both modes.",
+    )
     preload_scripts: bool = setting(flag, True, "Load the Lua scripts when the application starts.")
 
     # Moving in from another library

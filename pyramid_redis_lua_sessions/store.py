@@ -512,30 +512,24 @@ class Store:
         :param session_id: on Redis Cluster, the clock is that of its node.
         """
         name = _encoded(key)
-        commands: list[tuple[Any, ...]] = [("TIME",), ("GET", name), ("PTTL", name)]
         try:
             if isinstance(self.client, RedisCluster):
                 cluster = cast("Any", self.client)
                 node = cluster.get_node_from_key(self._key(session_id))
-                targets: list[dict[str, Any]] = [{"target_nodes": node}, {}, {}]
-                replies = [
-                    cluster.execute_command(*command, NEVER_DECODE=True, **target)
-                    for command, target in zip(commands, targets, strict=True)
-                ]
+                now = cluster.execute_command("TIME", target_nodes=node)
+                value = cluster.execute_command("GET", name, NEVER_DECODE=True)
+                remaining_ms = cluster.execute_command("PTTL", name)
             else:
                 with self.client.pipeline(transaction=False) as pipeline:
-                    for command in commands:
-                        pipeline.execute_command(*command, NEVER_DECODE=True)
-                    replies = pipeline.execute(raise_on_error=False)
-        except RedisError as exc:
+                    pipeline.execute_command("TIME")
+                    pipeline.execute_command("GET", name, NEVER_DECODE=True)
+                    pipeline.execute_command("PTTL", name)
+                    now, value, remaining_ms = pipeline.execute()
+        except FAILURES as exc:
             if _is_wrong_type(exc):
                 return None
             raise _failure("get", exc) from _showable(exc)
-        for reply in replies:
-            if isinstance(reply, RedisError) and not _is_wrong_type(reply):
-                raise _failure("get", reply) from None  # redis-py quotes the arguments
-        now, value, remaining_ms = replies
-        if not isinstance(value, bytes):
+        if value is None:
             return None
         return Foreign(value, remaining_ms, now[0] * 1000 + now[1] // 1000)
 
@@ -568,22 +562,14 @@ class Store:
             (_CREATE, key, args),
             (_ADJUST, key, [*self._life_args, b"", b""]),
         ]
-        if isinstance(self.client, RedisCluster):
-            made, adjusted = (self._call(*call) for call in calls)
-        else:
-            made, adjusted = self._pipeline(calls)
-        for reply in (made, adjusted):
-            if isinstance(reply, StoreError):
-                raise reply
+        made, adjusted = self._together(calls)
+        _raise_failed(made, adjusted)
         alive = adjusted[0] == Status.ADJUSTED
         return Status(made[0]), adjusted[1] if alive else _absent(adjusted)
 
     def delete_foreign(self, key: str) -> None:
         """Delete what another library stored."""
-        try:
-            self.client.execute_command("DEL", _encoded(key))
-        except RedisError as exc:
-            raise _failure("del", exc) from _showable(exc)
+        self._command("DEL", _encoded(key))
 
     def scan_foreign(self, match: str = "*", count: int = 500) -> Iterator[tuple[int, list[bytes]]]:
         """Iterate over all keys that hold strings.
@@ -610,7 +596,7 @@ class Store:
                     done = now_done
                     if not cursor:
                         break
-        except RedisError as exc:
+        except FAILURES as exc:
             raise _failure("scan", exc) from _showable(exc)
 
     # -- calls -------------------------------------------------------------------

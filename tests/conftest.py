@@ -1,7 +1,13 @@
-"""Fixtures shared by all tests: a real private Redis server, a client, a counting proxy."""
+"""Fixtures shared by all tests: a real private Redis server, a client, a counting proxy.
+
+``REDIS_TOPOLOGY=cluster`` or ``sentinel`` gives the functional tests a Redis Cluster, or a
+primary behind sentinels, instead of one server. Those that are about the server, or about what
+travels to it, are left out then.
+"""
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -12,6 +18,28 @@ from pyramid_redis_lua_sessions.testing import (
     find_redis_server,
     find_redis_servers,
 )
+from tests.support.topology import Cluster, Sentinels
+
+TOPOLOGIES = {"cluster": Cluster, "sentinel": Sentinels}
+TOPOLOGY = os.environ.get("REDIS_TOPOLOGY", "")
+
+#: Fixtures of the tests that need one server of their own, or see it through a proxy.
+ONE_SERVER = {"redis_server", "proxy", "new_redis_server"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
+    """Leave out what cannot run on the topology that was asked for."""
+    if not TOPOLOGY:
+        return
+    chosen = [
+        item
+        for item in items
+        if "functional" in item.path.parts
+        and "redis_url" in item.fixturenames
+        and not ONE_SERVER & set(item.fixturenames)
+    ]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 def _binaries() -> list[str | None]:
@@ -35,18 +63,34 @@ def redis_server(redis_binary: str) -> Iterator[RedisServer]:
         yield server
 
 
+if TOPOLOGY:
+
+    @pytest.fixture(scope="session")
+    def shared_redis(redis_binary: str) -> Iterator[Any]:
+        """The servers that the tests share."""
+        with TOPOLOGIES[TOPOLOGY](redis_binary) as topology:
+            yield topology
+
+else:
+
+    @pytest.fixture(scope="session")
+    def shared_redis(redis_server: RedisServer) -> Any:
+        """The server that the tests share."""
+        return redis_server
+
+
 @pytest.fixture
-def redis_client(redis_server: RedisServer) -> Iterator[redis.Redis]:
+def redis_client(shared_redis: Any) -> Iterator[redis.Redis]:
     """A client of the shared server, whose data were just removed (its scripts were not)."""
-    with redis_server.client() as client:
+    with shared_redis.client() as client:
         client.flushall()
         yield client
 
 
 @pytest.fixture
-def redis_url(redis_server: RedisServer, redis_client: redis.Redis) -> str:
+def redis_url(shared_redis: Any, redis_client: redis.Redis) -> str:
     """URL of the shared server, whose data were just removed."""
-    return redis_server.url
+    return str(shared_redis.url)
 
 
 @pytest.fixture

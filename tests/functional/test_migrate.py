@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import pickle
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,15 +17,20 @@ from typing import Any
 
 import pytest
 import redis
+from redis.cluster import RedisCluster
 from webob.cookies import SignedSerializer
 
 from pyramid_redis_lua_sessions.errors import RawDeserializationError
-from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD
+from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, migrate_all, old_name
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.app import SECRET as OTHER_SECRET
 from tests.support.app import Browser, Reports, make_browser, stored_values
 from tests.support.predecessors import LIBRARIES, SECRET, Server, User
 from tests.support.waiting import wait_until
+
+from .test_cli import cluster
+
+__all__ = ["cluster"]  # fixture
 
 PSR = "pyramid_session_redis"
 PRS = "pyramid_redis_sessions"
@@ -764,3 +770,37 @@ def test_first_request_sends_what_a_move_needs(
         *("EVALSHA", "EVALSHA", "EVALSHA"),
     ]
     assert proxy.round_trips == 6
+
+
+# -- Redis Cluster ---------------------------------------------------------------------
+
+
+def test_session_moves_on_a_cluster(
+    psr: Any, cluster: list[RedisServer], redis_client: Any
+) -> None:
+    old = psr()
+    old.do("session['a'] = 1")
+    (key,) = old_keys(redis_client)
+    with RedisCluster(host="127.0.0.1", port=cluster[0].port) as client:
+        client.set(key, redis_client.get(key), ex=1000)
+
+        def cluster_client(request: Any, **options: Any) -> Any:
+            return client
+
+        new = moving("redis://unused", redis_client_callable=cluster_client)
+        assert come_back(new, old) == {"a": 1}
+        assert come_back(new.another(), old) == {"a": 1}
+        assert client.exists(key) == 0
+        assert client.pttl(new.key) > 1_190_000
+        # All at once: a session per node at least, by the odds.
+        payload = pickle.dumps({"m": {"a": 1}, "c": 1500000000, "v": 1})
+        for _ in range(60):
+            client.set(secrets.token_urlsafe(48), payload, ex=1000)
+        factory = new.factory
+        summary = migrate_all(
+            factory.migration, factory.store_for(None), names=old_name(factory.settings)
+        )
+        assert (summary.moved, summary.others) == (60, 0)
+        found = list(client.scan_iter(match="session:*"))
+        assert len(found) == 61
+        assert all(900 < client.ttl(name) <= 1200 for name in found)

@@ -153,9 +153,9 @@ def test_dry_run_changes_nothing_and_says_what_would_be(
         ({"m": {("private", 1): 1}, "c": 1, "v": 1}, {"m": {}, "c": 1, "v": 1, "t": 9, "x": 10})
     ):
         redis_client.set(f"{number}" * 64, pickle.dumps(change))
-    before = {key: redis_client.dump(key) for key in redis_client.keys()}
+    before = {key: redis_client.dump(key) for key in redis_client.scan_iter()}
     assert run(ini, "--dry-run") == 0
-    assert {key: redis_client.dump(key) for key in redis_client.keys()} == before
+    assert {key: redis_client.dump(key) for key in redis_client.scan_iter()} == before
     printed = capsys.readouterr()
     assert counts(printed.out) == {
         "sessions to convert": 30,

@@ -127,7 +127,7 @@ def close_with(owner: Any, factory: RedisSessionFactory) -> None:
     An application is a cycle of references: without this, its sockets may be collected unclosed.
     """
     if factory.settings.redis_client_callable is None:
-        weakref.finalize(owner, factory.store_for(None).client.connection_pool.disconnect)
+        weakref.finalize(owner, factory.store_for(None).client.close)
 
 
 def stored_values(client: Any, factory: RedisSessionFactory, session_id: str) -> dict[Any, Any]:

@@ -23,8 +23,10 @@ LAYERS = (
     "store",
     "contents",
     "cookies",
+    "events",
     "session",
     "factory",
+    "owners",
     "__init__",
 )
 

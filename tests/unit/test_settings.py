@@ -154,6 +154,7 @@ def test_defaults() -> None:
         "timeout_trigger": None,
         "absolute_timeout": None,
         "first_timeout": None,
+        "owner_sessions": 100,
         "set_redis_ttl": True,
         "on_conflict": "merge",
         "grace": 5,
@@ -227,6 +228,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "timeout_trigger": [*((raw, None) for raw in NEVER), ("600", 600), (1.5, 1.5)],
     "absolute_timeout": [*((raw, None) for raw in NEVER), ("86400", 86400)],
     "first_timeout": [*((raw, None) for raw in NEVER), (datetime.timedelta(minutes=1), 60)],
+    "owner_sessions": [("5", 5), (1, 1), (1.0, 1)],
     "on_conflict": [("merge", "merge"), ("retry", "retry")],
     "grace": [(None, 0), ("", 0), ("0", 0), ("None", 0), ("2.5", 2.5)],
     "cookie_name": [("sid", "sid"), ("__Host-sid", "__Host-sid")],
@@ -327,6 +329,7 @@ BAD: dict[str, list[Any]] = {
     "timeout_trigger": BAD_SECONDS,
     "absolute_timeout": BAD_SECONDS,
     "first_timeout": BAD_SECONDS,
+    "owner_sessions": ["0", 0, -1, "x", "", None, 1.5, True, "1.5"],
     "on_conflict": ["", "Merge", None, "lock", True, []],
     "grace": BAD_SECONDS,
     "cookie_name": ["", None, 5, b"session"],
@@ -506,13 +509,13 @@ def test_settings_error_is_pyramids_and_a_value_error() -> None:
             id="encrypted and not sealed",
         ),
         pytest.param({"seal": False, "serialize": pickle.dumps}, "would run code", id="spelt out"),
-        pytest.param({"serialize": json.dumps}, "together", id="no deserialize"),
-        pytest.param({"deserialize": json.loads}, "together", id="no serialize"),
+        pytest.param({"serialize": json.dumps}, "must undo each other", id="no deserialize"),
+        pytest.param({"deserialize": json.loads}, "must undo each other", id="no serialize"),
         pytest.param(
             {"serialize": "json", "deserialize": "msgpack"}, "does not go with", id="two kinds"
         ),
         pytest.param(
-            {"serialize": json.dumps, "deserialize": "pickle"}, "together", id="one callable"
+            {"serialize": json.dumps, "deserialize": "pickle"}, "must undo each other", id="one callable"
         ),
         pytest.param({"cookie_samesite": "None"}, "needs redis.sessions.cookie_secure", id="auto"),
         pytest.param(
