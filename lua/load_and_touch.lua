@@ -56,7 +56,7 @@ end
 local start = tonumber(string.match(created, '^%d+'))
 if not start then return {0, 2} end
 
-if use_ttl and timeout_ms > 0 and absolute_ms == 0
+if use_ttl and timeout_ms > 0 and timeout_ms <= MAX_MS and absolute_ms == 0
   and not (trigger_ms or timeout or expires or deadline or first) then
   -- The common case: one write, nothing to compute.
   local reply = redis.pcall('PEXPIRE', session_key, ARGV[1])

@@ -16,12 +16,10 @@ import redis
 from pyramid.exceptions import ConfigurationError
 from pyramid.paster import get_appsettings
 from pyramid.scripts.common import parse_vars
-from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
-from redis.retry import Retry
 
-from .client import client_options, make_client
+from .client import client_at, client_options, make_client, parse_url
 from .errors import SessionError
 from .scripts import SCRIPTS
 from .seals import make_sealer
@@ -80,7 +78,9 @@ class SessionsCommand:
         target = argparse.ArgumentParser(add_help=False)
         add_ini_arguments(target, nargs="?")
         target.add_argument(
-            "--url", help="address of the Redis instead: redis://, rediss:// or unix://"
+            "--url",
+            help="address of the Redis instead: redis://, rediss://, unix://, "
+            "redis+sentinel:// or redis+cluster://",
         )
 
         command = commands.add_parser(
@@ -268,17 +268,15 @@ def client_of_url(url: str) -> Any:
         "socket_connect_timeout": TIMEOUT_SECONDS,
     }
     try:
-        client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
-    except (ValueError, TypeError):
-        # redis-py's message may quote a part of the URL, and so of a password.
-        raise UsageError(
-            "--url is not a Redis URL: expected redis://[[user]:password@]host[:port][/db], "
-            "rediss://... or unix://...; special characters of a password are %-encoded"
-        ) from None
-    if not is_cluster_node(client):
+        address = parse_url(url, "--url")
+        client = client_at(address, options, retries=0)
+    except ConfigurationError as exc:
+        raise UsageError(str(exc)) from exc
+    if address.kind != "redis" or address.path or not is_cluster_node(client):
         return client
     client.close()
-    return RedisCluster.from_url(url, **options)
+    own = {name: value for name, value in address.options.items() if name != "db"}
+    return client_at(address._replace(kind="cluster", options=own), options, retries=0)
 
 
 def is_cluster_node(client: redis.Redis) -> bool:

@@ -319,7 +319,7 @@ def client_at(address: Address, defaults: Mapping[str, Any], retries: int) -> An
     except (TypeError, ValueError, RedisError, OSError) as exc:
         # The message may quote a value.
         raise SettingsError(
-            f"the options of redis.sessions.url cannot be used ({type(exc).__name__})"
+            f"redis-py refuses the options of its connection ({type(exc).__name__})"
         ) from None
 
 

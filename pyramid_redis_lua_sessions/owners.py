@@ -52,7 +52,9 @@ def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]
     factory, store, current = _context(request_or_registry)
     encoded = factory.codec.encode(exact_key(owner))
     found = store.owned_by(encoded, store.members(encoded))
-    return [_info(factory, name, known, name == current) for name, known in found]
+    infos = [_info(factory, name, known, name == current) for name, known in found]
+    # The index is in the order of the logins; a session keeps its start through new ids.
+    return sorted(infos, key=lambda info: info.created)
 
 
 def revoke(
@@ -104,16 +106,31 @@ def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str 
 def _info(
     factory: RedisSessionFactory, session_id: str, known: Description, current: bool
 ) -> SessionInfo:
-    label = None
-    if known.label:
-        stored = factory.sealer.bind(session_id).open(LABEL_FIELD, known.label)
-        label = None if stored is None else factory.codec.decode(stored)
+    # No seal protects the times: whoever can write to Redis may have put anything there.
+    digits = known.created.partition(b" ")[0]
+    start = int(digits) if len(digits) < 20 and digits.isdigit() else 0
     seen = None
-    if known.idle_ms and 0 <= known.remaining_ms <= known.idle_ms:
-        seen = _moment(known.now_ms - (known.idle_ms - known.remaining_ms))
-    created = _moment(int(known.created.partition(b" ")[0]))
-    return SessionInfo(errors.fingerprint(session_id), created, seen, label, current)
+    if known.idle_ms > 0 and 0 <= known.remaining_ms <= known.idle_ms:
+        # A default timeout that was raised since would put it before the start.
+        seen = _moment(max(start, known.now_ms - (known.idle_ms - known.remaining_ms)))
+    label = _label(factory, session_id, known.label)
+    return SessionInfo(errors.fingerprint(session_id), _moment(start), seen, label, current)
+
+
+def _label(factory: RedisSessionFactory, session_id: str, stored: bytes) -> str | None:
+    data = factory.sealer.bind(session_id).open(LABEL_FIELD, stored) if stored else None
+    if data is None:
+        return None
+    try:
+        label = factory.codec.decode(data)
+    except Exception:
+        return None  # the serializer was changed since
+    return label if isinstance(label, str) else None
+
+
+#: The last day that ``datetime`` knows, UTC, ms since the epoch.
+LAST_MS = 253_402_214_400_000
 
 
 def _moment(milliseconds: int) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.timezone.utc)
+    return datetime.datetime.fromtimestamp(min(milliseconds, LAST_MS) / 1000, datetime.timezone.utc)

@@ -203,7 +203,12 @@ class RedisSession(MutableMapping[Any, Any]):
     def _load(self) -> None:
         host = self._host
         absent: list[tuple[str, Absent]] = []
-        for session_id in host.identify():
+        try:
+            session_ids = host.identify()
+        except StoreUnavailable as exc:  # in the middle of a migration
+            self._go_without(None, exc)
+            return
+        for session_id in session_ids:
             try:
                 loaded = host.store().load(session_id)
             except StoreUnavailable as exc:
@@ -227,13 +232,13 @@ class RedisSession(MutableMapping[Any, Any]):
         self._remaining_ms = loaded.remaining_ms
         self._phase = Phase.STORED
 
-    def _go_without(self, session_id: str, failure: StoreUnavailable) -> None:
+    def _go_without(self, session_id: str | None, failure: StoreUnavailable) -> None:
         """Redis cannot be reached: give the request an empty session, if so configured."""
         if self._host.settings.on_redis_error != "ephemeral":
             raise failure
         self._stand(Phase.ADRIFT)
         self._failure = failure
-        name = fingerprint(session_id)
+        name = None if session_id is None else fingerprint(session_id)
         self._host.report(InvalidSession_StoreUnavailable("Redis cannot be reached", name))
 
     def _refuse_absent(self, absent: list[tuple[str, Absent]]) -> None:

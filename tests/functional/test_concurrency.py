@@ -800,9 +800,10 @@ def test_nothing_is_put_back_when_the_session_has_gone_meanwhile(
     start: Start, database: Database, redis_client: Any
 ) -> None:
     overlap = transactional(start, "retry")
-    cookie = session_with(overlap, put("n", 1))
+    cookie = session_with(overlap, put("n", 1), put("gone", 1))
     slow = loaded(overlap, cookie)
     slow.do(put("n", 2))
+    slow.do(take("gone"))
     slow.do_request(lambda request: Meanwhile(request, redis_client.flushdb))
     slow.do_request(lambda request: database.pay(request, order_id=404))
     assert slow.finish().status == 503

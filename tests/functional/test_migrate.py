@@ -1,7 +1,6 @@
 """Moving in from the predecessors: what they really stored, met by the first request."""
 
 import base64
-import collections
 import contextlib
 import datetime
 import enum
@@ -419,6 +418,12 @@ def test_old_cookies_survive_that_a_newer_secret_is_put_before_theirs(
     assert rotated.session_id == first.session_id
 
 
+def test_new_id_cannot_be_derived_without_the_secret(redis_url: str) -> None:
+    secrets = (SECRET, OTHER_SECRET)
+    ids = {moving(redis_url, secret=secret).factory.migration.new_id("a") for secret in secrets}
+    assert len(ids) == 2
+
+
 def test_one_of_several_cookies_is_old(psr: Any, redis_url: str, redis_client: Any) -> None:
     old = psr()
     old.do("session['a'] = 1")
@@ -556,8 +561,6 @@ def test_pickle_under_the_signature_is_never_run(
 
 # -- what cannot be carried over -----------------------------------------------------
 
-Point = collections.namedtuple("Point", "x y")
-
 
 class Color(enum.IntEnum):
     RED = 1
@@ -604,6 +607,17 @@ def test_session_that_cannot_be_carried_over_is_left_and_reported(
     with pytest.raises(RawDeserializationError):
         come_back(moving(redis_url, deserialized_fails_new=False, **options), old)
     assert redis_client.get(key) == before
+
+
+def test_keys_of_subclasses_are_carried_over_as_an_assignment_takes_them(
+    psr: Any, redis_url: str, redis_client: Any
+) -> None:
+    old = psr()
+    old.do("session['a'] = 1")
+    edit(redis_client, lambda payload: payload["m"].update({Color.RED: "red"}))
+    new = moving(redis_url)
+    assert come_back(new, old) == {"a": 1, 1: "red"}
+    assert {type(key) for key in new.use(dict)} == {str, int}
 
 
 @pytest.mark.parametrize(

@@ -196,20 +196,20 @@ def test_interrupted_run_loses_nothing_and_is_taken_up(
     psr: Any, ini: Path, redis_url: str, redis_client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     psr().do("session['a'] = 1")
-    ids = clone(redis_client, 4000)
+    ids = clone(redis_client, 3000)
     migration = moving(redis_url).factory.migration
     command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "migrate", str(ini), "--yes"]
     moved_before = 0
-    for how, least in ((signal.SIGINT, 300), (signal.SIGKILL, 1300)):
+    for how, least in ((signal.SIGINT, 300), (signal.SIGKILL, 1000)):
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        wait_until(lambda least=least: redis_client.dbsize() and len_of(redis_client) >= least)
+        wait_until(lambda least=least: len_of(redis_client) >= least, timeout=60)
         process.send_signal(how)
         out, err = process.communicate(timeout=30)
         left = set(old_keys(redis_client))
         there = set(new_keys(redis_client))
-        assert 0 < len(left) < 4000 - moved_before, "the signal came too late"
+        assert 0 < len(left) < 3000 - moved_before, "the signal came too late"
         for old_id in ids:
             new_key = f"session:{migration.new_id(old_id)}".encode()
             assert new_key in there or old_id.encode() in left
@@ -219,12 +219,13 @@ def test_interrupted_run_loses_nothing_and_is_taken_up(
             assert process.returncode == 1
             assert "interrupted; no session is lost: run the command again" in err
             assert "Traceback" not in err
-            assert counts(out)["sessions converted"] >= least
-        moved_before = 4000 - len(left)
+            # The one that was on its way is not counted.
+            assert counts(out)["sessions converted"] >= least - 1
+        moved_before = 3000 - len(left)
     assert run(ini, "--yes") == 0
     capsys.readouterr()
     assert old_keys(redis_client) == []
-    assert len(new_keys(redis_client)) == 4000
+    assert len(new_keys(redis_client)) == 3000
     for old_id in ids[::200]:
         assert come_back(moving(redis_url), cookie_of(old_id))["own"] == old_id
 

@@ -1,7 +1,6 @@
 """Moving in when something goes wrong at any step: nothing is lost, and gone means gone."""
 
 import os
-import pickle
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pyramid_redis_lua_sessions import migrate
 from pyramid_redis_lua_sessions.errors import StoreUnavailable
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.app import Browser
+from tests.support.app import Browser, Reports
 from tests.support.waiting import wait_until
 
 from .test_migrate import (
@@ -233,6 +232,33 @@ def test_exception_view_does_not_take_the_user_for_a_new_one(
     assert new.use(dict) == {"user": "Ann"}
 
 
+def test_page_stays_up_without_redis_and_the_session_moves_later(
+    psr: Any, redis_server: RedisServer, redis_client: Any
+) -> None:
+    """With ``on_redis_error = ephemeral``."""
+    for number in range(1, 6):
+        redis_client.flushdb()
+        old = psr()
+        old.do("session['user'] = 'Ann'")
+        count = [number]
+
+        def step(when: str, count: list[int] = count) -> None:
+            count[0] -= when == "before"
+            if count[0] <= 0:
+                raise redis.ConnectionError("lost")
+
+        reports = Reports()
+        new = stepping(redis_server, step, on_redis_error="ephemeral", func_invalid_logger=reports)
+        assert come_back(new, old, lambda s: (dict(s), s.update(a=1), dict(s))[::2]) == (
+            {},
+            {"a": 1},
+        )
+        assert "Set-Cookie" not in new.response.headers
+        assert "InvalidSession_StoreUnavailable" in reports.kinds
+        count[0] = 99
+        assert come_back(new, old) == {"user": "Ann"}
+
+
 # -- a request that is delayed --------------------------------------------------------
 
 
@@ -304,8 +330,23 @@ def test_session_revoked_before_its_old_key_was_deleted_names_that_key(
     assert in_a_process_of_its_own(lambda: come_back(dying, old)) == DEAD
     (new_key,) = new_keys(redis_client)
     assert redis_client.hget(new_key, OLD_KEY_FIELD) == key == old_keys(redis_client)[0]
-    payload = pickle.loads(redis_client.get(key))
-    assert payload["m"] == {"user": "Ann"}
+
+
+def test_session_that_has_ended_takes_its_old_key_along(
+    psr: Any, redis_server: RedisServer, redis_client: Any
+) -> None:
+    """Even one that was ended behind the application's back, with the old key still there."""
+    old = psr()
+    old.do("session['user'] = 'Ann'")
+    dying = stepping(redis_server, Death(3, "before"))
+    assert in_a_process_of_its_own(lambda: come_back(dying, old)) == DEAD
+    new = moving(redis_server.url)
+    (key,) = old_keys(redis_client)
+    new.factory.store_for(None).end(new.factory.migration.new_id(key.decode()))
+    assert come_back(new, old) == {}
+    assert old_keys(redis_client) == []
+    forget_markers(redis_client)
+    assert come_back(new, old) == {}
 
 
 def test_old_session_that_expires_while_it_moves_is_over(

@@ -181,10 +181,10 @@ class Cluster:
         except (redis.RedisError, KeyError):
             return False
 
-    def client(self) -> redis.RedisCluster:
+    def client(self, **options: Any) -> redis.RedisCluster:
         """A client of redis-py, without anything of ours."""
         node = self.running[0]
-        return ClusterClient(host=LOOPBACK, port=node.port)
+        return ClusterClient(host=LOOPBACK, port=node.port, **options)
 
     def move_slots(self, source: str, target: str, slots: range) -> None:
         """Move slots from one primary to another, key by key, as resharding does."""

@@ -157,6 +157,7 @@ def test_defaults() -> None:
         "owner_sessions": 100,
         "set_redis_ttl": True,
         "on_conflict": "merge",
+        "on_redis_error": "raise",
         "grace": 5,
         "seal": True,
         "allow_unsealed_pickle": False,
@@ -230,6 +231,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "first_timeout": [*((raw, None) for raw in NEVER), (datetime.timedelta(minutes=1), 60)],
     "owner_sessions": [("5", 5), (1, 1), (1.0, 1)],
     "on_conflict": [("merge", "merge"), ("retry", "retry")],
+    "on_redis_error": [("raise", "raise"), ("ephemeral", "ephemeral")],
     "grace": [(None, 0), ("", 0), ("0", 0), ("None", 0), ("2.5", 2.5)],
     "cookie_name": [("sid", "sid"), ("__Host-sid", "__Host-sid")],
     "cookie_max_age": [*((raw, None) for raw in NEVER), ("60", 60), (datetime.timedelta(1), 86400)],
@@ -331,6 +333,7 @@ BAD: dict[str, list[Any]] = {
     "first_timeout": BAD_SECONDS,
     "owner_sessions": ["0", 0, -1, "x", "", None, 1.5, True, "1.5"],
     "on_conflict": ["", "Merge", None, "lock", True, []],
+    "on_redis_error": ["", "Raise", None, "ignore", True, []],
     "grace": BAD_SECONDS,
     "cookie_name": ["", None, 5, b"session"],
     "cookie_max_age": [*BAD_SECONDS, "0.5", 1.5],
@@ -515,7 +518,9 @@ def test_settings_error_is_pyramids_and_a_value_error() -> None:
             {"serialize": "json", "deserialize": "msgpack"}, "does not go with", id="two kinds"
         ),
         pytest.param(
-            {"serialize": json.dumps, "deserialize": "pickle"}, "must undo each other", id="one callable"
+            {"serialize": json.dumps, "deserialize": "pickle"},
+            "must undo each other",
+            id="one callable",
         ),
         pytest.param({"cookie_samesite": "None"}, "needs redis.sessions.cookie_secure", id="auto"),
         pytest.param(

@@ -1,0 +1,144 @@
+"""Every script, and every kind of request, on a Redis Cluster.
+
+``REDIS_TOPOLOGY=cluster`` runs the functional tests on one, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from tests.support.app import Browser, make_browser, stored_values
+from tests.support.topology import Cluster
+
+
+def write(session: Any) -> None:
+    session["name"] = "value"
+
+
+def contents(session: Any) -> dict[Any, Any]:
+    return dict(session)
+
+
+@pytest.fixture
+def browser(cluster_url: str, cluster_client: redis.RedisCluster) -> Browser:
+    return make_browser(cluster_url)
+
+
+def test_scripts_are_on_every_primary_when_the_application_has_started(
+    cluster: Cluster, cluster_client: redis.RedisCluster
+) -> None:
+    for node in cluster.primaries():
+        node.ask("SCRIPT", "FLUSH")
+    make_browser(cluster.url)
+    wanted = [script.sha1 for script in SCRIPTS.values()]
+    for node in cluster.primaries():
+        assert node.ask("SCRIPT", "EXISTS", *wanted) in ([1] * len(wanted), [True] * len(wanted))
+
+
+def test_lost_scripts_heal_within_the_call(browser: Browser, cluster: Cluster) -> None:
+    browser.use(write)
+    for node in cluster.primaries():
+        node.ask("SCRIPT", "FLUSH")
+    assert browser.use(contents) == {"name": "value"}
+    browser.use(lambda session: session.__setitem__("more", 1))
+    for node in cluster.primaries():
+        node.ask("SCRIPT", "FLUSH")
+    browser.use(lambda session: session.regenerate_id())
+    assert browser.use(contents) == {"name": "value", "more": 1}
+
+
+def test_first_write_then_read_then_write(browser: Browser) -> None:
+    assert browser.use(contents) == {}
+    assert browser.session_id is None
+    browser.use(write)
+    assert browser.use(contents) == {"name": "value"}
+    browser.use(lambda session: session.update(name="other", more=1))
+    assert browser.use(contents) == {"name": "other", "more": 1}
+    browser.use(lambda session: session.pop("name"))
+    assert browser.use(contents) == {"more": 1}
+
+
+def test_many_sessions_are_spread_over_all_primaries(browser: Browser, cluster: Cluster) -> None:
+    users = [browser.another() for _ in range(40)]
+    for number, user in enumerate(users):
+        user.use(lambda session, number=number: session.__setitem__("number", number))
+    assert len({cluster.primary_of(user.key).port for user in users}) == 3
+    found = [user.use(contents) for user in users]
+    assert found == [{"number": number} for number in range(40)]
+
+
+def test_timeout_is_adjusted(browser: Browser, cluster_client: redis.RedisCluster) -> None:
+    browser.use(write)
+    browser.use(lambda session: session.adjust_timeout_for_session(5000))
+    assert 4_990_000 < cluster_client.pttl(browser.key) <= 5_000_000
+    assert browser.use(lambda session: session.timeout) == 5000
+
+
+def test_login_takes_the_data_to_another_node_and_ends_the_old_id(
+    browser: Browser, cluster: Cluster, cluster_client: redis.RedisCluster
+) -> None:
+    nodes = set()
+    for _ in range(12):  # whichever nodes the ids fall on
+        user = browser.another()
+        user.use(write)
+        before = user.copy()
+        user.use(lambda session: (session.regenerate_id(), session.__setitem__("user", 7)))
+        nodes.add(cluster.primary_of(before.key) is cluster.primary_of(user.key))
+        assert user.use(contents) == {"name": "value", "user": 7}
+        assert user.key != before.key
+        assert cluster_client.hexists(before.key, "moved")
+        assert before.use(contents) == {}
+    assert nodes == {True, False}
+
+
+def test_logout_ends_the_session(browser: Browser, cluster_client: redis.RedisCluster) -> None:
+    browser.use(write)
+    before = browser.copy()
+    browser.use(lambda session: session.invalidate())
+    assert browser.session_id is None
+    assert before.use(contents) == {}
+    assert not cluster_client.hexists(before.key, "created")
+
+
+def test_flash_messages_of_several_requests(browser: Browser) -> None:
+    browser.use(lambda session: session.flash("one"))
+    browser.use(lambda session: session.flash("two"))
+    assert browser.use(lambda session: session.peek_flash()) == ["one", "two"]
+    assert browser.use(lambda session: session.pop_flash()) == ["one", "two"]
+    assert browser.use(lambda session: session.pop_flash()) == []
+
+
+def test_session_that_became_empty_ends(
+    cluster_url: str, cluster_client: redis.RedisCluster
+) -> None:
+    browser = make_browser(cluster_url, invalidate_empty_session=True)
+    browser.use(write)
+    key = browser.key
+    browser.use(lambda session: session.clear())
+    assert not cluster_client.hexists(key, "created")
+
+
+def test_conflict_is_noticed_in_retry_mode(
+    cluster_url: str, cluster_client: redis.RedisCluster
+) -> None:
+    browser = make_browser(cluster_url, on_conflict="retry")
+    browser.use(lambda session: session.__setitem__("count", 1))
+    other = browser.copy()
+
+    def count(session: Any) -> None:
+        session["count"] += 1
+
+    def overtaken(session: Any) -> None:
+        value = session["count"]
+        other.use(count)
+        session["count"] = value + 1
+
+    browser.use(overtaken, status=409)
+    assert browser.use(contents) == {"count": 2}
+    browser.use(count)
+    values = stored_values(cluster_client, browser.factory, str(browser.session_id))
+    assert values == {"count": 3}

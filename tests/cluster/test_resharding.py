@@ -1,0 +1,62 @@
+"""Slots that move between nodes while users are at work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from tests.support.app import make_browser
+from tests.support.load import Load
+from tests.support.topology import Cluster, redis_cli
+
+
+def test_nobody_notices_when_slots_move(
+    cluster: Cluster, cluster_client: redis.RedisCluster, confirm: Callable[[str], bool]
+) -> None:
+    with Load(cluster.url, confirm) as load:
+        load.wait_for_more()
+        (_, (source, _)), (_, (target, ranges)), *_ = cluster.slots().items()
+        before = sum(last - first + 1 for first, last in ranges)
+        options = ["--cluster-from", source, "--cluster-to", target, "--cluster-slots", "1500"]
+        address = cluster.running[0].address
+        cluster.manage(redis_cli(), "reshard", address, *options, "--cluster-yes")
+        load.wait_for_more()
+    _, ranges = next(known for known in cluster.slots().values() if known[0] == target)
+    assert sum(last - first + 1 for first, last in ranges) == before + 1500
+    load.check()
+    assert load.errors == 0
+
+
+def test_slot_that_is_on_its_way_to_a_node_without_slots(
+    cluster: Cluster, cluster_client: redis.RedisCluster
+) -> None:
+    """The client has never heard of the node to which it is sent, and the node of no script."""
+    browser = make_browser(cluster.url)
+    browser.use(lambda session: session.__setitem__("stays", 1))
+    source = cluster.primary_of(browser.key)
+    source_id = cluster.slots()[source.address][0]
+    new = cluster.add()
+    cluster.manage(redis_cli(), "add-node", new.address, cluster.running[0].address)
+    cluster.wait_until_healthy()
+    slot = int(new.ask("CLUSTER", "KEYSLOT", browser.key))
+    new_id = new.ask("CLUSTER", "MYID").decode()
+    new.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", new_id)
+    source.ask("MIGRATE", "127.0.0.1", new.port, browser.key, 0, 5000)
+
+    def change(session: Any) -> dict[Any, Any]:
+        seen = dict(session)
+        session["changed"] = 1
+        return seen
+
+    assert browser.use(change) == {"stays": 1}
+    assert browser.use(dict) == {"stays": 1, "changed": 1}
+    assert source.ask("CLUSTER", "COUNTKEYSINSLOT", slot) == 0
+
+    for node in (new, source, *cluster.primaries()):
+        node.ask("CLUSTER", "SETSLOT", slot, "NODE", new_id)
+    assert browser.use(dict) == {"stays": 1, "changed": 1}
+    browser.use(lambda session: session.regenerate_id())
+    assert browser.use(dict) == {"stays": 1, "changed": 1}

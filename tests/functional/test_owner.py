@@ -1,0 +1,704 @@
+"""``session.owner``: whose session it is, and the index of an owner's sessions."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from pyramid.config import Configurator
+from pyramid.response import Response
+
+from pyramid_redis_lua_sessions import SessionError, SessionInfo, revoke, sessions_of
+from pyramid_redis_lua_sessions.errors import fingerprint
+from pyramid_redis_lua_sessions.testing import CountingProxy
+from tests.support.app import Browser, let_time_pass, make_browser, stored_values
+from tests.support.waiting import wait_until
+
+UTC = datetime.timezone.utc
+
+
+def log_in(browser: Browser, owner: Any = "ada", label: str | None = None) -> str:
+    """Log in as an application does; return the session's id."""
+
+    def view(request: Any) -> None:
+        request.session.owner = owner
+        if label is not None:
+            request.session.label = label
+
+    browser.visit(view)
+    assert browser.session_id is not None
+    return browser.session_id
+
+
+def listed(browser: Browser, owner: Any = "ada") -> list[SessionInfo]:
+    found: list[SessionInfo] = []
+    browser.another().visit(lambda request: found.extend(sessions_of(request, owner)))
+    return found
+
+
+def names(browser: Browser, owner: Any = "ada") -> list[str]:
+    return [info.fingerprint for info in listed(browser, owner)]
+
+
+def index_keys(client: redis.Redis, prefix: str = "session:") -> list[bytes]:
+    found: Any = client.keys(f"{prefix}owner:*")
+    return sorted(found)
+
+
+def index_of(client: redis.Redis, prefix: str = "session:") -> list[str]:
+    """The ids in the only index there is."""
+    (key,) = index_keys(client, prefix)
+    found: Any = client.zrange(key, 0, -1)
+    return [member.decode() for member in found]
+
+
+def make_index_older(client: redis.Redis, seconds: float) -> None:
+    """As if so much time had passed since all that stands in the indexes was put there."""
+    for key in index_keys(client):
+        for member in client.zrange(key, 0, -1):
+            client.zincrby(key, -seconds * 1_000_000, member)
+
+
+# -- the owner ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("owner", ["ada", "", "ä\udc80\x00", "x" * 5000, 0, 7, -1, 2**70])
+def test_owner_is_remembered_and_found(redis_url: str, owner: str | int) -> None:
+    browser = make_browser(redis_url)
+    name = log_in(browser, owner)
+    assert browser.use(lambda session: session.owner) == owner
+    assert names(browser, owner) == [fingerprint(name)]
+
+
+def test_session_has_no_owner_until_it_gets_one(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = make_browser(redis_url)
+    assert browser.use(lambda session: (session.owner, session.label)) == (None, None)
+    browser.use(lambda session: session.update(a=1))
+    assert browser.use(lambda session: (session.owner, session.label)) == (None, None)
+    assert index_keys(redis_client) == []
+
+
+@pytest.mark.parametrize("owner", [True, 1.5, b"ada", ["ada"], object()])
+def test_owner_that_is_neither_text_nor_number_is_refused(redis_url: str, owner: Any) -> None:
+    browser = make_browser(redis_url)
+    with pytest.raises(TypeError):
+        log_in(browser, owner)
+    with pytest.raises(TypeError):
+        browser.visit(lambda request: sessions_of(request, owner))
+    with pytest.raises(TypeError):
+        browser.visit(lambda request: revoke(request, owner))
+
+
+def test_number_and_text_are_two_owners(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser, 1)
+    assert len(names(browser, 1)) == 1
+    assert names(browser, "1") == []
+
+
+def test_owner_and_label_are_no_session_values(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser, "ada", "phone")
+    browser.use(lambda session: session.update(owner="value", label="value"))
+    found = browser.use(lambda session: (dict(session), session.owner, session.label))
+    assert found == ({"owner": "value", "label": "value"}, "ada", "phone")
+    browser.use(lambda session: session.clear())
+    found = browser.use(lambda session: (dict(session), session.owner, session.label))
+    assert found == ({}, "ada", "phone")
+
+
+def test_session_with_an_owner_does_not_end_when_its_last_value_is_removed(redis_url: str) -> None:
+    browser = make_browser(redis_url, invalidate_empty_session=True)
+    log_in(browser)
+    browser.use(lambda session: session.update(a=1))
+    browser.use(lambda session: session.pop("a"))
+    assert browser.use(lambda session: session.owner) == "ada"
+
+
+def test_owner_is_sealed_like_any_value(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser)
+    assert b"ada" in redis_client.hgetall(browser.key)[b"owner"]
+    browser.another().use(lambda session: session.update(a=1))
+    attacker = browser.another()
+    log_in(attacker, "eve")
+    for forged in (
+        b"sada",
+        redis_client.hget(browser.key, "owner"),
+        b"\0" * 16 + b"sada",
+    ):
+        redis_client.hset(attacker.key, "owner", forged)
+        assert attacker.copy().use(lambda session: session.owner) is None
+
+
+# -- login -------------------------------------------------------------------------
+
+
+def test_login_gives_a_new_id_and_keeps_the_data(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = make_browser(redis_url)
+    browser.use(lambda session: session.update(cart=1))
+    token = browser.use(lambda session: session.get_csrf_token())
+    before = browser.copy()
+    log_in(browser)
+    assert browser.session_id != before.session_id
+    values = stored_values(redis_client, browser.factory, browser.session_id or "")
+    assert values.pop("_csrft_") != token
+    assert values == {"cart": 1}
+    assert before.use(dict) == {}
+
+
+def test_same_owner_again_keeps_the_id_and_another_owner_renews_it(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    first = log_in(browser, 1)
+    assert log_in(browser, 1) == first
+    second = log_in(browser, "1")
+    assert second != first
+    assert names(browser, 1) == []
+    assert names(browser, "1") == [fingerprint(second)]
+
+
+def test_session_without_owner_is_not_listed_any_more(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    first = log_in(browser)
+    browser.use(lambda session: setattr(session, "owner", None))
+    assert browser.session_id != first
+    assert browser.use(lambda session: session.owner) is None
+    assert listed(browser) == []
+
+
+def test_label_can_be_changed_without_a_new_id(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    name = log_in(browser, label="phone")
+    browser.use(lambda session: setattr(session, "label", "laptop"))
+    assert browser.session_id == name
+    assert [info.label for info in listed(browser)] == ["laptop"]
+    browser.use(lambda session: setattr(session, "label", None))
+    assert [info.label for info in listed(browser)] == [None]
+
+
+@pytest.mark.parametrize("start", ["nothing", "anonymous", "ensured", "invalidated", "logged in"])
+def test_login_is_one_pipeline_after_the_load(proxy: CountingProxy, start: str) -> None:
+    browser = make_browser(proxy.url)
+    if start != "nothing":
+        browser.use(lambda session: session.update(a=1))
+    if start == "logged in":
+        log_in(browser, "bob")
+
+    def view(request: Any) -> None:
+        if start == "ensured":
+            request.session.ensure_id()
+        if start == "invalidated":
+            request.session.invalidate()
+        request.session.owner = "ada"
+
+    proxy.reset()
+    browser.visit(view)
+    loads = 0 if start in ("nothing", "invalidated") else 1
+    assert proxy.round_trips == loads + 1
+    assert proxy.command_names == ["EVALSHA"] * (loads + (2 if start == "nothing" else 3))
+
+
+def test_new_id_is_in_the_index_before_it_is_created_and_the_old_one_ends_last(
+    proxy: CountingProxy,
+) -> None:
+    browser = make_browser(proxy.url)
+    browser.use(lambda session: session.update(a=1))
+    browser.use(lambda session: session.get("a"))
+    old = browser.key
+    proxy.reset()
+    log_in(browser)
+    keys = [command.args[3].decode() for command in proxy.commands[1:]]
+    assert keys[0].startswith("session:owner:")
+    assert keys[1:] == [browser.key, old]
+
+
+def test_repeated_login_in_one_request_is_one_session(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(redis_url)
+
+    def view(request: Any) -> None:
+        request.session.owner = "bob"
+        request.session.owner = "ada"
+        request.session.regenerate_id()
+
+    browser.visit(view)
+    assert len(index_of(redis_client)) == 1
+    assert names(browser) == [fingerprint(browser.session_id or "")]
+    assert names(browser, "bob") == []
+
+
+def test_reply_to_a_login_that_was_lost_makes_one_session(
+    proxy: CountingProxy, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(proxy.url)
+    browser.use(lambda session: session.update(a=1))
+    browser.use(lambda session: session.get("a"))  # connects
+
+    def view(request: Any) -> None:
+        request.session.owner = "ada"
+        proxy.lose_replies(1)
+
+    browser.visit(view)
+    assert index_of(redis_client) == [browser.session_id]
+    assert names(browser) == [fingerprint(browser.session_id or "")]
+
+
+# -- listing -----------------------------------------------------------------------
+
+
+def test_all_sessions_of_an_owner_and_no_others_are_listed(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser, label="phone")
+    laptop = browser.another()
+    log_in(laptop, label="laptop")
+    log_in(browser.another(), "bob", "bob's")
+    before = datetime.datetime.now(UTC) - datetime.timedelta(minutes=1)
+
+    found = laptop.visit(lambda request: sessions_of(request, "ada"))
+    assert [info.label for info in found] == ["phone", "laptop"]
+    assert [info.current for info in found] == [False, True]
+    assert [info.fingerprint for info in found] == [
+        fingerprint(user.session_id or "") for user in (browser, laptop)
+    ]
+    now = datetime.datetime.now(UTC) + datetime.timedelta(minutes=1)
+    for info in found:
+        assert info.last_seen is not None
+        assert before < info.created <= info.last_seen < now
+        assert info.created.tzinfo is UTC
+
+
+def test_listing_is_one_read_of_the_index_and_one_pipeline(proxy: CountingProxy) -> None:
+    browser = make_browser(proxy.url)
+    for _ in range(5):
+        log_in(browser.another())
+    proxy.reset()
+    assert len(sessions_of(browser.wsgi.registry, "ada")) == 5
+    assert proxy.round_trips == 2
+    proxy.reset()
+    assert sessions_of(browser.wsgi.registry, "nobody") == []
+    assert proxy.round_trips == 1
+
+
+def test_registry_lists_without_a_current_session(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser)
+    assert [info.current for info in sessions_of(browser.wsgi.registry, "ada")] == [False]
+
+
+def test_listing_refreshes_no_session(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = make_browser(redis_url, timeout=1200)
+    log_in(browser)
+    let_time_pass(redis_client, browser.key, 600)
+    for _ in range(2):
+        (info,) = listed(browser)
+        assert info.last_seen is not None
+        assert 599 < (datetime.datetime.now(UTC) - info.last_seen).total_seconds() < 660
+    assert redis_client.ttl(browser.key) <= 600
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": 1200, "absolute_timeout": 900},
+        {"timeout": 1200, "first_timeout": 60},
+    ],
+)
+def test_last_seen_is_unknown_where_no_ttl_tells_it(redis_url: str, options: Any) -> None:
+    browser = make_browser(redis_url, **options)
+    log_in(browser)
+    assert [info.last_seen for info in listed(browser)] == [None]
+
+
+def test_last_seen_is_never_before_the_start_when_the_timeout_was_raised(redis_url: str) -> None:
+    browser = make_browser(redis_url, timeout=60)
+    log_in(browser)
+    (info,) = sessions_of(make_browser(redis_url, timeout=86400).wsgi.registry, "ada")
+    assert info.last_seen == info.created
+
+
+def test_sessions_are_listed_by_their_start_when_ids_were_regenerated(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser, label="first")
+    started = listed(browser)[0].created
+    wait_until(lambda: datetime.datetime.now(UTC) > started + datetime.timedelta(milliseconds=5))
+    log_in(browser.another(), label="second")
+    browser.use(lambda session: session.regenerate_id())
+    found = listed(browser)
+    assert [info.label for info in found] == ["first", "second"]
+    assert found[0].fingerprint == fingerprint(browser.session_id or "")
+
+
+def test_regenerated_session_stays_listed_under_its_new_id_alone(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser)
+    for _ in range(3):
+        browser.use(lambda session: session.regenerate_id())
+        assert names(browser) == [fingerprint(browser.session_id or "")]
+
+
+@pytest.mark.parametrize("end", ["log out", "expire", "evict"])
+def test_session_that_has_ended_is_not_listed(
+    redis_url: str, redis_client: redis.Redis, end: str
+) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser)
+    if end == "log out":
+        browser.use(lambda session: session.invalidate())
+    elif end == "expire":
+        let_time_pass(redis_client, browser.key, 3600)
+    else:
+        redis_client.delete(browser.key)
+    assert listed(browser) == []
+
+
+def test_info_shows_no_id_and_no_value(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    name = log_in(browser)
+    assert name not in repr(listed(browser))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"created": "9" * 16 + " n"},
+        {"created": "9" * 400 + " n"},
+        {"created": b"\xff"},
+        {"created": "253402300799999 n"},
+        {"timeout": "1e999"},
+        {"timeout": "nan"},
+        {"timeout": "-5"},
+        {"deadline": "x"},
+        {"expires": "9" * 18},
+        {"label": b""},
+        {"label": b"\xff" * 50},
+    ],
+    ids=str,
+)
+def test_listing_stands_what_somebody_wrote_into_a_session(
+    redis_url: str, redis_client: redis.Redis, written: dict[str, Any]
+) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser, label="phone")
+    redis_client.hset(browser.key, mapping=written)
+    assert len(listed(browser)) <= 1
+    browser.another().visit(lambda request: revoke(request, "ada"))
+
+
+def test_label_that_does_not_decode_is_none(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = make_browser(redis_url)
+    name = log_in(browser, label="phone")
+    sealed = browser.factory.sealer.bind(name).seal(b"label", b"?")
+    redis_client.hset(browser.key, "label", sealed)
+    assert [info.label for info in listed(browser)] == [None]
+
+
+def test_sessions_of_another_package_are_a_clear_error(redis_url: str) -> None:
+    config = Configurator()
+    with pytest.raises(SessionError, match="not those of this package"):
+        sessions_of(config.registry, "ada")
+
+
+# -- the index stays in order ------------------------------------------------------
+
+
+def test_ended_sessions_are_pruned_at_login(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = make_browser(redis_url)
+    ended = [log_in(browser.another()) for _ in range(12)]
+    redis_client.delete(*(f"session:{name}" for name in ended[:10]))
+    make_index_older(redis_client, 120)
+    new = log_in(browser.another())
+    assert index_of(redis_client) == [*ended[10:], new]
+
+
+def test_login_under_way_is_not_pruned(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = make_browser(redis_url)
+    ended = [log_in(browser.another()) for _ in range(12)]
+    redis_client.delete(*(f"session:{name}" for name in ended))
+    make_index_older(redis_client, 120)
+    # As another login's first step leaves it: in the index, and not there yet.
+    (index,) = index_keys(redis_client)
+    redis_client.zadd(index, {"under way": redis_client.time()[0] * 1_000_000})  # type: ignore[index]
+    new = log_in(browser.another())
+    assert index_of(redis_client) == ["under way", new]
+
+
+def test_login_costs_no_more_when_the_index_is_tidy(proxy: CountingProxy) -> None:
+    browser = make_browser(proxy.url)
+    for _ in range(3):
+        proxy.reset()
+        log_in(browser.another())
+        assert proxy.round_trips == 1
+
+
+def test_full_index_ends_its_oldest_session(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = make_browser(redis_url, owner_sessions=3)
+    users = [browser.another() for _ in range(5)]
+    for user in users:
+        log_in(user)
+    assert [user.use(lambda session: session.owner) for user in users] == [
+        None,
+        None,
+        "ada",
+        "ada",
+        "ada",
+    ]
+    assert index_of(redis_client) == [user.session_id for user in users[2:]]
+
+
+def test_owner_may_have_only_one_session(redis_url: str) -> None:
+    browser = make_browser(redis_url, owner_sessions=1)
+    other = browser.another()
+    log_in(browser)
+    log_in(other)
+    assert browser.use(lambda session: session.owner) is None
+    assert other.use(lambda session: session.owner) == "ada"
+
+
+def test_session_that_is_ended_for_another_ends_at_once_for_requests_in_flight(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(redis_url, owner_sessions=1)
+    name = log_in(browser)
+    log_in(browser.another())
+    assert set(redis_client.hgetall(f"session:{name}")) == {b"moved"}
+
+
+@pytest.mark.parametrize("how", ["regenerate", "log out and in"])
+def test_ids_that_have_ended_do_not_count_against_the_limit(redis_url: str, how: str) -> None:
+    phone = make_browser(redis_url, owner_sessions=3)
+    laptop = phone.another()
+    log_in(phone)
+    log_in(laptop)
+    for _ in range(8):
+        if how == "regenerate":
+            laptop.use(lambda session: session.regenerate_id())
+        else:
+            laptop.use(lambda session: session.invalidate())
+            log_in(laptop)
+    assert laptop.use(lambda session: session.owner) == "ada"
+    assert phone.use(lambda session: session.owner) == "ada", "two sessions, and three may be"
+
+
+def test_index_is_bounded_when_one_session_gets_new_ids_without_end(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(redis_url, owner_sessions=3)
+    log_in(browser)
+    for _ in range(20):
+        browser.use(lambda session: session.regenerate_id())
+        # Markers go after a minute; what they marked leaves the index then.
+        make_index_older(redis_client, 120)
+        for key in redis_client.keys("session:*"):
+            if redis_client.type(key) == b"hash" and redis_client.hexists(key, "moved"):
+                redis_client.delete(key)
+    assert len(index_of(redis_client)) <= 12
+
+
+@pytest.mark.parametrize(("absolute", "expected"), [(None, -1), (3600, 3600)])
+def test_index_ends_on_its_own_where_absolute_timeout_bounds_it(
+    redis_url: str, redis_client: redis.Redis, absolute: Any, expected: int
+) -> None:
+    browser = make_browser(redis_url, absolute_timeout=absolute, timeout=600)
+    log_in(browser)
+    (key,) = index_keys(redis_client)
+    found: Any = redis_client.ttl(key)
+    assert found == -1 if expected == -1 else expected - 60 < found <= expected
+
+
+def test_no_session_outlives_its_index(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = make_browser(redis_url, absolute_timeout=3600, timeout=None)
+    log_in(browser)
+    (index,) = index_keys(redis_client)
+    assert redis_client.pttl(browser.key) <= redis_client.pttl(index)
+    browser.use(lambda session: session.regenerate_id(restart_lifetime=True))
+    assert redis_client.pttl(browser.key) <= redis_client.pttl(index)
+
+
+# -- others in the index -----------------------------------------------------------
+
+
+def test_foreign_ids_in_an_index_are_neither_listed_nor_ended(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    # Somebody with write access to Redis puts ids of others into his own index.
+    victim = make_browser(redis_url)
+    log_in(victim)
+    anonymous = victim.another()
+    anonymous.use(lambda session: session.update(a=1))
+    attacker = victim.another()
+    log_in(attacker, "eve")
+    key = next(
+        key
+        for key in index_keys(redis_client)
+        if redis_client.zscore(key, attacker.session_id or "")
+    )
+    redis_client.zadd(key, {victim.session_id or "": 1, anonymous.session_id or "": 2})
+    redis_client.set("session:text", "x")
+    redis_client.zadd(key, {"text": 3, "nothing": 4, b"\xff\xfe": 5, "": 6})
+
+    assert names(victim, "eve") == [fingerprint(attacker.session_id or "")]
+    assert attacker.visit(lambda request: revoke(request, "eve", except_current=False)) == 1
+    assert victim.use(lambda session: session.owner) == "ada"
+    assert anonymous.use(dict) == {"a": 1}
+    assert names(victim) == [fingerprint(victim.session_id or "")]
+
+
+def test_owner_copied_from_another_session_gets_nobody_into_an_index(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    victim = make_browser(redis_url)
+    log_in(victim)
+    attacker = victim.another()
+    attacker.use(lambda session: session.update(a=1))
+    redis_client.hset(attacker.key, "owner", redis_client.hget(victim.key, "owner") or b"")
+    redis_client.zadd(index_keys(redis_client)[0], {attacker.session_id or "": 1})
+    assert names(victim) == [fingerprint(victim.session_id or "")]
+
+
+def test_full_index_ends_no_foreign_session(redis_url: str, redis_client: redis.Redis) -> None:
+    victim = make_browser(redis_url, owner_sessions=2)
+    log_in(victim, "bob")
+    attacker = victim.another()
+    log_in(attacker, "eve")
+    key = next(
+        key
+        for key in index_keys(redis_client)
+        if redis_client.zscore(key, attacker.session_id or "")
+    )
+    redis_client.zadd(key, {victim.session_id or "": 1})
+    log_in(attacker.another(), "eve")
+    assert victim.use(lambda session: session.owner) == "bob"
+    assert attacker.use(lambda session: session.owner) == "eve"
+
+
+def test_index_of_a_wrong_type_is_no_silent_revocation_and_heals_at_the_next_login(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser)
+    (key,) = index_keys(redis_client)
+    redis_client.delete(key)
+    redis_client.set(key, "x")
+    for function in (sessions_of, revoke):
+        with pytest.raises(SessionError) as caught:
+            function(browser.wsgi.registry, "ada")
+        assert "ada" not in str(caught.value)
+    other = browser.another()
+    log_in(other)
+    assert names(browser) == [fingerprint(other.session_id or "")]
+
+
+# -- ids of the application's own --------------------------------------------------
+
+
+class Ids:
+    """An id generator whose ids repeat."""
+
+    def __init__(self, *given: str) -> None:
+        self._given: Iterator[str] = itertools.chain(given, map("id{}".format, itertools.count()))
+
+    def __call__(self) -> str:
+        return next(self._given)
+
+
+def test_taken_id_in_an_index_is_not_the_owners_session(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    victim = make_browser(redis_url, id_generator=Ids("one", "one", "two"))
+    log_in(victim, "bob")
+    user = victim.another()
+    log_in(user)
+    assert user.session_id == "two"
+    assert names(user) == [fingerprint("two")]
+    assert user.visit(lambda request: revoke(request, "ada", except_current=False)) == 1
+    assert victim.use(lambda session: session.owner) == "bob"
+
+
+def test_taken_id_at_a_login_keeps_the_data(redis_url: str) -> None:
+    browser = make_browser(redis_url, id_generator=Ids("one", "two", "one", "three"))
+    browser.use(lambda session: session.update(a=1))
+    user = browser.another()
+    user.use(lambda session: session.update(a=2))
+    log_in(user)
+    assert user.session_id == "three"
+    assert user.use(dict) == {"a": 2}
+    assert names(user) == [fingerprint("three")]
+
+
+@pytest.mark.parametrize("prefix", ["session:", "", "app{x}:"])
+def test_ids_and_prefixes_of_any_kind_are_indexed(
+    redis_url: str, redis_client: redis.Redis, prefix: str
+) -> None:
+    browser = make_browser(redis_url, id_generator=Ids("ä id: of\nours"), prefix=prefix)
+    log_in(browser)
+    assert names(browser) == [fingerprint("ä id: of\nours")]
+    assert len(index_keys(redis_client, prefix)) == 1
+    browser.visit(lambda request: revoke(request, "ada", except_current=False))
+    assert browser.use(lambda session: session.owner) is None
+
+
+def test_two_applications_on_one_redis_keep_their_owners_apart(redis_url: str) -> None:
+    one, two = make_browser(redis_url, prefix="one:"), make_browser(redis_url, prefix="two:")
+    log_in(one)
+    log_in(two)
+    assert names(one) == [fingerprint(one.session_id or "")]
+    one.visit(lambda request: revoke(request, "ada", except_current=False))
+    assert two.use(lambda session: session.owner) == "ada"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"set_redis_ttl": False},
+        {"on_conflict": "retry"},
+        {"seal": False, "serialize": "json"},
+        {"seal": False, "serialize": "msgpack"},
+        {"serialize": "json"},
+        {"encryption_key": "an encryption key of at least thirty-two bytes"},
+        {"first_timeout": 60},
+        {"timeout_trigger": 600},
+    ],
+    ids=str,
+)
+def test_owners_go_with_every_other_setting(redis_url: str, options: dict[str, Any]) -> None:
+    browser = make_browser(redis_url, **options)
+    other = browser.another()
+    browser.use(lambda session: session.update(a=1))
+    log_in(browser, label="phone")
+    log_in(other, label="laptop")
+    assert [info.label for info in listed(browser)] == ["phone", "laptop"]
+    assert browser.visit(lambda request: revoke(request, "ada")) == 1
+    assert other.use(dict) == {}
+    assert [info.label for info in listed(browser)] == ["phone"]
+
+
+def test_decoding_client_lists_and_revokes(redis_url: str) -> None:
+    clients: list[redis.Redis] = []
+
+    def client(request: Any, **options: Any) -> redis.Redis:
+        if not clients:
+            clients.append(redis.Redis.from_url(redis_url, decode_responses=True))
+        return clients[0]
+
+    browser = make_browser(None, client_callable=client)
+    log_in(browser, "ä", "ö")
+    assert [info.label for info in listed(browser, "ä")] == ["ö"]
+    assert browser.visit(lambda request: revoke(request, "ä", except_current=False)) == 1
+    clients[0].close()
+
+
+def test_response_that_carries_no_cookie_leaves_no_session_in_the_list(redis_url: str) -> None:
+    browser = make_browser(redis_url, func_check_response_allow_cookies=lambda response: False)
+
+    def view(request: Any) -> Response:
+        request.session.owner = "ada"
+        return Response("done")
+
+    browser.visit(view)
+    assert listed(browser) == []

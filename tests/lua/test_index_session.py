@@ -1,0 +1,191 @@
+"""index_session: records a session in the index of its owner, and tells what to tidy up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from pyramid_redis_lua_sessions.scripts import Status
+from tests.support.scripts import Scripts, about
+
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+
+
+def add(scripts: Scripts, name: str, *, most: int = 100, absolute: int = 0) -> list[Any]:
+    return scripts.call("index_session", "i", name, most, absolute)
+
+
+def members(scripts: Scripts) -> list[bytes]:
+    found: Any = scripts.client.zrange("i", 0, -1)
+    return list(found)
+
+
+def age(scripts: Scripts, name: str, milliseconds: int) -> None:
+    """Make an entry older, as if so much time had passed."""
+    scripts.client.zincrby("i", -1000 * milliseconds, name)
+
+
+def test_session_is_added_with_the_time_of_the_servers_clock(scripts: Scripts) -> None:
+    before = scripts.now()
+    assert add(scripts, "a") == [Status.CREATED, [], []]
+    score = scripts.client.zscore("i", "a")
+    assert score is not None
+    assert before <= score / 1000 <= scripts.now() + 1
+    assert scripts.client.type("i") == b"zset"
+
+
+def test_sessions_are_kept_in_the_order_in_which_they_were_added(scripts: Scripts) -> None:
+    for name in ("c", "a", "b"):
+        add(scripts, name)
+    assert members(scripts) == [b"c", b"a", b"b"]
+
+
+def test_binary_id_is_kept_as_it_is(scripts: Scripts) -> None:
+    name = bytes(range(1, 256))
+    scripts.call("index_session", "i", name, 100, 0)
+    assert members(scripts) == [name]
+
+
+def test_repeated_call_adds_nothing_and_answers_the_same(scripts: Scripts) -> None:
+    for name in ("a", "b", "c"):
+        add(scripts, name)
+        age(scripts, name, HOUR)
+    first = add(scripts, "d", most=2)
+    assert add(scripts, "d", most=2) == first
+    assert len(members(scripts)) == 4
+
+
+# -- a full index ------------------------------------------------------------------
+
+
+def test_nothing_is_too_many_up_to_the_limit(scripts: Scripts) -> None:
+    for name in ("a", "b", "c"):
+        assert add(scripts, name, most=3)[1] == []
+
+
+@pytest.mark.parametrize("over", [1, 3])
+def test_oldest_are_named_and_left_when_there_are_too_many(scripts: Scripts, over: int) -> None:
+    names = [f"s{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        add(scripts, name)
+        age(scripts, name, 10 * MINUTE - number)
+    status, too_many, _ = add(scripts, "new", most=7 - over)
+    assert status is Status.CREATED
+    assert too_many == [name.encode() for name in names[:over]]
+    # The caller removes them once they have ended: a repeated call must name them again.
+    assert members(scripts) == [name.encode() for name in [*names, "new"]]
+
+
+def test_new_session_is_never_named_when_only_one_may_be(scripts: Scripts) -> None:
+    add(scripts, "old")
+    age(scripts, "old", 5)
+    assert add(scripts, "new", most=1)[1] == [b"old"]
+
+
+def test_new_session_is_never_named_whatever_stands_in_the_index(scripts: Scripts) -> None:
+    # Clocks that were set back, or somebody else, may have left entries of the future.
+    scripts.client.zadd("i", {"x": 1e300, "y": float("inf"), "z": 9e15})
+    assert add(scripts, "new", most=1)[1] == [b"z", b"x", b"y"]
+    assert add(scripts, "new", most=2)[1] == [b"z", b"x"]
+
+
+@pytest.mark.parametrize("kind", ["string", "hash", "list"])
+def test_foreign_value_is_replaced(scripts: Scripts, kind: str) -> None:
+    scripts.client.execute_command(
+        *{
+            "string": ("SET", "i", "x"),
+            "hash": ("HSET", "i", "a", "b"),
+            "list": ("RPUSH", "i", "a"),
+        }[kind]
+    )
+    assert add(scripts, "a", absolute=HOUR) == [Status.CREATED, [], []]
+    assert members(scripts) == [b"a"]
+    assert scripts.pttl("i") == about(HOUR)
+
+
+def test_refused_write_is_an_error(scripts: Scripts) -> None:
+    maxmemory: Any = scripts.client.config_get("maxmemory")
+    scripts.client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.ResponseError, match="maxmemory"):
+            add(scripts, "a")
+    finally:
+        scripts.client.config_set("maxmemory", maxmemory["maxmemory"])
+    assert members(scripts) == []
+
+
+# -- what may have ended -----------------------------------------------------------
+
+
+def test_entries_of_over_a_minute_are_named_as_settled(scripts: Scripts) -> None:
+    for name, old in (("old", HOUR), ("just", MINUTE + 1000), ("young", MINUTE - 20_000)):
+        add(scripts, name)
+        age(scripts, name, old)
+    assert add(scripts, "new") == [Status.CREATED, [], [b"old", b"just"]]
+
+
+def test_entry_is_not_named_twice_when_it_is_too_many_and_settled(scripts: Scripts) -> None:
+    for number, name in enumerate(("a", "b", "c")):
+        add(scripts, name)
+        age(scripts, name, HOUR - number)
+    assert add(scripts, "new", most=2) == [Status.CREATED, [b"a", b"b"], [b"c"]]
+
+
+def test_settled_entries_are_named_a_thousand_at_a_time(scripts: Scripts) -> None:
+    scripts.client.zadd("i", {f"s{number:04}": number for number in range(1500)})
+    _, too_many, settled = add(scripts, "new", most=5000)
+    assert too_many == []
+    assert settled == [b"s%04d" % number for number in range(1000)]
+
+
+def test_index_of_thousands_is_no_error(scripts: Scripts) -> None:
+    # More than unpack could take: the lists go back as they are.
+    scripts.client.zadd("i", {f"s{number:05}": number for number in range(20_000)})
+    _, too_many, _ = add(scripts, "new", most=1)
+    assert len(too_many) == 20_000
+
+
+# -- the index' own end ------------------------------------------------------------
+
+
+def test_index_has_no_ttl_when_nothing_bounds_its_sessions(scripts: Scripts) -> None:
+    add(scripts, "a")
+    assert scripts.pttl("i") == -1
+
+
+def test_index_ends_with_the_last_session_that_absolute_timeout_allows(scripts: Scripts) -> None:
+    add(scripts, "a", absolute=10 * MINUTE)
+    assert scripts.pttl("i") == about(10 * MINUTE)
+    scripts.client.pexpire("i", MINUTE)
+    add(scripts, "b", absolute=10 * MINUTE)
+    assert scripts.pttl("i") == about(10 * MINUTE)
+
+
+def test_index_end_is_not_brought_forward_when_absolute_timeout_is_lowered(
+    scripts: Scripts,
+) -> None:
+    add(scripts, "a", absolute=HOUR)
+    add(scripts, "b", absolute=MINUTE)
+    assert scripts.pttl("i") == about(HOUR)
+
+
+def test_index_gets_an_end_when_absolute_timeout_is_switched_on(scripts: Scripts) -> None:
+    add(scripts, "a")
+    add(scripts, "b", absolute=HOUR)
+    assert scripts.pttl("i") == about(HOUR)
+
+
+def test_index_loses_its_end_when_absolute_timeout_is_switched_off(scripts: Scripts) -> None:
+    add(scripts, "a", absolute=HOUR)
+    add(scripts, "b")
+    assert scripts.pttl("i") == -1
+
+
+def test_index_that_has_expired_starts_anew(scripts: Scripts) -> None:
+    add(scripts, "a", absolute=HOUR)
+    scripts.client.delete("i")
+    assert add(scripts, "b", absolute=HOUR) == [Status.CREATED, [], []]
+    assert members(scripts) == [b"b"]
