@@ -66,5 +66,5 @@ test-servers: $(STAMP) ## Run all tests on every server found
 
 clean: ## Remove all that these commands made, .venv included
 	rm -rf $(VENV) build dist docs/_build *.egg-info
-	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

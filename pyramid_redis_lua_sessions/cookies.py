@@ -133,7 +133,7 @@ class CustomSigner:
         return payload[len(self._salt) :], False
 
 
-def _values(header: str, wanted: str) -> Iterator[str]:
+def cookie_values(header: str, wanted: str) -> Iterator[str]:
     """Find the values of one cookie in a ``Cookie`` header (RFC 6265 4.2.1).
 
     Every request pays for this. Quoted values, which only a foreign
@@ -178,7 +178,7 @@ class CookiePolicy:
         """
         tickets: list[Ticket] = []
         tried = 0
-        for value in _values(header, self._name):
+        for value in cookie_values(header, self._name):
             tried += 1
             ticket = self._verify(value)
             if ticket is not None:

@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 from .contents import Contents, exact_key
-from .cookies import LONGEST_VALUE, MOST_VALUES, Ticket, _values
+from .cookies import LONGEST_VALUE, MOST_VALUES, Ticket, cookie_values
 from .errors import (
     InvalidSession,
     InvalidSession_DeserializationError,
@@ -336,7 +336,7 @@ class Migration:
         return tickets
 
     def _old_ids(self, header: str) -> Iterator[str]:
-        for number, value in enumerate(_values(header, self._settings.cookie_name)):
+        for number, value in enumerate(cookie_values(header, self._settings.cookie_name)):
             if number == MOST_VALUES:
                 break
             if len(value) > LONGEST_VALUE:
