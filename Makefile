@@ -58,8 +58,8 @@ build: $(STAMP) ## Build sdist and wheel into dist/
 
 check: lint types test docs ## Run lint, types, test and docs
 
-torture: $(STAMP) ## Run only the tests with many threads and processes
-	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
+torture: $(STAMP) ## Run the tests with many threads and processes, at ten times their size
+	TORTURE_EXAMPLES=100000 TORTURE_SCALE=10 $(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
 
 test-servers: $(STAMP) ## Run all tests on every server found
 	TEST_ALL_SERVERS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -216,11 +216,14 @@ def deadline(browser: Browser, client: redis.Redis) -> None:
 
 def bad_signature(browser: Browser, client: redis.Redis) -> None:
     value = browser.app.cookies["session"]
+    browser.app.reset()
     browser.app.set_cookie("session", value[:-3] + ("AAA" if value[-3:] != "AAA" else "BBB"))
 
 
 def foreign_secret(browser: Browser, client: redis.Redis) -> None:
-    browser.app.set_cookie("session", signed_cookie(browser.session_id or "").partition("=")[2])
+    value = signed_cookie(browser.session_id or "").partition("=")[2]
+    browser.app.reset()
+    browser.app.set_cookie("session", value)
 
 
 def seal_broken(browser: Browser, client: redis.Redis) -> None:
