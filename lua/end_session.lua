@@ -23,7 +23,7 @@ Returns: {status, ...}
   2 MOVED    {2, age_ms} another call ended the session age_ms ago
   6 CONFLICT {6} a check failed; nothing was applied
   9 ENDED    {9, {field, value, ...}} the last fields (with keep_fields)
-Writes: HSET moved, HSET was, HDEL created, DEL, PEXPIRE; or nothing
+Writes: HSET moved, HSET was, HDEL created, HDEL was, DEL, PEXPIRE; or nothing
 ]]
 local session_key = KEYS[1]
 local nonce = ARGV[1]
@@ -40,7 +40,11 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 if not created then
   if not moved then return {0} end
   local at, ended_by = string.match(moved, '^(%d+) (.*)$')
-  if ended_by ~= nonce then return {2, now_ms - (tonumber(at) or 0)} end
+  if ended_by ~= nonce then
+    -- Ended twice: what the first call kept must not be revived any more.
+    redis.call('HDEL', session_key, 'was')
+    return {2, now_ms - (tonumber(at) or 0)}
+  end
   return {9, keep_fields and redis.call('HGETALL', session_key) or {}}
 end
 if expires and (tonumber(expires) or 0) <= now_ms then
@@ -74,8 +78,9 @@ local marker = string.format('%.0f ', now_ms) .. nonce
 local fields = {}
 if keep_fields then
   local remaining = redis.call('PTTL', session_key)
-  redis.call('HSET', session_key, 'moved', marker, 'was', remaining .. ' ' .. created)
+  -- HDEL first: a script that has written is not refused memory for the rest.
   redis.call('HDEL', session_key, 'created')
+  redis.call('HSET', session_key, 'moved', marker, 'was', remaining .. ' ' .. created)
   fields = redis.call('HGETALL', session_key)
 else
   redis.call('DEL', session_key)

@@ -21,8 +21,9 @@ local ended_by = moved and string.match(moved, '^%d+ (.*)$')
 local remaining, start = string.match(was or '', '^(-?%d+) (.*)$')
 if created or ended_by ~= nonce or not start then return {0} end
 
-redis.call('HSET', session_key, 'created', start)
+-- HDEL first: a script that has written is not refused memory for the rest.
 redis.call('HDEL', session_key, 'moved', 'was')
+redis.call('HSET', session_key, 'created', start)
 if tonumber(remaining) < 0 then redis.call('PERSIST', session_key)
 else redis.call('PEXPIRE', session_key, remaining)
 end

@@ -20,6 +20,7 @@ from .serializers import (
     DATA_KINDS,
     FLASH_KIND,
     KEY_KINDS,
+    LABEL_FIELD,
     UNIT_SEPARATOR,
     Codec,
     field_of,
@@ -305,7 +306,7 @@ class Contents:
         if self._exposed:
             self._find_exposed()
         values = {}
-        for key in self._assigned:
+        for key in list(self._assigned):  # an object's __reduce__ may look at the session
             values[field_of(key)] = self._encode(key, self._data[key])
         if detect or self.compare_all:
             for key in self._accessed - self._assigned:
@@ -393,6 +394,13 @@ class Contents:
         plain = self._plain
         return [(field, self.raw[field], plain[field]) for field in fields if field in plain]
 
+    def resealed(self, swaps: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+        """Take values as stored under another seal: (field, now, before)."""
+        for field, now, before in swaps:
+            self.raw[field] = now
+            if self._reads.get(field) == sha1(before):
+                self._reads[field] = sha1(now)
+
     def held(self) -> set[bytes]:
         """Return the fields that hold data, owner and label included, as last saved."""
         return set(self._plain)
@@ -472,10 +480,14 @@ def slipped_in(
     :param own: fields that this request wrote: there it is the last writer.
     :returns: fields to set, still sealed for the old id; fields to delete.
     """
-    data = {f: s for f, s in last.items() if f and f[:1] in DATA_KINDS and f not in own}
+    data = {f: s for f, s in last.items() if _is_data(f) and f not in own}
     values = {field: stored for field, stored in data.items() if loaded.get(field) != stored}
-    deletes = [f for f in loaded if f and f[:1] in DATA_KINDS and f not in own and f not in data]
+    deletes = [f for f in loaded if _is_data(f) and f not in own and f not in data]
     return values, deletes
+
+
+def _is_data(field: bytes) -> bool:
+    return bool(field) and (field[0] in DATA_KINDS or field == LABEL_FIELD)
 
 
 _ticks = itertools.count()

@@ -22,7 +22,8 @@ __all__ = [
 class SessionEvent:
     """Base of all.
 
-    :ivar request: the request in which it happened.
+    :ivar request: the request in which it happened; ``None`` for a revoke that
+        was given a registry.
     :ivar fingerprint: the short one-way name of the session's id, or ``None``
         where there is no authentic id.
     """

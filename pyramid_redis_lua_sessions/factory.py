@@ -43,6 +43,9 @@ log = logging.getLogger(__package__)
 #: Attribute of a request that lists its turns.
 TURNS = "_redis_lua_sessions"
 
+#: Attribute of a request that holds the response of its view.
+RESPONSE = "_redis_lua_sessions_response"
+
 
 @implementer(ISessionFactory)
 class RedisSessionFactory:
@@ -153,11 +156,14 @@ class Turn:
     __slots__ = (
         "_answered",
         "_cookie_sent",
+        "_finishing",
         "_last",
+        "_last_error",
         "_outer_error",
         "_read",
         "_store",
         "_tickets",
+        "_unhandled",
         "codec",
         "factory",
         "request",
@@ -182,6 +188,10 @@ class Turn:
         self._tickets: list[Ticket] = []
         self._last = False
         self._answered = False
+        self._finishing = False
+        self._last_error: BaseException | None = None
+        #: The request ends in an exception that nobody handled.
+        self._unhandled = False
         #: The id whose cookie the response carries; '' = it deletes the cookie.
         self._cookie_sent: str | None = None
         #: An exception that was being handled already when the session was made.
@@ -288,18 +298,31 @@ class Turn:
 
     def on_finished(self, request: Any) -> None:
         """Finished callback: the last chance, also after an unhandled exception."""
-        # An exception that nobody handled is on its way up: no response will
-        # go out, not even one that was there already.
+        # An exception that nobody handled may be on its way up: no response
+        # will go out then, not even one that was there already.
         error = sys.exc_info()[1]
-        if self._answered and error is self._outer_error:
+        if error is self._outer_error and self._answered:
             error = None
-        elif error is not None or not self._answered:
+        if not self._finishing and request.finished_callbacks:
+            # Callbacks that the application added later may use the session.
+            self._finishing, self._last_error = True, error
+            request.add_finished_callback(self.on_finished)
+            return
+        if self._finishing:
+            error = self._last_error
+        self._unhandled = error is not None
+        if self._unhandled:
             self.response = None
+        elif not self._answered:
+            # The session was first used in a NewResponse subscriber.
+            self.response = getattr(request, RESPONSE, None)
         try:
             if error is not None and is_error_retryable(request, error):
                 self._leave_no_trace()
             elif not self._answered or error is not None or self._is_unsettled():
                 self._settle()
+                if self.response is not None:
+                    self._vary()
         except SessionError as exc:
             if error is None:
                 raise
@@ -309,7 +332,7 @@ class Turn:
             # The session lets go of this turn, so that no cycle of references
             # is left for the garbage collector.
             self.session.leave(self.factory.afterlife)
-            self._outer_error = None
+            self._outer_error = self._last_error = None
 
     def _is_unsettled(self) -> bool:
         """Whether anything happened after the response callback."""
@@ -329,35 +352,36 @@ class Turn:
             self.identify()
         ticket = self._ticket()
         due = ticket is not None and (session.recookie or self.factory.cookies.due(ticket))
-        if session.outdated():
-            self._reseal()
         if not (due or session.has_work() or session.created_here or session.cookie_is_stale):
+            self._reseal()
             return
         if self._failed() and not self.settings.save_on_exception:
             session.discard_changes()
         may_set = self._may_set()
-        if session.created_here and not may_set:
-            session.take_back(UNDELIVERABLE)
-        if self.save_failed:
-            self._save_again(may_set)
+        if self.save_failed or getattr(self.request, "exception", None) is not None:
+            self._save_quietly(may_set)
         else:
+            if session.created_here and not may_set:
+                session.take_back(UNDELIVERABLE)
             self.save()
+        session.end_if_empty()
+        self._reseal()
         if self.response is not None:
             self._send_cookie(ticket, may_set, due)
 
     def _reseal(self) -> None:
         """Complete a rotation of secrets; the next request tries again if it fails."""
         try:
-            self.session.reseal()
+            if self.session.outdated():
+                self.session.reseal()
         except StoreError as exc:
             log.warning("values could not be sealed under the first secret: %s", exc)
 
-    def _save_again(self, may_set: bool) -> None:
-        """Save what the exception view of a failed save changed, and end what is to end.
-
-        The application has seen the failure, and cannot see another one.
-        """
+    def _save_quietly(self, may_set: bool) -> None:
+        """Save for a response that renders an exception: it must not be lost for another one."""
         try:
+            if self.session.created_here and not may_set:
+                self.session.take_back(UNDELIVERABLE)
             self.session.save(may_set)
         except SessionError as exc:
             log.error("a session could not be saved: %s", exc)
@@ -379,13 +403,21 @@ class Turn:
         if name == self._cookie_sent:
             return
         if action is Action.DELETE:
-            header = self.factory.cookies.header_to_delete(self.request.scheme)
-        elif session.created_here or session.alive():
+            header = self.factory.cookies.header_to_delete(self._scheme())
+        elif session.created_here or self._lives():
             header = self._header_to_set(ticket)
         else:
             return
         self._cookie_sent = name
         self.response.headerlist.append(("Set-Cookie", header))
+
+    def _lives(self) -> bool:
+        """Whether the session lives; a request must not put an old id over a new one."""
+        try:
+            return self.session.alive()
+        except StoreError as exc:
+            log.warning("the cookie is not sent again: %s", exc)
+            return False
 
     def _header_to_set(self, ticket: Ticket | None) -> str:
         session, settings = self.session, self.settings
@@ -401,8 +433,13 @@ class Turn:
         if session.cookie_expires is not UNSET:
             expires = session.cookie_expires
         return self.factory.cookies.header_to_set(
-            session.session_id or "", self.request.scheme, max_age, expires
+            session.session_id or "", self._scheme(), max_age, expires
         )
+
+    def _scheme(self) -> str:
+        # Pyramid's DummyRequest has none.
+        scheme: str = getattr(self.request, "scheme", "http")
+        return scheme
 
     def _leave_no_trace(self) -> None:
         """This attempt is thrown away and repeated."""
@@ -418,7 +455,7 @@ class Turn:
         ``raise HTTPFound`` is how Pyramid redirects.
         """
         if self.response is None:
-            return True
+            return self._unhandled
         error = getattr(self.request, "exception", None)
         return error is not None and self.response.status_int >= 400
 
@@ -456,9 +493,10 @@ def session_tween_factory(handler: Any, registry: Any) -> Any:
     def session_tween(request: Any) -> Any:
         try:
             response = handler(request)
-        except Exception as exc:
+        except BaseException as exc:
             _after_exception(request, exc)
             raise
+        setattr(request, RESPONSE, response)
         save_point(request, response)
         return response
 
@@ -477,7 +515,7 @@ def save_point(request: Any, response: Any) -> None:
             turn.save()
 
 
-def _after_exception(request: Any, exc: Exception) -> None:
+def _after_exception(request: Any, exc: BaseException) -> None:
     turns = getattr(request, TURNS, None)
     if not turns:
         return

@@ -10,6 +10,7 @@ from pyramid.interfaces import ISessionFactory
 
 from . import errors
 from .contents import exact_key
+from .events import SessionInvalidated
 from .factory import RedisSessionFactory
 from .serializers import LABEL_FIELD
 from .session import RedisSession
@@ -17,7 +18,11 @@ from .store import Description, Store
 
 __all__ = ["SessionInfo", "revoke", "sessions_of"]
 
-#: Passes over the index before a revoke gives up: logins come faster than it ends them.
+#: Passes over the index that end whatever lives; the later ones leave logins alone that
+#: came after the revoke.
+THOROUGH_PASSES = 3
+
+#: Passes before a revoke gives up.
 MOST_PASSES = 100
 
 
@@ -51,7 +56,7 @@ def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]
     """
     factory, store, current = _context(request_or_registry)
     encoded = factory.codec.encode(exact_key(owner))
-    found = store.owned_by(encoded, store.members(encoded))
+    found = store.survey(encoded, store.members(encoded)).owned
     infos = [_info(factory, name, known, name == current) for name, known in found]
     # The index is in the order of the logins; a session keeps its start through new ids.
     return sorted(infos, key=lambda info: info.created)
@@ -66,7 +71,8 @@ def revoke(
     """End the sessions of an owner, at once: also for requests in flight.
 
     Reads the index again until a pass finds nothing alive, so that a login or
-    a new id under way at the same time is not missed.
+    a new id under way at the same time is not missed. Logins that keep coming
+    after it began are left alone in the end.
 
     :param except_current: spare the session of the request.
     :param fingerprint: end only the session with this fingerprint.
@@ -76,18 +82,47 @@ def revoke(
     factory, store, current = _context(request_or_registry)
     encoded = factory.codec.encode(exact_key(owner))
     spared = current if except_current else None
-    ended = 0
-    for _ in range(MOST_PASSES):
-        alive = [
-            name
-            for name, _ in store.owned_by(encoded, store.members(encoded))
+    ended, began = 0, None
+    quiet: set[str] | None = None  # what the last pass looked at, if it found nothing alive
+    stopped: set[str] = set()
+    for number in range(MOST_PASSES):
+        members = store.members(encoded)
+        # A new id is in the index before the old one ends. So a pass that finds nothing
+        # alive has missed one only if something was added since it read the index.
+        if quiet is not None and quiet.issuperset(members):
+            return ended
+        found = store.survey(encoded, members)
+        owned = [
+            (name, known)
+            for name, known in found.owned
             if name != spared and fingerprint in (None, errors.fingerprint(name))
         ]
-        if not alive:
+        if began is None and owned:
+            began = owned[0][1].now_ms
+        if number >= THOROUGH_PASSES:
+            owned = [(name, known) for name, known in owned if _start(known) <= (began or 0)]
+        alive = [name for name, _ in owned]
+        # What has ended is ended again, once: no request can then take its own
+        # ending back.
+        again = [name for name in [*found.ended, *found.gone] if name not in stopped]
+        stopped.update(again)
+        lived = store.end_all([*alive, *again])
+        for name in lived:
+            ended += 1
+            _announce(request_or_registry, name)
+        late = number > THOROUGH_PASSES and quiet is not None
+        if not (alive or lived) and (late or not members):
             return ended
-        ended += store.end_all(alive)
+        quiet = None if alive or lived else set(members)
         store.forget(encoded, alive)
-    raise errors.SessionError("an owner's new sessions appear faster than they can be ended")
+    raise errors.SessionError("an owner's sessions get new ids faster than they can be ended")
+
+
+def _announce(request_or_registry: Any, session_id: str) -> None:
+    registry = getattr(request_or_registry, "registry", request_or_registry)
+    request = None if registry is request_or_registry else request_or_registry
+    if registry.has_listeners:
+        registry.notify(SessionInvalidated(request, errors.fingerprint(session_id)))
 
 
 def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str | None]:
@@ -106,15 +141,19 @@ def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str 
 def _info(
     factory: RedisSessionFactory, session_id: str, known: Description, current: bool
 ) -> SessionInfo:
-    # No seal protects the times: whoever can write to Redis may have put anything there.
-    digits = known.created.partition(b" ")[0]
-    start = int(digits) if len(digits) < 20 and digits.isdigit() else 0
-    seen = None
+    start, seen = _start(known), None
     if known.idle_ms > 0 and 0 <= known.remaining_ms <= known.idle_ms:
         # A default timeout that was raised since would put it before the start.
         seen = _moment(max(start, known.now_ms - (known.idle_ms - known.remaining_ms)))
     label = _label(factory, session_id, known.label)
     return SessionInfo(errors.fingerprint(session_id), _moment(start), seen, label, current)
+
+
+def _start(known: Description) -> int:
+    """When the life of a session began, ms since the epoch."""
+    # No seal protects it: whoever can write to Redis may have put anything there.
+    digits = known.created.partition(b" ")[0]
+    return int(digits) if len(digits) < 20 and digits.isdigit() else 0
 
 
 def _label(factory: RedisSessionFactory, session_id: str, stored: bytes) -> str | None:

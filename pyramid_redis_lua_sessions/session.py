@@ -6,6 +6,7 @@ look at content, which loads, and :meth:`RedisSession.ensure_id`.
 
 from __future__ import annotations
 
+import datetime
 import enum
 import math
 import secrets
@@ -89,6 +90,9 @@ ENDED = "session has ended; changes dropped"
 UNREACHABLE = "Redis cannot be reached; changes dropped"
 UNDELIVERABLE = "the cookie cannot be sent; changes dropped"
 
+#: Stands for a session with a value that is not authentic.
+_SEAL_BROKEN = Absent(Status.GONE, foreign=True)
+
 #: Not given.
 UNSET: Any = object()
 
@@ -121,6 +125,7 @@ class RedisSession(MutableMapping[Any, Any]):
         "__weakref__",
         "_bound",
         "_contents",
+        "_empty_later",
         "_failure",
         "_host",
         "_id",
@@ -154,6 +159,8 @@ class RedisSession(MutableMapping[Any, Any]):
         self._regenerate = False
         self._restart_lifetime = False
         self._remaining_ms = -1
+        #: What was deleted from a session that is to end if it is still empty later.
+        self._empty_later: list[bytes] = []
         #: Why it could not be loaded (``on_redis_error = ephemeral``).
         self._failure: StoreUnavailable | None = None
         #: The session had ended while this request was under way.
@@ -208,6 +215,8 @@ class RedisSession(MutableMapping[Any, Any]):
         except StoreUnavailable as exc:  # in the middle of a migration
             self._go_without(None, exc)
             return
+        if self._phase is not Phase.UNREAD:
+            return  # func_invalid_logger has used the session meanwhile
         for session_id in session_ids:
             try:
                 loaded = host.store().load(session_id)
@@ -215,15 +224,14 @@ class RedisSession(MutableMapping[Any, Any]):
                 self._go_without(session_id, exc)
                 return
             if isinstance(loaded, Loaded):
-                break
+                bound = host.sealer.bind(session_id)
+                plain = bound.open_all(loaded.fields)
+                if plain is not None:
+                    break
+                loaded = _SEAL_BROKEN
             absent.append((session_id, loaded))
         else:
             self._refuse_absent(absent)
-            return
-        bound = host.sealer.bind(session_id)
-        plain = bound.open_all(loaded.fields)
-        if plain is None:
-            self._refuse_corrupt(session_id, "seal broken")
             return
         self._contents = self._make_contents(loaded.fields, plain)
         self._bound = bound
@@ -248,7 +256,9 @@ class RedisSession(MutableMapping[Any, Any]):
         self._stand(Phase.ADRIFT if self._in_flight else Phase.FRESH)
         for session_id, found in absent:
             name = fingerprint(session_id)
-            if found.foreign:
+            if found is _SEAL_BROKEN:
+                self._refuse_corrupt(session_id, "seal broken")
+            elif found.foreign:
                 self._refuse_corrupt(session_id, "not a session")
             elif found.status is Status.MOVED:
                 host.report(InvalidSession_NotInBackend("session has ended", name))
@@ -573,7 +583,8 @@ class RedisSession(MutableMapping[Any, Any]):
         if owner is not None:
             owner = exact_key(owner)
         before = self.owner
-        if before != owner or type(before) is not type(owner):
+        changes_hands = before != owner or type(before) is not type(owner)
+        if changes_hands and not self._regenerate and self._phase is not Phase.FRESH:
             self.regenerate_id()
         self._contents.assign_meta(OWNER_FIELD, owner)
 
@@ -644,7 +655,12 @@ class RedisSession(MutableMapping[Any, Any]):
         """Send the cookie again, with another end; Max-Age takes precedence.
 
         :param expires: ``datetime``, ``timedelta`` or ``None``.
+        :raises ValueError: something else, or an end out of range.
         """
+        if isinstance(expires, datetime.timedelta):
+            _duration(expires)
+        elif expires is not None and not isinstance(expires, datetime.datetime):
+            raise ValueError("expected a datetime, a timedelta or None")
         self.cookie_expires = expires
         self.recookie = True
 
@@ -708,6 +724,15 @@ class RedisSession(MutableMapping[Any, Any]):
             else:
                 self._create(changes)
 
+    def end_if_empty(self) -> None:
+        """End a session that an attempt emptied which might still have failed."""
+        fields, self._empty_later = self._empty_later, []
+        if fields and self._phase is Phase.STORED and self._id is not None:
+            result = self._store().save(self._id, {}, fields, NO_LIFETIME, end_if_empty=True)
+            if result is Status.EMPTIED:
+                self.cookie_is_stale = True
+                self._stand(Phase.FRESH)
+
     def outdated(self) -> bool:
         """Tell whether values were met that another than the first secret protects."""
         return self._phase is Phase.STORED and bool(self._bound.outdated)
@@ -718,13 +743,16 @@ class RedisSession(MutableMapping[Any, Any]):
         held = contents.stored(bound.outdated)
         bound.outdated.clear()
         swaps = [(field, bound.seal(field, data), raw) for field, raw, data in held]
-        self._store().swap(cast("str", self._id), swaps)
+        if self._store().swap(cast("str", self._id), swaps) == len(swaps):
+            contents.resealed(swaps)
 
     def end_old(self) -> None:
         """End the sessions that were invalidated."""
         while self.ends:
             ending = self._store().end(self.ends[0], keep_fields=self.undo is not None)
-            self._ended(self.ends.pop(0), ending)
+            session_id = self.ends.pop(0)
+            self._can_revive(session_id, ending)
+            self._announce_end(session_id, ending)
             if self._just_ended(ending.status, ending.age_ms):
                 self._in_flight, self.cookie_is_stale = True, False
 
@@ -782,14 +810,16 @@ class RedisSession(MutableMapping[Any, Any]):
         if not changes and checks == NO_CHECKS:
             result = store.adjust(session_id, lifetime)
         else:
-            end_if_empty = self._host.settings.invalidate_empty_session
+            empties = self._host.settings.invalidate_empty_session and contents.would_empty(changes)
+            # An emptied session could not be put back: it ends when nothing can fail any more.
+            self._empty_later = changes.deletes if empties and self.undo is not None else []
             result = store.save(
                 session_id,
                 sealed,
                 changes.deletes,
                 lifetime,
                 checks,
-                end_if_empty=end_if_empty and contents.would_empty(changes),
+                end_if_empty=empties and self.undo is None,
             )
         if isinstance(result, Absent):
             self._in_flight = True
@@ -814,16 +844,16 @@ class RedisSession(MutableMapping[Any, Any]):
             created, ending = store.replace(
                 self.ends[0], seal, lifetime, keep_fields=keep_fields, owner=owner
             )
-            self._ended(self.ends.pop(0), ending)
+            self._can_revive(self.ends[0], ending)
+            self._adopt(created, seal)
+            self._announce_end(self.ends.pop(0), ending)
         else:
             created = store.create(seal, lifetime, owner=owner)
-        self._adopt(created, seal)
+            self._adopt(created, seal)
         if created is not None:
             self._host.announce(SessionCreated, fingerprint(created.session_id))
 
-    def _ended(self, session_id: str, ending: Ending) -> None:
-        """A session that was invalidated has ended."""
-        self._can_revive(session_id, ending)
+    def _announce_end(self, session_id: str, ending: Ending) -> None:
         if ending.status is Status.ENDED:
             self._host.announce(SessionInvalidated, fingerprint(session_id))
 
@@ -842,20 +872,28 @@ class RedisSession(MutableMapping[Any, Any]):
         checks = contents.checks()
         start = None if self._restart_lifetime else self._start()
         created, ending = store.replace(
-            old_id, seal, lifetime, start, checks=checks, owner=merged.get(OWNER_FIELD)
+            old_id,
+            seal,
+            lifetime,
+            start,
+            checks=checks,
+            owner=merged.get(OWNER_FIELD),
+            returning=not self.created_here,
         )
         if ending.status is Status.CONFLICT:
             if created is not None:
                 store.end(created.session_id)
             raise SessionConflict
-        self._can_revive(old_id, ending)
+        delivered = not self.created_here  # does a browser know the old id?
+        if delivered:
+            self._can_revive(old_id, ending)
         self._adopt(created, seal)
         if created is None:
             return
         if ending.status is not Status.ENDED:
             self._keep_own([field for field in merged if field not in own])
             return
-        self._moved = (old_id, ending)
+        self._moved = (old_id, ending) if delivered else None
         self._host.announce(
             SessionRegenerated, fingerprint(created.session_id), fingerprint(old_id)
         )
@@ -924,7 +962,10 @@ class RedisSession(MutableMapping[Any, Any]):
     def _drop(self, reason: str) -> None:
         """Lose the changes, audibly."""
         self._report(InvalidSession_ChangesDropped, reason)
+        orphan = self._id if self.created_here else None
         self._stand(Phase.ADRIFT)
+        if orphan is not None:
+            self._store().end(orphan)
 
     def _can_swap_back(
         self, changes: Changes, sealed: dict[bytes, bytes], lifetime: Lifetime
@@ -937,6 +978,9 @@ class RedisSession(MutableMapping[Any, Any]):
         swaps += [(field, raw.get(field), stored) for field, stored in sealed.items()]
         swaps += [(field, raw.get(field), None) for field in changes.deletes]
         timeout, deadline = lifetime
+        if lifetime != NO_LIFETIME:
+            # Undone in reverse order: the key's life follows the fields put back.
+            self.undo.append(lambda: store.adjust(session_id))
         if timeout is not None:
             swaps.append((b"timeout", raw.get(b"timeout"), b"%d" % timeout))
         if deadline is not None:

@@ -92,6 +92,9 @@ def positive(value: Any) -> int:
     return number
 
 
+#: Life of the marker that an ended session leaves, seconds.
+LONGEST_GRACE = 60.0
+
 #: A hundred years: far under the range of Redis' own millisecond clock.
 MAX_SECONDS = 100 * 366 * 24 * 3600
 
@@ -824,6 +827,11 @@ _ATTRIBUTE_NAMES = frozenset("path comment domain max-age expires secure httponl
 
 
 def _check_times(s: Settings) -> None:
+    if s.grace > LONGEST_GRACE:
+        raise SettingsError(
+            f"redis.sessions.grace = {s.grace:g} is longer than the {LONGEST_GRACE:g} seconds for "
+            "which Redis remembers that a session has ended"
+        )
     if s.timeout_trigger is not None:
         if s.timeout is None:
             raise SettingsError(

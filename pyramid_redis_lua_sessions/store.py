@@ -35,7 +35,7 @@ from .errors import StoreError, StoreUnavailable
 from .scripts import SCRIPTS, Script, Status
 from .seals import Sealer
 from .serializers import OWNER_FIELD
-from .settings import Settings
+from .settings import LONGEST_GRACE, Settings
 
 __all__ = [
     "MARKER_MS",
@@ -58,7 +58,7 @@ __all__ = [
 log = logging.getLogger(__package__)
 
 #: Life of the marker that an ended session leaves.
-MARKER_MS = 60_000
+MARKER_MS = int(LONGEST_GRACE * 1000)
 
 #: Entries of an owner's index from which on a login looks which are alive.
 UNTIDY = 8
@@ -183,6 +183,19 @@ class Description(NamedTuple):
     created: bytes
     owner: bytes
     label: bytes
+
+
+class Survey(NamedTuple):
+    """What became of the sessions in an owner's index.
+
+    :ivar owned: those that live and are the owner's.
+    :ivar ended: those that ended just now; an ending may still be taken back.
+    :ivar gone: those of which nothing is left.
+    """
+
+    owned: list[tuple[str, Description]]
+    ended: list[str]
+    gone: list[str]
 
 
 class Lifetime(NamedTuple):
@@ -360,6 +373,7 @@ class Store:
         keep_fields: bool = True,
         checks: Checks = NO_CHECKS,
         owner: bytes | None = None,
+        returning: bool = True,
     ) -> Replaced:
         """Create a session under a new id, and end the old one, in one pipeline.
 
@@ -367,9 +381,9 @@ class Store:
         two round trips: the new session exists before the old one ends.
 
         :param checks: if they fail, the old session does not end.
-        :param owner: as in :meth:`create`.
+        :param owner: as in :meth:`create`; ``returning`` too.
         """
-        session_id, args = self._creation(seal, lifetime, created_ms, returning=True)
+        session_id, args = self._creation(seal, lifetime, created_ms, returning)
         ending = self._ending(keep_fields, checks)
         calls: list[Call] = [
             (_CREATE, self._key(session_id), args),
@@ -381,7 +395,7 @@ class Store:
         try:
             _raise_failed(*indexed, made)
             if made[0] == Status.TAKEN:
-                created = self.create(seal, lifetime, created_ms, owner, returning=True)
+                created = self.create(seal, lifetime, created_ms, owner, returning)
             else:
                 created = _created(session_id, made)
                 if owner is not None:
@@ -431,40 +445,47 @@ class Store:
         :param owner: the owner, encoded.
         """
         found = self._command("ZRANGE", self._index_key(owner), 0, -1)
-        return [member.decode("utf-8", "surrogatepass") for member in found]
+        return _texts(found)
 
-    def describe(self, session_ids: Sequence[str]) -> list[Description | None]:
-        """Tell what is known of sessions without touching them; ``None`` = not alive."""
+    def describe(self, session_ids: Sequence[str]) -> list[Description | Absent]:
+        """Tell what is known of sessions without touching them."""
         args = [b"%d" % self._timeout_ms, b"%d" % self._absolute_ms]
         replies = self._together([(_DESCRIBE, self._key(name), args) for name in session_ids])
         _raise_failed(*replies)
         return [
             Description(reply[1], reply[2], reply[3], *reply[4])
             if reply[0] == Status.LOADED
-            else None
+            else _absent(reply)
             for reply in replies
         ]
 
-    def owned_by(self, owner: bytes, session_ids: Sequence[str]) -> list[tuple[str, Description]]:
-        """Return which of the sessions live and really are this owner's."""
-        owned = []
-        for session_id, found in zip(session_ids, self.describe(session_ids), strict=True):
-            if found is None or not found.owner:
-                continue
-            if self._sealer.bind(session_id).open(OWNER_FIELD, found.owner) == owner:
-                owned.append((session_id, found))
-        return owned
+    def survey(self, owner: bytes, session_ids: Sequence[str]) -> Survey:
+        """Find out which sessions live and really are an owner's.
 
-    def end_all(self, session_ids: Sequence[str]) -> int:
+        :param owner: the owner, encoded.
+        """
+        found = Survey([], [], [])
+        for session_id, known in zip(session_ids, self.describe(session_ids), strict=True):
+            if isinstance(known, Absent):
+                moved = known.status is Status.MOVED
+                (found.ended if moved else found.gone).append(session_id)
+                continue
+            bound = self._sealer.bind(session_id)
+            if known.owner and bound.open(OWNER_FIELD, known.owner) == owner:
+                found.owned.append((session_id, known))
+        return found
+
+    def end_all(self, session_ids: Sequence[str]) -> list[str]:
         """End sessions, and leave their markers.
 
-        :returns: how many of them lived.
+        :returns: those that lived.
         """
         replies = self._together(
             [(_END, self._key(name), self._ending(False, NO_CHECKS)) for name in session_ids]
         )
         _raise_failed(*replies)
-        return sum(reply[0] == Status.ENDED for reply in replies)
+        ended = zip(session_ids, replies, strict=True)
+        return [session_id for session_id, reply in ended if reply[0] == Status.ENDED]
 
     def forget(self, owner: bytes, session_ids: Sequence[str]) -> None:
         """Remove ids from an owner's index."""
@@ -484,15 +505,17 @@ class Store:
 
         Most logins find nothing to do, and pay no round trip for it.
         """
-        too_many, settled = (
-            [name.decode("utf-8", "surrogatepass") for name in names] for names in indexed[1:3]
-        )
-        if too_many:
-            self.end_all([name for name, _ in self.owned_by(owner, too_many)])
-            self.forget(owner, too_many)
-        if len(settled) > UNTIDY:
-            alive = {name for name, _ in self.owned_by(owner, settled)}
-            self.forget(owner, [name for name in settled if name not in alive])
+        too_many, settled = _texts(indexed[1]), _texts(indexed[2])
+        if not too_many and len(settled) <= UNTIDY:
+            return
+        try:
+            found = self.survey(owner, self.members(owner))
+            # The youngest is the session that was just added.
+            surplus = [name for name, _ in found.owned[: -self._most_sessions]]
+            self.end_all(surplus)
+            self.forget(owner, [*surplus, *(set(settled) & set(found.gone))])
+        except StoreError as exc:
+            log.warning("an owner's sessions could not be tidied at login: %s", exc)
 
     # -- scripts -----------------------------------------------------------------
 
@@ -739,7 +762,10 @@ class Store:
         for number, (script, key, args) in enumerate(calls):
             reply = replies[number]
             if isinstance(reply, NoScriptError):
-                replies[number] = self._call_by_source(script, key, args)
+                try:
+                    replies[number] = self._call_by_source(script, key, args)
+                except StoreError as exc:
+                    replies[number] = exc
             elif isinstance(reply, RedisError):
                 wrong = _is_wrong_type(reply)
                 replies[number] = _FOREIGN_REPLY if wrong else _failure(script.name, reply)
@@ -783,6 +809,17 @@ def _nonce() -> str:
 
 def _optional(number: int | None) -> bytes:
     return b"" if number is None else b"%d" % number
+
+
+def _texts(names: Iterable[bytes]) -> list[str]:
+    """Decode session ids; what does not decode is none of ours."""
+    texts = []
+    for name in names:
+        try:
+            texts.append(name.decode("utf-8", "surrogatepass"))
+        except UnicodeDecodeError:
+            continue
+    return texts
 
 
 def _raise_failed(*replies: Any) -> None:

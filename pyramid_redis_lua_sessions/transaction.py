@@ -6,7 +6,11 @@ import logging
 from typing import Any
 
 import transaction
-from transaction.interfaces import IDataManager, NoTransaction
+from transaction.interfaces import (
+    IDataManagerSavepoint,
+    ISavepointDataManager,
+    NoTransaction,
+)
 from zope.interface import implementer
 
 from .errors import StoreError
@@ -33,7 +37,15 @@ def join(turn: Any) -> bool:
     return True
 
 
-@implementer(IDataManager)
+@implementer(IDataManagerSavepoint)
+class NoRollback:
+    """A savepoint to which a session does not roll back."""
+
+    def rollback(self) -> None:
+        pass
+
+
+@implementer(ISavepointDataManager)
 class SessionDataManager:
     """Saves one session when its transaction commits.
 
@@ -73,6 +85,10 @@ class SessionDataManager:
             self._turn.session.put_back()
         except StoreError as exc:
             log.error("a session could not be put back after a failed transaction: %s", exc)
+
+    def savepoint(self) -> NoRollback:
+        """Allow savepoints of the transaction; what a session holds is not rolled back to one."""
+        return NoRollback()
 
     def sortKey(self) -> str:
         return f"{FIRST if self._first() else LAST}pyramid_redis_lua_sessions:{id(self)}"

@@ -180,6 +180,49 @@ def test_label_can_be_changed_without_a_new_id(redis_url: str) -> None:
     assert [info.label for info in listed(browser)] == [None]
 
 
+@pytest.mark.parametrize("first", ["regenerate_id", "owner"])
+def test_login_restarts_the_lifetime_when_it_is_asked_to_in_any_order(
+    redis_url: str, redis_client: redis.Redis, first: str
+) -> None:
+    browser = make_browser(redis_url, absolute_timeout=3600, timeout=0)
+    browser.use(lambda session: session.update(a=1))
+    let_time_pass(redis_client, browser.key, 3000)
+
+    def view(request: Any) -> None:
+        if first == "owner":
+            request.session.owner = "ada"
+        request.session.regenerate_id(restart_lifetime=True)
+        if first == "regenerate_id":
+            request.session.owner = "ada"
+
+    browser.visit(view)
+    assert redis_client.ttl(browser.key) > 3500  # type: ignore[operator]
+
+
+def test_login_keeps_the_csrf_token_when_it_is_asked_to(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    token = browser.use(lambda session: session.get_csrf_token())
+
+    def view(request: Any) -> None:
+        request.session.regenerate_id(renew_csrf_token=False)
+        request.session.owner = "ada"
+
+    browser.visit(view)
+    assert browser.use(lambda session: session.get_csrf_token()) == token
+
+
+def test_login_keeps_the_start_of_the_session_unless_it_is_asked_not_to(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(redis_url, absolute_timeout=3600, timeout=0)
+    browser.use(lambda session: session.update(a=1))
+    let_time_pass(redis_client, browser.key, 3000)
+    log_in(browser)
+    assert redis_client.ttl(browser.key) <= 600  # type: ignore[operator]
+    browser.use(lambda session: session.adjust_session_timeout(86400))
+    assert redis_client.ttl(browser.key) <= 600  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("start", ["nothing", "anonymous", "ensured", "invalidated", "logged in"])
 def test_login_is_one_pipeline_after_the_load(proxy: CountingProxy, start: str) -> None:
     browser = make_browser(proxy.url)
@@ -500,6 +543,53 @@ def test_index_is_bounded_when_one_session_gets_new_ids_without_end(
     assert len(index_of(redis_client)) <= 12
 
 
+def test_session_whose_new_id_is_taken_back_stays_in_the_index_when_another_login_tidies_it(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(
+        redis_url, func_check_response_allow_cookies=lambda r: "no-cookie" not in r.headers
+    )
+    log_in(browser)
+    for _ in range(12):
+        log_in(browser.another())
+    make_index_older(redis_client, 120)
+
+    def view(request: Any) -> Response:
+        request.session.regenerate_id()
+
+        def too_late(request: Any, response: Any) -> None:
+            log_in(browser.another())
+            response.headers["no-cookie"] = "1"
+
+        request.add_response_callback(too_late)
+        return Response("done")
+
+    browser.visit(view)
+    assert browser.use(lambda session: session.owner) == "ada"
+    assert fingerprint(browser.session_id or "") in names(browser)
+    assert revoke(browser.wsgi.registry, "ada") == 14
+
+
+@pytest.mark.parametrize("start", ["nothing", "anonymous"])
+def test_login_does_not_fail_when_the_index_cannot_be_tidied(
+    redis_url: str,
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    start: str,
+) -> None:
+    redis_client.execute_command(*"ACL SETUSER tidy on >pw ~* +@all -zrem".split())
+    browser = make_browser(redis_url.replace("://", "://tidy:pw@"), owner_sessions=1)
+    try:
+        log_in(browser.another())
+        if start == "anonymous":
+            browser.use(lambda session: session.update(a=1))
+        log_in(browser)
+        assert browser.use(lambda session: session.owner) == "ada"
+        assert "WARNING" in caplog.text
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", "tidy")
+
+
 @pytest.mark.parametrize(("absolute", "expected"), [(None, -1), (3600, 3600)])
 def test_index_ends_on_its_own_where_absolute_timeout_bounds_it(
     redis_url: str, redis_client: redis.Redis, absolute: Any, expected: int
@@ -512,7 +602,7 @@ def test_index_ends_on_its_own_where_absolute_timeout_bounds_it(
 
 
 def test_no_session_outlives_its_index(redis_url: str, redis_client: redis.Redis) -> None:
-    browser = make_browser(redis_url, absolute_timeout=3600, timeout=None)
+    browser = make_browser(redis_url, absolute_timeout=3600, timeout=0)
     log_in(browser)
     (index,) = index_keys(redis_client)
     assert redis_client.pttl(browser.key) <= redis_client.pttl(index)

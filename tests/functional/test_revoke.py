@@ -296,6 +296,8 @@ class Step:
         self.number = 0
         #: What to run before which command, counted from 1.
         self.before: dict[int, Callable[[], object]] = {}
+        #: What to run before every command of a name.
+        self.before_each: dict[str, Callable[[], object]] = {}
 
     def client(self, request: Any, **options: Any) -> Any:
         step = self
@@ -329,6 +331,8 @@ class Step:
                 action = step.before.pop(step.number, None)
                 if action is not None:
                     action()
+                if args[0] in step.before_each:
+                    step.before_each[args[0]]()
                 return super().execute_command(*args, **options)
 
             def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> Any:
@@ -402,6 +406,67 @@ def test_revoke_between_any_two_steps_of_a_login_ends_it_or_comes_before_it(
     # Whatever came first: the next revoke finds it.
     revoke(other.wsgi.registry, "ada")
     assert still_owned(redis_client) == []
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("place", range(1, 9))
+@pytest.mark.parametrize("how", ["regenerate", "regenerate and log out", "undone"])
+def test_new_id_between_any_two_steps_of_a_revoke_leaves_nothing_older_alive(
+    redis_url: str, redis_client: Any, step: Step, how: str, place: int, devices: int
+) -> None:
+    # What a pass of the revoke looks at is older than what happens meanwhile: the index that
+    # it has read names only the old id, and that has ended when it looks.
+    def may_set(response: Any) -> bool:
+        return "no-cookie" not in response.headers
+
+    other = make_browser(redis_url, func_check_response_allow_cookies=may_set, grace=0)
+    users = [log_in(other.another()) for _ in range(devices)]
+    browser = make_browser(None, client_callable=step.client)
+
+    def view(request: Any) -> Response:
+        request.session.regenerate_id()
+        if how == "undone":
+            request.add_response_callback(
+                lambda request, response: response.headers.update({"no-cookie": "1"})
+            )
+        return Response("done")
+
+    def meanwhile() -> None:
+        tab = users[-1].copy()
+        users[-1].visit(view)
+        if how == "regenerate and log out":
+            # Of the old id, in another tab that has not heard of the new one.
+            tab.use(lambda session: session.invalidate())
+
+    step.number = 0
+    step.before = {place: meanwhile}
+    revoke(browser.wsgi.registry, "ada")
+    happened = not step.before
+    step.before = {}
+    assert happened or place > 4
+    assert still_owned(redis_client) == []
+    assert stored_sessions(redis_client) == {}
+
+
+def test_revoke_ends_although_logins_keep_coming(
+    redis_url: str, redis_client: Any, step: Step
+) -> None:
+    other = make_browser(redis_url)
+    old = [log_in(other.another()) for _ in range(3)]
+    browser = make_browser(None, client_callable=step.client)
+    came: list[Browser] = []
+
+    def login_comes() -> None:
+        came.append(log_in(other.another()))
+        assert len(came) < 90, "it never ends"
+
+    step.before_each = {"ZRANGE": login_comes}
+    assert revoke(browser.wsgi.registry, "ada") >= 3
+    step.before_each = {}
+    assert [owner_of(device) for device in old] == [None] * 3
+    # The first ones ended with the old ones; the last came after the revoke.
+    assert owner_of(came[0]) is None
+    assert owner_of(came[-1]) == "ada"
 
 
 # -- what could take an ending back ------------------------------------------------

@@ -1,0 +1,173 @@
+"""``first_timeout``: clients that never return a cookie cannot fill Redis.
+
+``FIRST_TIMEOUT_WRITES=100000`` measures at full size; with ``-s`` the figures are shown.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+import redis
+from webtest import TestApp
+
+from tests.support.app import let_time_pass, make_browser
+
+#: Cookieless first writes.
+WRITES = int(os.environ.get("FIRST_TIMEOUT_WRITES", "5000"))
+
+#: The flood lasts an hour; a session that is returned to lives as long.
+TIMEOUT = 3600
+FIRST_TIMEOUT = 60
+
+
+def flood(url: str, client: redis.Redis, **options: Any) -> dict[str, int]:
+    """Let a crawler come so often without cookies, spread evenly over an hour.
+
+    The hour is not waited for: what would have expired at its end is removed as Redis does it,
+    by the TTL that each session was given.
+    """
+    client.flushall()
+    empty = used_memory(client)
+    browser = make_browser(url, timeout=TIMEOUT, **options)
+
+    def view(request: Any) -> None:
+        request.session.get_csrf_token()  # what every page with a form does
+
+    app: TestApp = browser.app
+    environ = {"tests.view": view}
+    started = time.monotonic()
+    for _ in range(WRITES):
+        app.reset()
+        app.get("/", extra_environ=environ)
+    keys: Any = client.keys("session:*")
+    assert len(keys) == WRITES
+    with client.pipeline(transaction=False) as pipeline:
+        for key in keys:
+            pipeline.pttl(key)
+        lives = pipeline.execute()
+        life = 1000 * int(options.get("first_timeout", TIMEOUT))
+        took = 1000 * (time.monotonic() - started)
+        assert life - took <= min(lives) <= max(lives) <= life
+        # The first one came almost an hour ago, the last one now.
+        for number, key in enumerate(keys):
+            if life <= TIMEOUT * 1000 * number // WRITES:
+                pipeline.delete(key)
+        pipeline.execute()
+    left: Any = client.dbsize()
+    return {"sessions": left, "bytes": used_memory(client) - empty}
+
+
+def used_memory(client: redis.Redis) -> int:
+    info: Any = client.info("memory")
+    return int(info["used_memory"])
+
+
+def test_flood_without_cookies_leaves_only_the_last_minute(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    without = flood(redis_url, redis_client)
+    limited = flood(redis_url, redis_client, first_timeout=FIRST_TIMEOUT)
+    print(f"\n{WRITES} first writes without a cookie, over an hour")
+    for name, found in (("without", without), ("first_timeout = 60", limited)):
+        size = found["bytes"] / 1e6
+        print(f"{name:>20}: {found['sessions']:>7} sessions alive at its end, {size:.1f} MB")
+    assert without["sessions"] == WRITES
+    assert abs(limited["sessions"] - WRITES * FIRST_TIMEOUT / TIMEOUT) <= 1
+    # A small flood leaves little more than the noise of the server itself.
+    assert limited["bytes"] < without["bytes"] / 3
+
+
+MODES = pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"timeout_trigger": 1000},
+        {"timeout_trigger": 10},
+        {"absolute_timeout": 86400},
+        {"absolute_timeout": 86400, "timeout_trigger": 1000},
+        {"timeout": 0},
+        {"timeout": 0, "absolute_timeout": 86400},
+        {"set_redis_ttl": False},
+        {"set_redis_ttl": False, "timeout_trigger": 1000},
+        {"set_redis_ttl": False, "absolute_timeout": 86400},
+        {"set_redis_ttl": False, "timeout": 0},
+        {"on_conflict": "retry"},
+    ],
+    ids=str,
+)
+
+
+@MODES
+@pytest.mark.parametrize("how", ["write", "ensure_id", "login"])
+def test_session_ends_when_its_cookie_does_not_come_back(
+    redis_url: str, redis_client: redis.Redis, options: dict[str, Any], how: str
+) -> None:
+    browser = make_browser(redis_url, first_timeout=60, **options)
+    uses = {
+        "write": lambda session: session.update(a=1),
+        "ensure_id": lambda session: session.ensure_id(),
+        "login": lambda session: setattr(session, "owner", "ada"),
+    }
+    browser.use(uses[how])
+    let_time_pass(redis_client, browser.key, 61)
+    assert browser.use(lambda session: session.new)
+
+
+@MODES
+@pytest.mark.parametrize("how", ["read", "write", "login"])
+def test_session_lives_as_ever_when_its_cookie_came_back(
+    redis_url: str, redis_client: redis.Redis, options: dict[str, Any], how: str
+) -> None:
+    browser = make_browser(redis_url, first_timeout=60, **options)
+    browser.use(lambda session: session.update(a=1))
+    let_time_pass(redis_client, browser.key, 59)
+    uses = {
+        "read": lambda session: session["a"],
+        "write": lambda session: session.update(b=2),
+        "login": lambda session: setattr(session, "owner", "ada"),
+    }
+    browser.use(uses[how])
+    assert not redis_client.hexists(browser.key, "first")
+    let_time_pass(redis_client, browser.key, 1100)
+    assert browser.use(lambda session: session.get("a")) == 1
+
+
+def test_session_that_is_ensured_and_regenerated_in_its_first_request_lives_shortly(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    # Nobody has sent its cookie back: a new id is no proof that somebody will.
+    browser = make_browser(redis_url, first_timeout=60)
+
+    def use(session: Any) -> None:
+        session.ensure_id()
+        session["a"] = 1
+        session.regenerate_id()
+
+    browser.use(use)
+    assert redis_client.ttl(browser.key) <= 60  # type: ignore[operator]
+
+
+def test_absolute_timeout_shorter_than_first_timeout_ends_the_session(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(redis_url, first_timeout=60, absolute_timeout=30)
+    browser.use(lambda session: session.update(a=1))
+    assert redis_client.ttl(browser.key) <= 30  # type: ignore[operator]
+
+
+def test_own_timeout_of_a_new_session_does_not_lengthen_its_first_life(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(redis_url, first_timeout=60)
+
+    def use(session: Any) -> None:
+        session["a"] = 1
+        session.adjust_session_timeout(86400)
+
+    browser.use(use)
+    assert redis_client.ttl(browser.key) <= 60  # type: ignore[operator]
+    browser.use(dict)
+    assert redis_client.ttl(browser.key) > 80000  # type: ignore[operator]

@@ -1,0 +1,143 @@
+"""What docs/security.rst says is so: its samples do what it says, the tests it names exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyramid.config import Configurator
+
+import pyramid_redis_lua_sessions
+from pyramid_redis_lua_sessions import errors
+from tests.functional.test_documentation import samples
+from tests.support.app import Browser, let_time_pass, make_browser
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "security.rst"
+TEXT = PAGE.read_text("utf-8")
+
+THREATS = [
+    "Attacker on the network",
+    "Attacker with a stolen cookie",
+    "Attacker with a fixated id",
+    "Attacker with a forged cookie",
+    "Attacker with read access to Redis",
+    "Attacker with write access to Redis",
+    "Flooding without cookies",
+    "Attacker with a login of his own",
+]
+
+
+def threats() -> dict[str, str]:
+    """The threat table: each threat, to what the page says of it."""
+    section = TEXT.partition("\nThreats\n-------\n")[2].partition("\nOWASP, point by point\n")[0]
+    parts = re.split(r"^(\S.*)\n(?=    )", section, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def all_tests() -> set[str]:
+    names = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        names |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return {name for name in names if name.startswith("test_")}
+
+
+def test_every_threat_is_there() -> None:
+    assert list(threats()) == THREATS
+
+
+@pytest.mark.parametrize("threat", THREATS)
+def test_every_threat_names_tests_that_exist(threat: str) -> None:
+    named = re.findall(r"``(test_\w+)``", threats()[threat])
+    assert named
+    assert set(named) <= all_tests()
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    assert set(re.findall(r"\b(test_\w+)\b(?!\.py)", TEXT)) <= all_tests()
+    for path in re.findall(r"\b(tests/\S+\.py)\b", TEXT):
+        assert (ROOT / path).is_file()
+
+
+def test_every_reason_of_a_rejection_is_on_the_page() -> None:
+    sources = "".join(
+        (ROOT / "pyramid_redis_lua_sessions" / f"{name}.py").read_text("utf-8")
+        for name in ("session", "factory")
+    )
+    kinds = "|".join(name for name in errors.__all__ if name.startswith("InvalidSession_"))
+    used = set(re.findall(rf'(?:{kinds})[(,]\s*"([^"]+)"', sources))
+    used |= set(re.findall(r'_refuse_corrupt\(session_id, "([^"]+)"', sources))
+    used |= set(re.findall(r'"([^"]+; changes dropped)"', sources))
+    reasons = TEXT.partition("whose ``reason`` is one of:")[2].partition("Visitors who have")[0]
+    assert len(used) >= 9
+    assert used == set(re.findall(r"^``([^`\n]+)``$", reasons, re.MULTILINE))
+
+
+# -- the samples -------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(redis_url: str) -> Any:
+    """The functions of the page's samples."""
+    module = types.ModuleType("security_page")
+    for sample in samples(PAGE, "python"):
+        exec(compile(sample.text, str(PAGE), "exec"), module.__dict__)
+    return module
+
+
+def owner_of(browser: Browser) -> Any:
+    return browser.use(lambda session: session.owner)
+
+
+def test_samples_list_and_end_sessions(page: Any, redis_url: str) -> None:
+    def use_of(function: Any) -> Any:
+        return lambda request: function(request, 7)
+
+    phone = make_browser(redis_url)
+    laptop, tablet = phone.another(), phone.another()
+    for user, agent in ((phone, "phone"), (laptop, "laptop"), (tablet, "tablet")):
+        user.visit(use_of(page.logged_in), headers={"User-Agent": agent})
+    devices = phone.visit(page.my_devices)
+    assert [found["device"] for found in devices] == ["phone", "laptop", "tablet"]
+    assert [found["this one"] for found in devices] == [True, False, False]
+
+    phone.visit(lambda request: page.log_out_device(request, devices[2]["name"]))
+    assert [owner_of(user) for user in (phone, laptop, tablet)] == [7, 7, None]
+    assert phone.visit(page.log_out_everywhere_else) == 1
+    assert [owner_of(user) for user in (phone, laptop, tablet)] == [7, None, None]
+    laptop.visit(use_of(page.logged_in))
+    phone.visit(page.log_out_everywhere)
+    assert [owner_of(user) for user in (phone, laptop, tablet)] == [None, None, None]
+    assert "session" not in phone.app.cookies
+
+
+def test_sample_restarts_the_lifetime_at_login(
+    page: Any, redis_url: str, redis_client: Any
+) -> None:
+    browser = make_browser(redis_url, absolute_timeout=3600, timeout=0)
+    browser.use(lambda session: session.update(a=1))
+    let_time_pass(redis_client, browser.key, 3000)
+    assert redis_client.ttl(browser.key) <= 600
+    browser.visit(lambda request: page.log_in(request, 7))
+    assert owner_of(browser) == 7
+    assert redis_client.ttl(browser.key) > 3500
+
+
+def test_sample_of_a_subscriber_writes_the_audit_log(
+    page: Any, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def configure(config: Configurator) -> None:
+        config.add_subscriber(page.note, pyramid_redis_lua_sessions.SessionEvent)
+
+    caplog.set_level("INFO", logger="audit")
+    browser = make_browser(redis_url, configure=configure)
+    browser.use(lambda session: session.update(a=1))
+    browser.use(dict, headers={"Cookie": "session=forged"})
+    found = [record.getMessage() for record in caplog.records if record.name == "audit"]
+    assert [line.split(" ")[0] for line in found] == ["SessionCreated", "SessionRejected"]
+    assert found[1].endswith("None no cookie of the session verifies")
