@@ -205,8 +205,9 @@ def test_redis_that_fails_at_any_step_loses_nothing(
         assert come_back(new.another(), old) == {}
         if not was_reached:
             break
-    # The last round had nothing to fail any more.
-    assert (healed, failed) == ((7, 0) if attempts == 1 else (1, 6))
+    # The last round had nothing to fail any more; and where only the look before the
+    # cookie is sent failed, the page is not lost for it.
+    assert (healed, failed) == ((7, 0) if attempts == 1 else (2, 5))
 
 
 def test_exception_view_does_not_take_the_user_for_a_new_one(
