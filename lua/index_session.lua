@@ -9,8 +9,8 @@ stands at its key is replaced.
 KEYS[1] index_key    sorted set of one owner's session ids
 ARGV[1] session_id   string, the id to add
 ARGV[2] most         integer, number of sessions that the index may hold
-ARGV[3] absolute_ms  integer, absolute timeout, ms: no session in the index
-                     outlives it; 0 = none
+ARGV[3] absolute_ms  integer, absolute timeout, ms, after which the index itself
+                     may end, as no session in it lives any more; 0 = none
 
 Returns: {status, ...}
   3 CREATED {3, {session_id, ...}, {session_id, ...}} the oldest ones that are
@@ -34,9 +34,9 @@ if type(added) == 'table' and added.err then
   redis.call('ZADD', index_key, score, session_id)
 end
 if absolute_ms > 0 then
-  if redis.call('PTTL', index_key) < absolute_ms then
-    redis.call('PEXPIRE', index_key, absolute_ms)
-  end
+  -- A minute more: on a cluster the session may be on a node whose clock is late.
+  local life = absolute_ms + 60000
+  if redis.call('PTTL', index_key) < life then redis.call('PEXPIRE', index_key, life) end
 else
   redis.call('PERSIST', index_key)
 end

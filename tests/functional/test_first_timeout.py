@@ -101,7 +101,7 @@ MODES = pytest.mark.parametrize(
 
 
 @MODES
-@pytest.mark.parametrize("how", ["write", "ensure_id", "login"])
+@pytest.mark.parametrize("how", ["write", "ensure_id", "ensure_id and write", "login"])
 def test_session_ends_when_its_cookie_does_not_come_back(
     redis_url: str, redis_client: redis.Redis, options: dict[str, Any], how: str
 ) -> None:
@@ -109,6 +109,7 @@ def test_session_ends_when_its_cookie_does_not_come_back(
     uses = {
         "write": lambda session: session.update(a=1),
         "ensure_id": lambda session: session.ensure_id(),
+        "ensure_id and write": lambda session: (session.ensure_id(), session.update(a=1)),
         "login": lambda session: setattr(session, "owner", "ada"),
     }
     browser.use(uses[how])
