@@ -172,7 +172,8 @@ class Description(NamedTuple):
     """What is known of a live session without loading it.
 
     :ivar remaining_ms: as in :class:`Loaded`.
-    :ivar idle_ms: idle timeout that applies, ms; 0 = never.
+    :ivar idle_ms: idle timeout that ends it then, ms; 0 = something else ends
+        it sooner, or it never ends.
     :ivar now_ms: Redis' clock, ms since the epoch.
     :ivar created: field ``created``; ``owner``, ``label``: as stored, or empty.
     """
