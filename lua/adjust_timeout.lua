@@ -11,12 +11,16 @@ ARGV[3] use_ttl       '1' = the key has a TTL, '0' = field `expires` (LRU mode)
 ARGV[4] new_timeout   integer, the session's own idle timeout from now on, ms,
                       0 = never; '' = unchanged
 ARGV[5] new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged
+ARGV[6] save_id       string without spaces and colons, unique to this call, by
+                      which it is recognised when it is repeated after a lost
+                      reply; only with ARGV[4] or ARGV[5]
+ARGV[7] remember_s    integer, how long it is, seconds, below 10000
 
 Returns: {status, ...}
   0 GONE     {0} no session is stored here; {0, 1} it has reached its end
   2 MOVED    {2, age_ms} the session ended age_ms ago
   8 ADJUSTED {8, remaining_ms}; remaining_ms -1 = never ends, 0 = it ends now
-Writes: HSET, HDEL, PEXPIRE, PERSIST; DEL of an ended session; or nothing
+Writes: HSET, HSET saves, HDEL, PEXPIRE, PERSIST; DEL of an ended session; or nothing
 ]]
 local session_key = KEYS[1]
 local timeout_ms = tonumber(ARGV[1])
@@ -25,15 +29,36 @@ local use_ttl = ARGV[3] == '1'
 local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
 local new_timeout = tonumber(ARGV[4])
 local new_deadline = tonumber(ARGV[5])
+local save_id = ARGV[6]
+local remember_s = tonumber(ARGV[7])
+local SAVES = 100 -- save ids remembered at most
 
-local created, timeout, deadline, expires, first, moved = unpack(redis.call('HMGET', session_key,
-  'created', 'timeout', 'deadline', 'expires', 'first', 'moved'))
+local created, timeout, deadline, expires, first, saves, moved = unpack(
+  redis.call('HMGET', session_key,
+    'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved'))
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
 if not created then
   if not moved then return {0} end
   return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
+end
+
+if new_timeout or new_deadline then
+  -- Four digits of a moment are enough, and every byte is kept in memory.
+  local now_s = time[1] % 10000
+  local repeated = false
+  local remembered = {save_id .. ':' .. now_s}
+  for save in string.gmatch(saves or '', '%S+') do
+    local id, at = string.match(save, '^([^:]+):(%d+)$')
+    if id == save_id then repeated = true end
+    if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
+      remembered[#remembered + 1] = save
+    end
+  end
+  if repeated then new_timeout, new_deadline = nil, nil
+  else saves = table.concat(remembered, ' ')
+  end
 end
 
 if new_timeout then timeout = ARGV[4] end
@@ -53,6 +78,7 @@ if new_deadline then deadline = new_deadline > 0 and ARGV[5] or false end
 if deadline then life = math.min(life, (tonumber(deadline) or 0) - now_ms) end
 if life < math.huge then life = math.min(life, MAX_MS) end
 
+if new_timeout or new_deadline then redis.call('HSET', session_key, 'saves', saves) end
 if new_timeout then redis.call('HSET', session_key, 'timeout', timeout) end
 if new_deadline then
   if deadline then redis.call('HSET', session_key, 'deadline', deadline)

@@ -11,10 +11,11 @@ ARGV[3] use_ttl       '1' = the key has a TTL, '0' = field `expires` (LRU mode)
 ARGV[4] new_timeout   integer, the session's own idle timeout from now on, ms,
                       0 = never; '' = unchanged
 ARGV[5] new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged
-ARGV[6] save_id       string without spaces, unique to this save; a repeated
-                      call is recognised by it
-ARGV[7] remember      '1' = keep the save id in the session (retry mode, where
-                      a repeated call would fail its own checks), else '0'
+ARGV[6] save_id       string without spaces and colons, unique to this save:
+                      the same call, repeated after a lost reply, is recognised
+                      by it, and writes nothing over what came in between
+ARGV[7] remember_s    integer, how long a repeated call is recognised, seconds,
+                      below 10000
 ARGV[8] end_if_empty  integer, TTL of the marker, ms, that is left if no value
                       remains; 0 = an empty session lives on
 ARGV[9] names         digest of the set of fields read; '' = not read
@@ -30,7 +31,8 @@ Returns: {status, ...}
   5 SAVED    {5, remaining_ms}; remaining_ms -1 = never ends
   6 CONFLICT {6} a check failed; nothing was applied
   7 EMPTIED  {7} no value remained; the session ended
-Writes: HDEL, HSET, PEXPIRE, PERSIST; DEL, HSET moved, PEXPIRE; or nothing
+Writes: HDEL, HSET, HSET saves, PEXPIRE, PERSIST; DEL, HSET moved, PEXPIRE; or
+nothing
 ]]
 local session_key = KEYS[1]
 local timeout_ms = tonumber(ARGV[1])
@@ -40,13 +42,13 @@ local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's ran
 local new_timeout = tonumber(ARGV[4])
 local new_deadline = tonumber(ARGV[5])
 local save_id = ARGV[6]
-local remember = ARGV[7] == '1'
+local remember_s = tonumber(ARGV[7])
 local end_if_empty = tonumber(ARGV[8])
 local names = ARGV[9]
 local n_checks = tonumber(ARGV[10])
 local n_deletes = tonumber(ARGV[11])
 local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
-local SAVES = 8 -- save ids remembered
+local SAVES = 100 -- save ids remembered at most
 local FIRST_CHECK = 12
 local first_delete = FIRST_CHECK + 2 * n_checks
 local first_set = first_delete + n_deletes
@@ -54,18 +56,26 @@ local first_set = first_delete + n_deletes
 local meta = redis.call('HMGET', session_key,
   'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved')
 local created, timeout, deadline, expires, first, saves, moved = unpack(meta)
-local now_ms
-if not use_ttl or absolute_ms > 0 or end_if_empty > 0 or new_deadline
-  or deadline or expires or moved then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_s = time[1] % 10000 -- four digits are enough, and every byte is kept in memory
 
 if not created then
   if not moved then return {0} end
   if string.match(moved, '^%d+ (.+)$') == save_id then return {7} end
   return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
 end
+
+local repeated = false
+local remembered = {save_id .. ':' .. now_s}
+for save in string.gmatch(saves or '', '%S+') do
+  local id, at = string.match(save, '^([^:]+):(%d+)$')
+  if id == save_id then repeated = true end
+  if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
+    remembered[#remembered + 1] = save
+  end
+end
+if repeated then new_timeout, new_deadline = nil, nil end
 
 if new_timeout then timeout = ARGV[4] end
 local idle = tonumber(timeout or nil) or timeout_ms
@@ -83,13 +93,6 @@ end
 if new_deadline then deadline = new_deadline > 0 and ARGV[5] or false end
 if deadline then life = math.min(life, (tonumber(deadline) or 0) - now_ms) end
 if life < math.huge then life = math.min(life, MAX_MS) end
-
-local repeated = false
-if remember and saves then
-  for id in string.gmatch(saves, '%S+') do
-    if id == save_id then repeated = true end
-  end
-end
 
 if not repeated then
   if names ~= '' then
@@ -129,6 +132,8 @@ if not repeated then
       return {7}
     end
   end
+  ARGV[#ARGV + 1] = 'saves'
+  ARGV[#ARGV + 1] = table.concat(remembered, ' ')
   for i = first_set, #ARGV, BATCH do
     redis.call('HSET', session_key, unpack(ARGV, i, math.min(i + BATCH - 1, #ARGV)))
   end
@@ -137,13 +142,6 @@ if not repeated then
     if deadline then redis.call('HSET', session_key, 'deadline', deadline)
     else redis.call('HDEL', session_key, 'deadline')
     end
-  end
-  if remember then
-    local kept = {save_id}
-    for id in string.gmatch(saves or '', '%S+') do
-      if #kept < SAVES then kept[#kept + 1] = id end
-    end
-    redis.call('HSET', session_key, 'saves', table.concat(kept, ' '))
   end
 end
 

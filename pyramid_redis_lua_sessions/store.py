@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -59,6 +60,13 @@ log = logging.getLogger(__package__)
 
 #: Life of the marker that an ended session leaves.
 MARKER_MS = int(LONGEST_GRACE * 1000)
+
+#: Random bytes of a save id, unique among those of one session within a minute.
+SAVE_ID_BYTES = 6
+
+#: Bounds of the time for which a save is remembered, seconds. A client that the
+#: application made itself may wait longer than the settings tell.
+SHORTEST_MEMORY, LONGEST_WAIT = 10, 60
 
 #: Entries of an owner's index from which on a login looks which are alive.
 UNTIDY = 8
@@ -246,7 +254,7 @@ class Store:
         self._absolute_ms = milliseconds(settings.absolute_timeout)
         self._first_ms = milliseconds(settings.first_timeout)
         self._use_ttl = b"1" if settings.set_redis_ttl else b"0"
-        self._retry = settings.on_conflict == "retry"
+        self._remember_s = b"%d" % repeat_window(settings)
         self._id_generator = settings.id_generator or default_id
         self._load_args = (
             b"%d" % self._timeout_ms,
@@ -328,8 +336,8 @@ class Store:
             *self._life_args,
             _optional(lifetime.timeout_ms),
             _optional(lifetime.deadline_ms),
-            _nonce() if self._retry or end_if_empty else b"-",
-            b"1" if self._retry else b"0",
+            _nonce(SAVE_ID_BYTES),
+            self._remember_s,
             b"%d" % (MARKER_MS if end_if_empty else 0),
             checks.names,
             len(checks.fields),
@@ -353,7 +361,13 @@ class Store:
 
         :returns: the remaining life, ms; -1 = never ends.
         """
-        args = (*self._life_args, _optional(lifetime.timeout_ms), _optional(lifetime.deadline_ms))
+        args: list[Any] = [
+            *self._life_args,
+            _optional(lifetime.timeout_ms),
+            _optional(lifetime.deadline_ms),
+        ]
+        if lifetime is not NO_LIFETIME:
+            args += (_nonce(SAVE_ID_BYTES), self._remember_s)
         reply = self._call(_ADJUST, self._key(session_id), args)
         return cast("int", reply[1]) if reply[0] == Status.ADJUSTED else _absent(reply)
 
@@ -804,8 +818,20 @@ def milliseconds(seconds: float | None) -> int:
     return 0 if seconds is None else round(seconds * 1000)
 
 
-def _nonce() -> str:
-    return secrets.token_urlsafe(9)
+def repeat_window(settings: Settings) -> int:
+    """How long a save is remembered, so that it is known when the client repeats it, seconds.
+
+    By then the client has given up, as far as its configured timeouts and retries tell.
+    """
+    timeouts = (settings.redis_socket_timeout, settings.redis_socket_connect_timeout)
+    longest = max(LONGEST_WAIT if timeout is None else timeout for timeout in timeouts)
+    # Each retry waits for its backoff, too: see client.
+    patience = (settings.redis_retries + 1) * (longest + 1)
+    return math.ceil(min(max(patience, SHORTEST_MEMORY), LONGEST_WAIT))
+
+
+def _nonce(size: int = 9) -> str:
+    return secrets.token_urlsafe(size)
 
 
 def _optional(number: int | None) -> bytes:

@@ -9,11 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import redis
 import sqlalchemy as sa
 import sqlalchemy.orm
 import zope.sqlalchemy
 from pyramid.request import Request
 from pyramid.response import Response
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from transaction.interfaces import IDataManager
 from zope.interface import implementer
 
@@ -551,6 +554,72 @@ def test_a_save_is_not_its_own_conflict_when_its_reply_was_lost(
     assert driven.finish().status == 200
     assert proxy.command_names.count("EVALSHA") == 2  # it was sent twice
     assert overlap.read(cookie)["n"] == 6
+
+
+class BetweenTries(NoBackoff):
+    """What happens after a reply was lost, before the client sends the call again."""
+
+    act: Callable[[], object] | None = None
+
+    def __deepcopy__(self, memo: object) -> BetweenTries:
+        return self  # redis-py copies it for every connection
+
+    def compute(self, failures: int) -> float:
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+        return super().compute(failures)
+
+
+@pytest.mark.parametrize("mode", ["merge", "retry"])
+@pytest.mark.parametrize(
+    ("late", "between", "left"),
+    [
+        (put("key", "late"), put("key", "between"), {"key": "between"}),
+        (take("key"), put("key", "between"), {"key": "between"}),
+        (put("key", "late"), take("key"), {}),
+    ],
+    ids=["a write", "a delete", "a write that is deleted"],
+)
+def test_a_repeated_save_does_not_undo_a_write_that_came_after_it(
+    start: Start,
+    proxy: CountingProxy,
+    mode: str,
+    late: Callable[[Any], None],
+    between: Callable[[Any], None],
+    left: dict[str, str],
+) -> None:
+    tries = BetweenTries()
+    client = redis.Redis.from_url(proxy.url, retry=Retry(tries, 1))
+    overlap = start(on_conflict=mode, client_callable=lambda request, **options: client)
+    others = start(on_conflict=mode)
+    cookie = session_with(overlap, put("key", "old"), put("other", 1))
+    slow = loaded(overlap, cookie)
+    slow.do(late)
+    acknowledged = []
+    tries.act = lambda: acknowledged.append(others.run(cookie, between).status)
+    proxy.reset()
+    proxy.lose_replies(1)
+    assert slow.finish().status == 200
+    assert acknowledged == [200]
+    assert proxy.command_names.count("EVALSHA") == 2
+    assert others.read(cookie) == {**left, "other": 1}
+
+
+def test_a_repeated_adjustment_does_not_undo_one_that_came_after_it(
+    start: Start, proxy: CountingProxy
+) -> None:
+    tries = BetweenTries()
+    client = redis.Redis.from_url(proxy.url, retry=Retry(tries, 1))
+    overlap = start(client_callable=lambda request, **options: client)
+    others = start()
+    cookie = session_with(overlap, put("key", 1))
+    slow = loaded(overlap, cookie)
+    slow.do(lambda session: session.adjust_timeout_for_session(100))
+    tries.act = lambda: others.run(cookie, lambda session: session.adjust_timeout_for_session(200))
+    proxy.lose_replies(1)
+    assert slow.finish().status == 200
+    assert loaded(others, cookie).do(lambda session: session.timeout) == 200
 
 
 # -- retry: the request runs again ---------------------------------------------------------

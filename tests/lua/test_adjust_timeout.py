@@ -13,7 +13,9 @@ def test_adjust_sets_the_own_timeout_and_leaves_the_data(scripts: Scripts) -> No
     scripts.create(fields={b".a": b"1"})
     before = scripts.hash()
     assert scripts.adjust(new_timeout=10 * MINUTE) == [Status.ADJUSTED, 10 * MINUTE]
-    assert scripts.hash() == {**before, b"timeout": b"600000"}
+    held = scripts.hash()
+    assert held.pop(b"saves")
+    assert held == {**before, b"timeout": b"600000"}
     assert scripts.pttl() == about(10 * MINUTE)
 
 
@@ -139,11 +141,39 @@ def test_adjust_twice_is_one_adjustment(scripts: Scripts, use_ttl: bool) -> None
         "new_timeout": 10 * MINUTE,
         "new_deadline": scripts.now() + 40 * SECOND,
         "use_ttl": use_ttl,
+        "save_id": "one",
     }
     for _ in range(2):
         assert scripts.adjust(**call) == [Status.ADJUSTED, about(40 * SECOND)]
         assert scripts.hash()[b"timeout"] == b"600000"
         assert scripts.hash()[b"deadline"] == b"%d" % call["new_deadline"]
+
+
+def test_repeated_adjustment_does_not_undo_what_came_in_between(scripts: Scripts) -> None:
+    scripts.create()
+    call = {"new_timeout": 10 * MINUTE, "new_deadline": scripts.now() + MINUTE, "save_id": "one"}
+    scripts.adjust(**call)
+    scripts.adjust(new_timeout=20 * MINUTE)
+    scripts.save(new_deadline=0)
+    before = scripts.hash()
+    assert scripts.adjust(**call) == [Status.ADJUSTED, 20 * MINUTE]
+    assert scripts.hash() == before
+
+
+@pytest.mark.parametrize("first", ["save", "adjust"])
+def test_saves_and_adjustments_are_remembered_together(scripts: Scripts, first: str) -> None:
+    scripts.create()
+    calls = {
+        "save": lambda: scripts.save(sets={b".a": b"1"}, save_id="a_save"),
+        "adjust": lambda: scripts.adjust(new_timeout=MINUTE, save_id="an_adjustment"),
+    }
+    calls.pop(first)()
+    calls.popitem()[1]()
+    scripts.save(sets={b".a": b"2"}, new_timeout=2 * MINUTE)
+    scripts.save(sets={b".a": b"1"}, save_id="a_save")
+    scripts.adjust(new_timeout=MINUTE, save_id="an_adjustment")
+    assert scripts.hash()[b".a"] == b"2"
+    assert scripts.hash()[b"timeout"] == b"120000"
 
 
 def test_an_absurdly_long_timeout_is_a_hundred_years(scripts: Scripts) -> None:

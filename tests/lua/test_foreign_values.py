@@ -14,9 +14,7 @@ MINUTE = 60_000
 CALLS: dict[str, Callable[[Scripts], list[Any]]] = {
     "load": lambda scripts: scripts.load(absolute=MINUTE, trigger=MINUTE // 2),
     "load, lru": lambda scripts: scripts.load(absolute=MINUTE, use_ttl=False),
-    "save": lambda scripts: scripts.save(
-        sets={b".a": b"1"}, deletes=[b"f"], new_timeout=0, remember=True
-    ),
+    "save": lambda scripts: scripts.save(sets={b".a": b"1"}, deletes=[b"f"], new_timeout=0),
     "save, emptying": lambda scripts: scripts.save(deletes=[b"f"], end_if_empty=MINUTE),
     "adjust": lambda scripts: scripts.adjust(new_timeout=0, new_deadline=2**42),
     "end": lambda scripts: scripts.end(),

@@ -23,16 +23,15 @@ def test_save_sets_and_deletes_only_what_it_names(scripts: Scripts) -> None:
     created = scripts.hash()[b"created"]
     reply = scripts.save(sets={b".a": b"x", b"#1": b"y"}, deletes=[b".b", b".missing"])
     assert reply == [Status.SAVED, MINUTE]
-    assert scripts.hash() == {b"created": created, b".a": b"x", b"#1": b"y", b".c": b"3"}
+    held = scripts.hash()
+    assert held.pop(b"saves")
+    assert held == {b"created": created, b".a": b"x", b"#1": b"y", b".c": b"3"}
 
 
 def test_save_never_creates_a_session(scripts: Scripts) -> None:
     changes = scripts.changes()
-    for remember in (False, True):
-        reply = scripts.save(
-            sets={b".a": b"1"}, new_timeout=5, new_deadline=2**42, remember=remember
-        )
-        assert reply == [Status.GONE]
+    reply = scripts.save(sets={b".a": b"1"}, new_timeout=5, new_deadline=2**42)
+    assert reply == [Status.GONE]
     assert scripts.pttl() == -2
     assert scripts.changes() == changes
 
@@ -64,10 +63,7 @@ def test_a_new_timeout_or_deadline_does_not_revive_an_expired_session(scripts: S
 
 
 @pytest.mark.parametrize("keep_fields", [False, True])
-@pytest.mark.parametrize("remember", [False, True])
-def test_save_on_a_marker_changes_nothing(
-    scripts: Scripts, keep_fields: bool, remember: bool
-) -> None:
+def test_save_on_a_marker_changes_nothing(scripts: Scripts, keep_fields: bool) -> None:
     scripts.create(fields={b".a": b"1"})
     scripts.end(keep_fields=keep_fields)
     before, changes = scripts.hash(), scripts.changes()
@@ -76,7 +72,6 @@ def test_save_on_a_marker_changes_nothing(
             sets={b".a": b"2"},
             deletes=[b".b", b"moved"],
             new_timeout=5,
-            remember=remember,
             end_if_empty=end_if_empty,
         )
         assert status is Status.MOVED
@@ -176,7 +171,7 @@ def test_an_absurdly_long_timeout_is_a_hundred_years(scripts: Scripts) -> None:
 def test_emptied_session_ends_and_leaves_a_marker(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"}, first=MINUTE, timeout=MINUTE, adjusted=True)
     before = scripts.now()
-    reply = scripts.save(deletes=[b".a"], end_if_empty=30 * SECOND, save_id="x", remember=True)
+    reply = scripts.save(deletes=[b".a"], end_if_empty=30 * SECOND, save_id="x")
     assert reply == [Status.EMPTIED]
     assert set(scripts.hash()) == {b"moved"}
     at, save_id = scripts.hash()[b"moved"].split(b" ")
@@ -189,7 +184,7 @@ def test_emptied_session_ends_and_leaves_a_marker(scripts: Scripts) -> None:
 def test_emptied_session_lives_on_when_it_may(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     assert scripts.save(deletes=[b".a"])[0] is Status.SAVED
-    assert set(scripts.hash()) == {b"created"}
+    assert set(scripts.hash()) == {b"created", b"saves"}
 
 
 @pytest.mark.parametrize("left", [b".b", b"#1", b"~q\x1fid"])
@@ -217,7 +212,7 @@ def test_session_with_every_field_of_the_scripts_counts_as_empty(scripts: Script
         first=MINUTE,
         use_ttl=False,
     )
-    scripts.save(remember=True, use_ttl=False, save_id="one")
+    scripts.save(use_ttl=False, save_id="one")
     names = {b"created", b"timeout", b"deadline", b"expires", b"first", b"saves", b".a"}
     assert set(scripts.hash()) == names
     reply = scripts.save(deletes=[b".a"], end_if_empty=MINUTE, use_ttl=False, save_id="two")
@@ -237,19 +232,19 @@ def test_emptied_twice_is_emptied_once(scripts: Scripts) -> None:
 # -- a repeated call ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("remember", [False, True])
-def test_save_twice_is_one_save(scripts: Scripts, remember: bool) -> None:
+@pytest.mark.parametrize("retry", [False, True])
+def test_save_twice_is_one_save(scripts: Scripts, retry: bool) -> None:
     scripts.create(fields={b".a": b"1", b".b": b"2"})
     deadline = scripts.now() + 40 * SECOND
-    checks = {b".a": digest(b"1"), b".b": "+", b".c": ""} if remember else {}
+    checks = {b".a": digest(b"1"), b".b": "+", b".c": ""} if retry else {}
     call = {
         "sets": {b".a": b"x", b".c": b"y"},
         "deletes": [b".b"],
         "new_timeout": 10 * MINUTE,
         "new_deadline": deadline,
         "checks": checks,
-        "names": names_digest([b".a", b".b"]) if remember else "",
-        "remember": remember,
+        "names": names_digest([b".a", b".b"]) if retry else "",
+        "save_id": "one",
     }
     assert scripts.save(**call) == [Status.SAVED, about(40 * SECOND)]
     once = scripts.hash()
@@ -259,54 +254,76 @@ def test_save_twice_is_one_save(scripts: Scripts, remember: bool) -> None:
     assert scripts.pttl() == about(40 * SECOND)
 
 
-def test_repeated_save_in_retry_mode_does_not_undo_a_write_in_between(scripts: Scripts) -> None:
-    scripts.create(fields={b".a": b"1"})
-    scripts.save(sets={b".a": b"2"}, checks={b".a": digest(b"1")}, remember=True, save_id="one")
-    scripts.save(sets={b".a": b"3"}, checks={b".a": digest(b"2")}, remember=True, save_id="two")
-    reply = scripts.save(
-        sets={b".a": b"2"}, checks={b".a": digest(b"1")}, remember=True, save_id="one"
+@pytest.mark.parametrize("retry", [False, True])
+def test_repeated_save_does_not_undo_what_came_in_between(scripts: Scripts, retry: bool) -> None:
+    scripts.create(fields={b".a": b"1", b".gone": b"1"})
+    call = {
+        "sets": {b".a": b"2", b".late": b"1"},
+        "deletes": [b".gone"],
+        "new_timeout": 2 * MINUTE,
+        "new_deadline": 0,
+        "checks": {b".a": digest(b"1")} if retry else {},
+        "save_id": "one",
+    }
+    assert scripts.save(**call) == [Status.SAVED, 2 * MINUTE]
+    deadline = scripts.now() + 4 * MINUTE
+    scripts.save(
+        sets={b".a": b"3", b".gone": b"2"},
+        deletes=[b".late"],
+        new_timeout=3 * MINUTE,
+        new_deadline=deadline,
     )
-    assert reply[0] is Status.SAVED
-    assert values(scripts) == {b".a": b"3"}
-    assert scripts.hash()[b"saves"] == b"two one"
+    before = scripts.hash()
+    assert scripts.save(**call) == [Status.SAVED, 3 * MINUTE]
+    assert scripts.hash() == before
+    assert values(scripts) == {b".a": b"3", b".gone": b"2"}
 
 
 def test_equal_bytes_are_a_conflict_when_another_call_wrote_them(scripts: Scripts) -> None:
     # Two requests that both count 5 to 6: the second must count again.
     scripts.create(fields={b".n": b"5"})
-    call = {"sets": {b".n": b"6"}, "checks": {b".n": digest(b"5")}, "remember": True}
+    call = {"sets": {b".n": b"6"}, "checks": {b".n": digest(b"5")}}
     assert scripts.save(save_id="one", **call)[0] is Status.SAVED
     assert scripts.save(save_id="two", **call) == [Status.CONFLICT]
 
 
-def test_the_last_eight_saves_are_remembered(scripts: Scripts) -> None:
+def remembered(scripts: Scripts) -> list[bytes]:
+    return [entry.partition(b":")[0] for entry in scripts.hash()[b"saves"].split()]
+
+
+def test_a_save_is_remembered_for_the_time_given_and_no_longer(scripts: Scripts) -> None:
     scripts.create(fields={b".n": b"0"})
-    for number in range(12):
-        reply = scripts.save(
-            sets={b".n": b"%d" % (number + 1)},
-            checks={b".n": digest(b"%d" % number)},
-            remember=True,
-            save_id=f"id{number}",
-        )
-        assert reply[0] is Status.SAVED
-    assert scripts.hash()[b"saves"].split() == [b"id%d" % n for n in range(11, 3, -1)]
-    checks = {b".n": digest(b"-")}
-    assert scripts.save(checks=checks, remember=True, save_id="id4")[0] is Status.SAVED
-    assert scripts.save(checks=checks, remember=True, save_id="id3") == [Status.CONFLICT]
+    now = scripts.now() // 1000 % 10_000
+    ages = {f"s{age}": (now - age) % 10_000 for age in (1, 25, 35, 5_000)}
+    saves = " ".join(f"{save_id}:{at}" for save_id, at in ages.items())
+    scripts.client.hset("s", "saves", saves)
+    assert scripts.save(save_id="new", remember=30)[0] is Status.SAVED
+    assert remembered(scripts) == [b"new", b"s1", b"s25"]
+
+
+def test_saves_of_a_storm_are_all_remembered_up_to_a_hundred(scripts: Scripts) -> None:
+    scripts.create(fields={b".n": b"0"})
+    for number in range(120):
+        scripts.save(sets={b".n": b"%d" % number}, save_id=f"id{number}", remember=60)
+    assert remembered(scripts) == [b"id%d" % number for number in range(119, 19, -1)]
+    scripts.save(sets={b".n": b"again"}, save_id="id20")
+    assert values(scripts) == {b".n": b"119"}
+
+
+def test_a_session_saved_now_and_then_stays_small(scripts: Scripts) -> None:
+    """Every byte of a hash counts, and a value over 64 bytes unpacks its listpack."""
+    scripts.create(fields={b".n": b"0"})
+    for number in range(4):
+        scripts.save(sets={b".n": b"%d" % number}, save_id=f"idof8by{number}")
+    assert len(scripts.hash()[b"saves"]) <= 64
 
 
 def test_a_save_id_within_another_is_another(scripts: Scripts) -> None:
     scripts.create(fields={b".n": b"0"})
-    scripts.save(remember=True, save_id="abc")
+    scripts.save(save_id="abc")
     for save_id in ("ab", "bc", "b", "%w+", ".*"):
-        reply = scripts.save(checks={b".n": digest(b"-")}, remember=True, save_id=save_id)
+        reply = scripts.save(checks={b".n": digest(b"-")}, save_id=save_id)
         assert reply == [Status.CONFLICT]
-
-
-def test_merge_mode_remembers_no_saves(scripts: Scripts) -> None:
-    scripts.create()
-    scripts.save(sets={b".a": b"1"})
-    assert set(scripts.hash()) == {b"created", b".a"}
 
 
 # -- checks ------------------------------------------------------------------------
@@ -341,7 +358,6 @@ def test_checks_of_values(scripts: Scripts, checks: dict[bytes, str], holds: boo
         deletes=[b".a"],
         new_timeout=5 * MINUTE,
         checks=checks,
-        remember=True,
         end_if_empty=MINUTE,
     )
     if holds:
@@ -365,9 +381,9 @@ def test_checks_of_values(scripts: Scripts, checks: dict[bytes, str], holds: boo
 )
 def test_check_of_the_names(scripts: Scripts, names: list[bytes], holds: bool) -> None:
     scripts.create(fields=HELD, first=MINUTE)
-    scripts.save(remember=True, save_id="before")
+    scripts.save(save_id="before")
     before, changes = scripts.hash(), scripts.changes()
-    reply = scripts.save(sets={b".new": b"1"}, names=names_digest(names), remember=True)
+    reply = scripts.save(sets={b".new": b"1"}, names=names_digest(names))
     if holds:
         assert reply[0] is Status.SAVED
         assert b".new" in scripts.hash()
@@ -397,11 +413,6 @@ def test_check_of_very_many_names(scripts: Scripts) -> None:
     fields = {b".%d" % number: b"" for number in range(10_000)}
     scripts.create(fields=fields)
     assert scripts.save(names=names_digest(fields))[0] is Status.SAVED
-
-
-def test_checks_work_without_a_remembered_save_id(scripts: Scripts) -> None:
-    scripts.create(fields=HELD)
-    assert scripts.save(checks={b".a": ""}, remember=False) == [Status.CONFLICT]
 
 
 # -- many fields -------------------------------------------------------------------

@@ -99,11 +99,16 @@ def session_id_in(header: str, **options: Any) -> str | None:
 
 
 def stored_sessions(client: Any, prefix: str = "session:") -> dict[str, dict[bytes, bytes]]:
-    """Return the sessions that live in Redis: id to fields."""
+    """Return the sessions that live in Redis: id to fields.
+
+    Without ``saves``, by which a repeated save is recognised: an undone save leaves its id there.
+    """
     found = {}
     for key in client.keys("*"):
         if client.type(key) == b"hash" and client.hexists(key, "created"):
-            found[key.decode()[len(prefix) :]] = client.hgetall(key)
+            fields = client.hgetall(key)
+            fields.pop(b"saves", None)
+            found[key.decode()[len(prefix) :]] = fields
     return found
 
 

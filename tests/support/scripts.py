@@ -41,6 +41,7 @@ class Scripts:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
+        self._saved = self._adjusted = 0
 
     def call(self, name: str, key: str, *args: Any) -> list[Any]:
         reply: Any = self.client.eval(SCRIPTS[name].source, 1, key, *args)
@@ -100,13 +101,15 @@ class Scripts:
         use_ttl: bool = True,
         new_timeout: int | str = "",
         new_deadline: int | str = "",
-        save_id: str = "save",
-        remember: bool = False,
+        save_id: str | None = None,
+        remember: int = 10,
         end_if_empty: int = 0,
         names: str = "",
         checks: Mapping[bytes, str] = NOTHING,
     ) -> list[Any]:
+        """Without a ``save_id`` every call has one of its own."""
         deletes = list(deletes)
+        self._saved += 1
         return self.call(
             "save_if_changed",
             key,
@@ -115,8 +118,8 @@ class Scripts:
             _flag(use_ttl),
             new_timeout,
             new_deadline,
-            save_id,
-            _flag(remember),
+            save_id or f"save{self._saved}",
+            remember,
             end_if_empty,
             names,
             len(checks),
@@ -135,9 +138,21 @@ class Scripts:
         use_ttl: bool = True,
         new_timeout: int | str = "",
         new_deadline: int | str = "",
+        save_id: str | None = None,
+        remember: int = 10,
     ) -> list[Any]:
+        """Without a ``save_id`` every call has one of its own."""
+        self._adjusted += 1
         return self.call(
-            "adjust_timeout", key, timeout, absolute, _flag(use_ttl), new_timeout, new_deadline
+            "adjust_timeout",
+            key,
+            timeout,
+            absolute,
+            _flag(use_ttl),
+            new_timeout,
+            new_deadline,
+            save_id or f"adjust{self._adjusted}",
+            remember,
         )
 
     def end(

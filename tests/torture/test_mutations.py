@@ -90,7 +90,7 @@ MUTATIONS = {
         SAVE, "if id == save_id then repeated = true end", "", CONCURRENCY
     ),
     "save: the last save is not remembered": Mutation(
-        SAVE, "local kept = {save_id}", "local kept = {}", CONCURRENCY
+        SAVE, "local remembered = {save_id .. ':' .. now_s}", "local remembered = {}", CONCURRENCY
     ),
     "save: nothing is deleted": Mutation(
         SAVE, "for i = first_delete, first_set - 1, BATCH do", "for i = 1, 0 do", CONCURRENCY
@@ -165,8 +165,8 @@ MUTATIONS = {
     ),
     "request: all keys are saved": Mutation(
         "pyramid_redis_lua_sessions/contents.py",
-        "        values = {}\n        for key in self._assigned:\n",
-        "        values = dict(self._plain)\n        for key in self._assigned:\n",
+        "        values = {}\n        for key in list(self._assigned):",
+        "        values = dict(self._plain)\n        for key in list(self._assigned):",
         CONCURRENCY,
     ),
 }
