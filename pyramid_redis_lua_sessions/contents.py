@@ -59,6 +59,7 @@ class Contents:
         "_accessed",
         "_assigned",
         "_bad",
+        "_beneath",
         "_codec",
         "_complete",
         "_data",
@@ -90,6 +91,12 @@ class Contents:
         self._bad: set[bytes] = set()
         self.forget_changes()
 
+    def unchanged(self) -> Contents:
+        """Return the same as loaded, or as last saved."""
+        other = Contents(dict(self.raw), dict(self._plain), self._codec, self._tracks_reads)
+        other.undecodable = self.undecodable
+        return other
+
     def forget_changes(self) -> None:
         """Stand as just loaded, or as last saved."""
         self._data: dict[Any, Any] = {}
@@ -104,6 +111,7 @@ class Contents:
         self._names_read = False
         #: ``session.changed()`` was called.
         self.compare_all = False
+        self._beneath: Contents | None = None
 
     # -- keys and values ---------------------------------------------------------
 
@@ -276,7 +284,13 @@ class Contents:
         """Return what was read, as a save in retry mode checks it."""
         if not self._tracks_reads:
             return NO_CHECKS
-        return Checks(self._reads, names_digest(self.raw) if self._names_read else "")
+        reads, names_read = self._reads, self._names_read
+        if self._beneath is not None:
+            # A value that was read says more than that it was there.
+            whole = {field: check for field, check in reads.items() if check != "+"}
+            reads = {**reads, **self._beneath._reads, **whole}
+            names_read = names_read or self._beneath._names_read
+        return Checks(reads, names_digest(self.raw) if names_read else "")
 
     def pending(self) -> bool:
         """Cheaply rule out that anything changed."""
@@ -287,7 +301,15 @@ class Contents:
             or self._flash
             or self._exposed
             or self._meta
+            or self._beneath
         )
+
+    def lay_over(self, earlier: Contents) -> None:
+        """Take up what was changed before, on the same that was loaded.
+
+        What was changed here since counts where both changed the same.
+        """
+        self._beneath = earlier
 
     def rest(self) -> None:
         """Stop watching the values that were looked at so far."""
@@ -327,6 +349,11 @@ class Contents:
                 values[field] = self._encode(field.decode("ascii"), value)
             elif field in self.raw:
                 deletes.append(field)
+        if self._beneath is not None:
+            earlier = self._beneath.changes(detect)
+            kept = {f: v for f, v in earlier.values.items() if f not in deletes}
+            deletes = sorted({*deletes, *earlier.deletes}.difference(values))
+            values = {**kept, **values}
         return Changes(values, deletes)
 
     def _differs(self, now: bytes, stored: bytes | None) -> bool:
@@ -381,6 +408,9 @@ class Contents:
         self._mark_saved()
 
     def _mark_saved(self) -> None:
+        if self._beneath is not None:
+            self.forget_changes()  # what is held here does not show what was beneath
+            return
         # What can change in place stays under watch.
         self._accessed.update(key for key in self._assigned if type(self._data[key]) not in ATOMS)
         self._assigned.clear()

@@ -348,6 +348,10 @@ class Turn:
     def _settle(self) -> None:
         """Save what is pending, and send the cookie if one is due."""
         session = self.session
+        if self._failed():
+            session.drop_aside()
+        else:
+            session.take_up()
         if session.recookie:
             self.identify()
         ticket = self._ticket()
@@ -522,9 +526,14 @@ def _after_exception(request: Any, exc: BaseException) -> None:
     if getattr(exc, "status_int", 500) < 400:
         # A redirect that was raised instead of returned.
         save_point(request, exc)
-    elif _joiner(request) is not None:
+        return
+    join = _joiner(request)
+    if join is not None:
+        # The transaction says whether the view's changes count, unless the
+        # exception is rendered with a status under 400.
         for turn in turns:
-            turn.roll_back()
+            if turn.session.set_aside():
+                join(turn)
 
 
 def _joiner(request: Any) -> Any:

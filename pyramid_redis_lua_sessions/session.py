@@ -123,6 +123,7 @@ class RedisSession(MutableMapping[Any, Any]):
 
     __slots__ = (
         "__weakref__",
+        "_aside",
         "_bound",
         "_contents",
         "_empty_later",
@@ -159,6 +160,8 @@ class RedisSession(MutableMapping[Any, Any]):
         self._regenerate = False
         self._restart_lifetime = False
         self._remaining_ms = -1
+        #: What a view had changed that failed: contents, lifetime, whether to regenerate.
+        self._aside: tuple[Contents, Lifetime, bool] | None = None
         #: What was deleted from a session that is to end if it is still empty later.
         self._empty_later: list[bytes] = []
         #: Why it could not be loaded (``on_redis_error = ephemeral``).
@@ -189,6 +192,7 @@ class RedisSession(MutableMapping[Any, Any]):
         self._new = True
         self._lifetime = NO_LIFETIME
         self._regenerate = False
+        self._aside = None
         self._remaining_ms = -1
         self.created_here = False
         self._moved = None
@@ -673,6 +677,46 @@ class RedisSession(MutableMapping[Any, Any]):
         self._contents.forget_changes()
         self._lifetime = NO_LIFETIME
         self._regenerate = False
+        self._aside = None
+
+    def set_aside(self) -> bool:
+        """A view failed: stand as stored, until it is known whether its changes count.
+
+        :returns: whether there were any.
+        """
+        if self._phase is Phase.UNREAD:
+            return False
+        contents = self._contents
+        if not (contents.pending() or self._regenerate or self._lifetime is not NO_LIFETIME):
+            return False
+        self._aside = (contents, self._lifetime, self._regenerate)
+        self._contents = contents.unchanged()
+        self._lifetime = NO_LIFETIME
+        self._regenerate = False
+        return True
+
+    def take_up(self) -> None:
+        """The changes that were set aside count; of two to the same, the later does."""
+        if self._aside is None:
+            return
+        earlier, lifetime, regenerate = self._aside
+        self._aside = None
+        self._contents.lay_over(earlier)
+        self._lifetime = Lifetime(
+            *(
+                before if later is None else later
+                for before, later in zip(lifetime, self._lifetime, strict=True)
+            )
+        )
+        self._regenerate = self._regenerate or regenerate
+
+    def drop_aside(self) -> None:
+        """The changes that were set aside do not count."""
+        self._aside = None
+
+    def needs_cookie(self) -> bool:
+        """Whether a save would make a new id."""
+        return self._phase is Phase.FRESH or self._regenerate
 
     def prepare(self) -> None:
         """Encode what would be saved.

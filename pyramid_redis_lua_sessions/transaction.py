@@ -66,6 +66,7 @@ class SessionDataManager:
 
     def tpc_begin(self, transaction: Any) -> None:
         self._begun = True
+        self._turn.session.take_up()
         if self._turn.session.undo is None and self._first():
             self._turn.session.undo = []
 
@@ -74,7 +75,10 @@ class SessionDataManager:
         self._turn.session.prepare()
 
     def tpc_vote(self, transaction: Any) -> None:
-        self._turn.save()
+        turn = self._turn
+        if turn.response is not None or not turn.session.needs_cookie():
+            turn.save()
+        # Else an exception view's response, which nobody has seen here, is to carry a cookie.
 
     def tpc_finish(self, transaction: Any) -> None:
         self._turn.session.undo = None

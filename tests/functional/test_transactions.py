@@ -218,6 +218,166 @@ def test_unhandled_exception_leaves_no_trace(
     assert stored_sessions(redis_client) == before
 
 
+# -- exceptions that are rendered as something else --------------------------------------
+
+
+class LoginNeeded(Exception):
+    """An application's own exception, which is rendered as a redirect."""
+
+
+def never(request: Any, response: Any) -> bool:
+    """A veto that never vetoes."""
+    return False
+
+
+#: (who decides on the commit, status of the rendered exception) to (committed, saved)
+OUTCOMES = {
+    (None, 302): (False, True),
+    (None, 500): (False, False),
+    ("pyramid_tm.default_commit_veto", 302): (True, True),
+    ("pyramid_tm.default_commit_veto", 500): (False, False),
+    (never, 500): (True, True),
+}
+
+
+@pytest.mark.parametrize("decides", OUTCOMES, ids=lambda decides: f"{decides[0]} {decides[1]}")
+@pytest.mark.parametrize("existing", [True, False], ids=["existing session", "new session"])
+def test_changes_before_an_exception_count_as_the_transaction_does_or_if_it_is_rendered_as_none(
+    redis_url: str,
+    ledger: Ledger,
+    on_conflict: str,
+    decides: tuple[Any, int],
+    existing: bool,
+) -> None:
+    veto, status = decides
+    committed, saved = OUTCOMES[decides]
+
+    def view(request: Any) -> None:
+        ledger.add(request, "paid")
+        session = request.session
+        session.update(value="second", paid=True, twice="view")
+        session.flash("view")
+        raise LoginNeeded
+
+    def render(exc: Any, request: Any) -> Response:
+        request.session["twice"] = "exception view"
+        request.session.flash("exception view")
+        return Response(status=status)
+
+    def configure(config: Any) -> None:
+        config.include("pyramid_tm")
+        config.add_exception_view(render, context=LoginNeeded)
+
+    settings = SETTINGS if veto is None else {**SETTINGS, "tm.commit_veto": veto}
+    app = make_app(
+        redis_url,
+        {**VIEWS, "view": view},
+        settings=settings,
+        configure=configure,
+        on_conflict=on_conflict,
+    )
+    if existing:
+        app.get("/start")
+    app.get("/view", status=status)
+    assert ledger.entries == (["paid"] if committed else [])
+    items = {"value": "first"} if existing else {}
+    messages = ["exception view"]
+    if saved:
+        items |= {"paid": True, "value": "second"}
+        messages.insert(0, "view")
+    items["twice"] = "exception view"
+    assert app.get("/show").text == f"{sorted(items.items())} {messages}"
+
+
+@pytest.mark.parametrize("logs_in", [True, False])
+def test_every_kind_of_change_before_an_exception_is_saved_with_the_transaction(
+    proxy: CountingProxy,
+    redis_client: redis.Redis,
+    ledger: Ledger,
+    on_conflict: str,
+    logs_in: bool,
+) -> None:
+    def make(request: Any) -> None:
+        request.session.update(kept=1, gone=1, basket=[1], back=1, last="make")
+        request.session.flash("popped")
+
+    def view(request: Any) -> None:
+        ledger.add(request, "paid")
+        session = request.session
+        del session["gone"], session["back"]
+        session["basket"].append(2)
+        session["last"] = "view"
+        session.pop_flash()
+        session.adjust_session_timeout(60)
+        if logs_in:
+            session.owner = "alice"
+        raise LoginNeeded
+
+    def render(exc: Any, request: Any) -> Response:
+        session = request.session
+        assert session["gone"] == 1  # as stored: nobody knows yet what will become of it
+        assert session["basket"] == [1]
+        session["back"] = 2
+        del session["last"]
+        return Response(status=302)
+
+    def show_all(request: Any) -> str:
+        session = request.session
+        items = sorted(session.items())
+        return f"{items} {session.peek_flash()} {session.timeout} {session.owner}"
+
+    def configure(config: Any) -> None:
+        config.include("pyramid_tm")
+        config.add_exception_view(render, context=LoginNeeded)
+
+    app = make_app(
+        proxy.url,
+        {"make": make, "view": view, "show": show_all},
+        settings=VETO,
+        configure=configure,
+        on_conflict=on_conflict,
+    )
+    app.get("/make")
+    (old_id,) = stored_sessions(redis_client)
+    proxy.reset()
+    app.get("/view", status=302)
+    assert saves(proxy) == 1
+    assert ledger.entries == ["paid"]
+    assert (old_id in stored_sessions(redis_client)) != logs_in
+    owner = "alice" if logs_in else None
+    assert app.get("/show").text == f"[('back', 2), ('basket', [1, 2]), ('kept', 1)] [] 60 {owner}"
+
+
+def test_conflict_over_what_was_read_before_an_exception_aborts_the_commit(
+    redis_url: str, ledger: Ledger
+) -> None:
+    def view(request: Any) -> None:
+        ledger.add(request, "paid")
+        request.session["value"] += " and more"
+        other.get("/other", extra_environ={"HTTP_COOKIE": request.environ["HTTP_COOKIE"]})
+        raise LoginNeeded
+
+    def configure(config: Any) -> None:
+        config.include("pyramid_tm")
+        config.add_exception_view(lambda exc, request: Response(status=302), context=LoginNeeded)
+
+    def change(request: Any) -> None:
+        request.session["value"] = "other"
+
+    other = make_app(redis_url, {"other": change})
+    app = make_app(
+        redis_url,
+        {**VIEWS, "view": view},
+        settings=VETO,
+        configure=configure,
+        on_conflict="retry",
+    )
+    app.get("/start")
+    app.get("/view", status=409)
+    assert ledger.entries == []
+    assert app.get("/show").text == "[('value', 'other')] []"
+
+
 # -- aborted on purpose ------------------------------------------------------------------
 
 
