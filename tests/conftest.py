@@ -18,7 +18,9 @@ from pyramid_redis_lua_sessions.testing import (
     find_redis_server,
     find_redis_servers,
 )
-from tests.support.topology import Cluster, Sentinels
+
+pytest.register_assert_rewrite("tests.support")  # so that its assertions show what they compared
+from tests.support.topology import Cluster, Sentinels  # noqa: E402
 
 TOPOLOGIES = {"cluster": Cluster, "sentinel": Sentinels}
 TOPOLOGY = os.environ.get("REDIS_TOPOLOGY", "")

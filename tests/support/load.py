@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +108,7 @@ class Load:
                     self._write(user, kept, f"write {step}")
                 self.done[number] += 1
         except Exception as exc:  # a thread's error would be lost
-            self.violations.append(f"{type(exc).__name__}: {exc}")
+            self.violations.append("".join(traceback.format_exception(exc)))
         self._left.append((user, kept))
 
     def _request(self, user: Browser, act: Callable[[Any], Any], kept: set[str]) -> bool:

@@ -158,6 +158,12 @@ class Cluster:
                 return next(node for node in self.running if node.address == address)
         raise AssertionError(f"nobody serves slot {slot}")
 
+    def has_replaced(self, lost: Node, seen_by: Node) -> bool:
+        """Whether a node knows that another one serves the slots of a lost primary."""
+        lines = [line.split() for line in _text(seen_by.ask("CLUSTER", "NODES"))]
+        owned = [line[8:] for line in lines if line[1].startswith(f"{lost.address}@")]
+        return owned == [[]] and _pairs(seen_by.ask("CLUSTER", "INFO"))["cluster_state"] == "ok"
+
     def is_healthy(self) -> bool:
         """Whether every node knows all of the others, and every replica follows."""
         for node in self.running:
