@@ -333,7 +333,7 @@ def _single(address: Address, options: dict[str, Any]) -> redis.Redis:
     else:
         ((options["host"], options["port"]),) = address.hosts
         options["connection_class"] = redis.SSLConnection if address.secure else redis.Connection
-    pool = cast("Any", redis.BlockingConnectionPool)(queue_class=_Turns, **options)
+    pool = cast("Any", Pool)(queue_class=_Turns, **options)
     pool.connection_class(**pool.connection_kwargs)  # does not connect: are the options good?
     return redis.Redis.from_pool(pool)
 
@@ -347,6 +347,25 @@ class _Turns(LifoQueue[Any]):
         except Empty:
             # Not Empty, for which redis-py raises the error of a lost connection.
             raise MaxConnectionsError("no connection became free in time") from None
+
+
+class Pool(redis.BlockingConnectionPool):
+    """Connections to one server; who finds all in use waits.
+
+    When a server is lost, redis-py disconnects the connections of its pool that
+    are free, one by one, whatever becomes of them meanwhile: a thread that has
+    just taken one would meet a TypeError. Here none is taken before all are done.
+    """
+
+    def disconnect_free_connections(self, *args: Any, **options: Any) -> None:
+        self._checkpid()  # else this process may own neither the queue nor its lock
+        with self._lock, self.pool.mutex:
+            cast("Any", super()).disconnect_free_connections(*args, **options)
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        self._checkpid()
+        with self._lock, self.pool.mutex:
+            super().disconnect(inuse_connections)
 
 
 # -- Sentinel --------------------------------------------------------------------
@@ -379,7 +398,7 @@ def _primary(address: Address, options: dict[str, Any]) -> redis.Redis:
     return cast("redis.Redis", client)
 
 
-class PrimaryPool(SentinelConnectionPool, redis.BlockingConnectionPool):
+class PrimaryPool(SentinelConnectionPool, Pool):
     """Connections to the primary; who finds all in use waits."""
 
 
@@ -545,7 +564,7 @@ def _queue_class(deadline: _Deadline) -> type[_Turns]:
     return Turns
 
 
-class NodePool(redis.BlockingConnectionPool):
+class NodePool(Pool):
     """Connections to one node; who finds all in use waits.
 
     redis-py's cluster client returns a connection a second time, and to
