@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from pyramid.interfaces import ISessionFactory
 from zope.interface import implementer
@@ -45,6 +46,9 @@ TURNS = "_redis_lua_sessions"
 
 #: Attribute of a request that holds the response of its view.
 RESPONSE = "_redis_lua_sessions_response"
+
+#: Key of a request's environ under which :mod:`.watch` leaves what wraps its stores.
+WATCHER = "redis_lua_sessions.watcher"
 
 
 @implementer(ISessionFactory)
@@ -108,9 +112,11 @@ class RedisSessionFactory:
 
         :param request: ``None`` at application start.
         """
-        if self._client_callable is None:
-            return self._store
-        return self._store.using(self._client_callable(request, **self._client_options))
+        store = self._store
+        if self._client_callable is not None:
+            store = store.using(self._client_callable(request, **self._client_options))
+        watcher = None if request is None else request.environ.get(WATCHER)
+        return store if watcher is None else cast("Store", watcher(store))
 
     def preload(self) -> None:
         """Load the scripts into Redis; a Redis that is down is a logged warning."""
@@ -241,6 +247,11 @@ class Turn:
         if self._store is None:
             self._store = self.factory.store_for(self.request)
         return self._store
+
+    def watch(self, watcher: Callable[[Store], Store]) -> None:
+        """Use another store from now on, if there is one already."""
+        if self._store is not None:
+            self._store = watcher(self._store)
 
     def report(self, problem: InvalidSession) -> None:
         """Log a problem, and hand it to ``func_invalid_logger``."""

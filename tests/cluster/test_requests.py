@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.watch import watch
 from tests.support.app import Browser, make_browser, stored_values
 from tests.support.topology import Cluster
 
@@ -142,3 +143,21 @@ def test_conflict_is_noticed_in_retry_mode(
     browser.use(count)
     values = stored_values(cluster_client, browser.factory, str(browser.session_id))
     assert values == {"count": 3}
+
+
+def test_calls_of_a_watched_request_are_recorded(browser: Browser, cluster: Cluster) -> None:
+    browser.use(write)
+    for node in cluster.primaries():
+        node.ask("SCRIPT", "FLUSH")
+
+    def log_in(request: Any) -> Any:
+        calls = watch(request)
+        request.session.regenerate_id()
+        return calls
+
+    loaded, created, ended = browser.visit(log_in)
+    assert (loaded.name, loaded.status, loaded.round_trips) == ("load_and_touch", "LOADED", 2)
+    assert (created.name, created.status) == ("create_unique", "CREATED")
+    assert (ended.name, ended.status) == ("end_session", "ENDED")
+    script = len(SCRIPTS["load_and_touch"].source)
+    assert loaded.bytes_sent > script > loaded.bytes_received > 100

@@ -22,7 +22,7 @@ from pyramid.response import Response
 from webtest import TestApp
 
 import pyramid_redis_lua_sessions
-from pyramid_redis_lua_sessions import testing
+from pyramid_redis_lua_sessions import testing, watch
 from pyramid_redis_lua_sessions.cli import SessionsCommand
 from pyramid_redis_lua_sessions.settings import PREFIX, Row, Settings, SettingsError, rows
 from pyramid_redis_lua_sessions.testing import CountingProxy
@@ -295,6 +295,7 @@ def documented(page: Path, module: str) -> set[str]:
 def test_api_page_documents_exactly_the_public_names() -> None:
     package = pyramid_redis_lua_sessions
     assert documented(DOCS / "api.rst", package.__name__) == set(package.__all__)
+    assert documented(DOCS / "api.rst", watch.__name__) == set(watch.__all__)
     assert documented(DOCS / "testing.rst", testing.__name__) == set(testing.__all__)
 
 
