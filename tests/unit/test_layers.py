@@ -31,7 +31,7 @@ LAYERS = (
 )
 
 #: They may import the layers. The layers import them at most within a function.
-LEAVES = ("cli", "debugtoolbar", "migrate", "testing", "transaction")
+LEAVES = ("cli", "debugtoolbar", "migrate", "testing", "transaction", "watch")
 
 #: Modules that import nothing but errors, of this package.
 FOUNDATIONS = ("errors", "scripts")
