@@ -594,11 +594,18 @@ class RedisSession(MutableMapping[Any, Any]):
 
     @property
     def label(self) -> str | None:
-        """What :func:`~pyramid_redis_lua_sessions.sessions_of` shows for this session."""
+        """What :func:`~pyramid_redis_lua_sessions.sessions_of` shows for this session.
+
+        :raises TypeError: the label is no ``str``.
+        """
         return cast("str | None", self._loaded().meta(LABEL_FIELD))
 
     @label.setter
     def label(self, label: str | None) -> None:
+        if label is not None:
+            if not isinstance(label, str):
+                raise TypeError(f"a session's label is a str, not {type(label).__name__}")
+            label = str.__str__(label)
         self._loaded().assign_meta(LABEL_FIELD, label)
 
     def ensure_id(self) -> str | None:
@@ -774,8 +781,7 @@ class RedisSession(MutableMapping[Any, Any]):
         if fields and self._phase is Phase.STORED and self._id is not None:
             result = self._store().save(self._id, {}, fields, NO_LIFETIME, end_if_empty=True)
             if result is Status.EMPTIED:
-                self.cookie_is_stale = True
-                self._stand(Phase.FRESH)
+                self._emptied()
 
     def outdated(self) -> bool:
         """Tell whether values were met that another than the first secret protects."""
@@ -871,13 +877,18 @@ class RedisSession(MutableMapping[Any, Any]):
         elif result is Status.CONFLICT:
             raise SessionConflict
         elif result is Status.EMPTIED:
-            self.cookie_is_stale = True
-            self._stand(Phase.FRESH)
+            self._emptied()
         else:
             self._can_swap_back(changes, sealed, lifetime)
             self._remaining_ms = result
             contents.settle(changes, sealed)
             self._settle_lifetime()
+
+    def _emptied(self) -> None:
+        """The save has ended the session, as nothing was left in it."""
+        self._host.announce(SessionInvalidated, fingerprint(cast("str", self._id)))
+        self.cookie_is_stale = True
+        self._stand(Phase.FRESH)
 
     def _create(self, changes: Changes) -> None:
         """Create the session, and end the one that was invalidated before it."""
@@ -980,6 +991,8 @@ class RedisSession(MutableMapping[Any, Any]):
         if created is None:
             self._drop("session has expired; changes dropped")
             return
+        for ended in created.ended:
+            self._host.announce(SessionInvalidated, fingerprint(ended))
         session_id = created.session_id
         if self.undo is not None:
             store = self._store()

@@ -92,6 +92,16 @@ def positive(value: Any) -> int:
     return number
 
 
+def port(value: Any) -> int:
+    try:
+        number = integer(value)
+    except ValueError:
+        number = 0
+    if not 0 < number < 65536:
+        raise ValueError("a port number, 1 to 65535")
+    return number
+
+
 #: Life of the marker that an ended session leaves, seconds.
 LONGEST_GRACE = 60.0
 
@@ -199,6 +209,8 @@ def secrets(value: Any) -> tuple[bytes, ...]:
     for item in value:
         if not isinstance(item, (str, bytes)):
             raise ValueError("a string, or a list of strings")
+        if item and not item.strip():
+            raise ValueError("something else than white space")
         if item:
             found.append(item.encode("utf-8") if isinstance(item, str) else bytes(item))
     return tuple(found)
@@ -531,7 +543,7 @@ class Settings:
         secret=True,
     )
     redis_host: str = setting(text, "localhost", "Host of Redis.", "host")
-    redis_port: int = setting(integer, 6379, "Port of Redis.", "port")
+    redis_port: int = setting(port, 6379, "Port of Redis.", "port")
     redis_db: int = setting(integer, 0, "Database number.", "db")
     redis_password: str | None = setting(
         optional_text, None, "Password of Redis.", "password", secret=True

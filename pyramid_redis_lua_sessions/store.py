@@ -74,6 +74,8 @@ UNTIDY = 8
 #: How often an id is drawn again before the generator is called broken.
 MOST_DRAWS = 32
 
+ALL_TAKEN = f"id_generator returned {MOST_DRAWS} session ids that are taken"
+
 #: What redis-py raises; that it finds no node of a cluster is no RedisError.
 FAILURES = (RedisError, RedisClusterException)
 
@@ -132,11 +134,13 @@ class Created(NamedTuple):
 
     :ivar remaining_ms: as in :class:`Loaded`.
     :ivar created_ms: start of its life, ms since the epoch, by Redis' clock.
+    :ivar ended: the owner's other sessions that ended for it, being too many.
     """
 
     session_id: str
     remaining_ms: int
     created_ms: int
+    ended: Sequence[str] = ()
 
 
 class Ending(NamedTuple):
@@ -311,10 +315,9 @@ class Store:
                 indexed, reply = self._together([self._indexing(owner, session_id), call])
                 _raise_failed(indexed, reply)
             if reply[0] != Status.TAKEN:
-                if owner is not None:
-                    self._tidy(owner, indexed)
-                return _created(session_id, reply)
-        raise StoreError(f"id_generator returned {MOST_DRAWS} session ids that are taken")
+                ended = [] if owner is None else self._tidy(owner, indexed)
+                return _created(session_id, reply, ended)
+        raise StoreError(ALL_TAKEN)
 
     def save(
         self,
@@ -398,28 +401,31 @@ class Store:
         :param checks: if they fail, the old session does not end.
         :param owner: as in :meth:`create`; ``returning`` too.
         """
-        session_id, args = self._creation(seal, lifetime, created_ms, returning)
         ending = self._ending(keep_fields, checks)
-        calls: list[Call] = [
-            (_CREATE, self._key(session_id), args),
-            (_END, self._key(old_id), ending),
-        ]
-        if owner is not None:
-            calls.insert(0, self._indexing(owner, session_id))
-        *indexed, made, ended = self._together(calls)
-        try:
-            _raise_failed(*indexed, made)
-            if made[0] == Status.TAKEN:
-                created = self.create(seal, lifetime, created_ms, owner, returning)
-            else:
-                created = _created(session_id, made)
-                if owner is not None:
-                    self._tidy(owner, indexed[0])
-        except StoreError:
-            # No session must be without data under either id.
-            if keep_fields and not isinstance(ended, StoreError):
+        for _ in range(MOST_DRAWS):
+            session_id, args = self._creation(seal, lifetime, created_ms, returning)
+            calls: list[Call] = [
+                (_CREATE, self._key(session_id), args),
+                (_END, self._key(old_id), ending),
+            ]
+            if owner is not None:
+                calls.insert(0, self._indexing(owner, session_id))
+            *indexed, made, ended = self._together(calls)
+            failed = any(isinstance(reply, StoreError) for reply in (*indexed, made))
+            if (
+                (failed or made[0] == Status.TAKEN)
+                and keep_fields
+                and not isinstance(ended, StoreError)
+            ):
+                # No session must be without data under either id.
                 self.revive(old_id, _ended(ended, ending))
-            raise
+            _raise_failed(*indexed, made)
+            if made[0] != Status.TAKEN:
+                break
+        else:
+            raise StoreError(ALL_TAKEN)
+        surplus = [] if owner is None else self._tidy(owner, indexed[0])
+        created = _created(session_id, made, surplus)
         if isinstance(ended, StoreError):
             if keep_fields:
                 # On Redis Cluster, what was lost may be its reply.
@@ -515,22 +521,26 @@ class Store:
         args = [_encoded(session_id), self._most_sessions, self._absolute_ms]
         return (_INDEX, self._index_key(owner), args)
 
-    def _tidy(self, owner: bytes, indexed: Any) -> None:
+    def _tidy(self, owner: bytes, indexed: Any) -> list[str]:
         """End the sessions that are too many, and forget those that have ended.
 
         Most logins find nothing to do, and pay no round trip for it.
+
+        :returns: those that it ended.
         """
         too_many, settled = _texts(indexed[1]), _texts(indexed[2])
+        ended: list[str] = []
         if not too_many and len(settled) <= UNTIDY:
-            return
+            return ended
         try:
             found = self.survey(owner, self.members(owner))
             # The youngest is the session that was just added.
             surplus = [name for name, _ in found.owned[: -self._most_sessions]]
-            self.end_all(surplus)
+            ended = self.end_all(surplus)
             self.forget(owner, [*surplus, *(set(settled) & set(found.gone))])
         except StoreError as exc:
             log.warning("an owner's sessions could not be tidied at login: %s", exc)
+        return ended
 
     # -- scripts -----------------------------------------------------------------
 
@@ -855,10 +865,10 @@ def _raise_failed(*replies: Any) -> None:
             raise reply
 
 
-def _created(session_id: str, reply: Any) -> Created | None:
+def _created(session_id: str, reply: Any, ended: Sequence[str]) -> Created | None:
     if reply[0] != Status.CREATED:
         return None
-    return Created(session_id, reply[1], reply[2])
+    return Created(session_id, reply[1], reply[2], ended)
 
 
 def _ended(reply: Any, args: list[Any]) -> Ending:

@@ -19,7 +19,10 @@ from pyramid_redis_lua_sessions.testing import (
     find_redis_servers,
 )
 
-pytest.register_assert_rewrite("tests.support")  # so that its assertions show what they compared
+# So that their assertions show what they compared.
+pytest.register_assert_rewrite(
+    *(f"tests.support.{name}" for name in ("app", "load", "overlap", "predecessors", "topology"))
+)
 from tests.support.topology import Cluster, Sentinels  # noqa: E402
 
 TOPOLOGIES = {"cluster": Cluster, "sentinel": Sentinels}

@@ -87,6 +87,28 @@ def test_nothing_is_sent_for_ordinary_requests(browser: Browser, events: Events)
 # -- created, regenerated, invalidated ---------------------------------------------
 
 
+def test_session_that_ends_because_it_is_empty_is_invalidated(
+    redis_url: str, events: Events
+) -> None:
+    browser = make_app(redis_url, events, invalidate_empty_session=True)
+    browser.use(lambda session: session.update(a=1))
+    name = name_of(browser)
+    events.take()
+    browser.use(lambda session: session.clear())
+    (event,) = events.take()
+    assert (type(event), event.fingerprint) == (SessionInvalidated, name)
+
+
+def test_session_that_ends_for_a_later_login_is_invalidated(redis_url: str, events: Events) -> None:
+    first = make_app(redis_url, events, owner_sessions=1)
+    first.use(lambda session: setattr(session, "owner", "ada"))
+    events.take()
+    second = first.another()
+    second.use(lambda session: setattr(session, "owner", "ada"))
+    found = [(type(event), event.fingerprint) for event in events.take()]
+    assert found == [(SessionInvalidated, name_of(first)), (SessionCreated, name_of(second))]
+
+
 @pytest.mark.parametrize(
     "use",
     [

@@ -100,6 +100,17 @@ def test_number_and_text_are_two_owners(redis_url: str) -> None:
     assert names(browser, "1") == []
 
 
+@pytest.mark.parametrize("label", [5, b"phone", ["phone"], True])
+def test_label_that_is_no_text_is_refused(redis_url: str, label: Any) -> None:
+    def use(session: Any) -> None:
+        with pytest.raises(TypeError, match="label"):
+            session.label = label
+
+    browser = make_browser(redis_url)
+    browser.use(use)
+    assert browser.session_id is None
+
+
 def test_owner_and_label_are_no_session_values(redis_url: str) -> None:
     browser = make_browser(redis_url)
     log_in(browser, "ada", "phone")

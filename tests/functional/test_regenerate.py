@@ -402,6 +402,28 @@ def test_the_session_lives_on_when_the_generator_returns_nothing_but_taken_ids(
     assert overlap.read(cookie) == {"a": 1}
 
 
+def test_the_old_id_ends_only_once_the_new_one_exists_when_the_generator_returns_a_taken_id(
+    start: Start, redis_client: Any
+) -> None:
+    """A revoke that reads the index between the two draws must find one of them alive."""
+    alive: list[bool] = []
+
+    def draw() -> str:
+        if made:
+            alive.append(bool(redis_client.hexists(KEY + "first", "created")))
+        return next(ids)
+
+    made: list[str] = []
+    ids = iter(["first", "first", "first", "second"])
+    overlap = start(id_generator=draw)
+    cookie = session_with(overlap, put("a", 1))
+    made.append(id_in(cookie))
+    answer = overlap.run(cookie, lambda session: setattr(session, "owner", "ada"))
+    assert alive == [True, True, True]
+    assert overlap.read(answer.cookie) == {"a": 1}
+    assert list(stored_sessions(redis_client)) == ["second"]
+
+
 def test_an_ended_id_is_not_used_again_when_the_generator_returns_it(start: Start) -> None:
     ids = iter(["first", "second", "first", "third"])
     overlap = start(id_generator=lambda: next(ids))

@@ -323,7 +323,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
 }
 
 BAD: dict[str, list[Any]] = {
-    "secret": [5, True, [5], [SECRET, None], object()],
+    "secret": [5, True, [5], [SECRET, None], object(), " ", [SECRET, " \t"]],
     "cookie_signer": ["no.such.module", f"{HERE}.answer", answer, 5],
     "seal_secret": [5, [None]],
     "encryption_key": [5, [None]],
@@ -352,7 +352,21 @@ BAD: dict[str, list[Any]] = {
     "prefix": [None, 5, b"a"],
     "redis_url": [5],
     "redis_host": ["", None, 5],
-    "redis_port": ["", None, "x", "-1", -1, "6379.5", 6379.5, True, "None", "inf", "nan"],
+    "redis_port": [
+        "",
+        None,
+        "x",
+        "-1",
+        -1,
+        0,
+        "65536",
+        "6379.5",
+        6379.5,
+        True,
+        "None",
+        "inf",
+        "nan",
+    ],
     "redis_db": ["", None, "x", -1, True],
     "redis_password": [5],
     "redis_unix_socket_path": [5],
@@ -427,9 +441,9 @@ def test_flag_is_not_just_any_object() -> None:
 
 
 def test_alias_is_quoted_as_it_was_written() -> None:
-    with pytest.raises(SettingsError, match=r"^redis\.sessions\.port = 'x' should be a whole"):
+    with pytest.raises(SettingsError, match=r"^redis\.sessions\.port = 'x' should be a port"):
         ini(port="x")
-    with pytest.raises(SettingsError, match=r"^port = 'x' should be a whole"):
+    with pytest.raises(SettingsError, match=r"^port = 'x' should be a port"):
         parse(port="x")
 
 
