@@ -249,10 +249,16 @@ class Contents:
 
     # -- owner and label -----------------------------------------------------------
 
-    def meta(self, field: bytes) -> Any:
-        """Return the owner or the label, or ``None``."""
+    def meta(self, field: bytes, read: bool = True) -> Any:
+        """Return the owner or the label, or ``None``.
+
+        :param read: whether the application looks at it.
+        """
         if field in self._meta:
             return self._meta[field]
+        if read and self._tracks_reads:
+            raw = self.raw.get(field)
+            self._reads[field] = "" if raw is None else sha1(raw)
         stored = self._plain.get(field)
         if stored is None:
             return None

@@ -586,7 +586,8 @@ class RedisSession(MutableMapping[Any, Any]):
     def owner(self, owner: str | int | None) -> None:
         if owner is not None:
             owner = exact_key(owner)
-        before = self.owner
+        # A login looks at it too, but not so as to conflict with another login.
+        before = self._loaded().meta(OWNER_FIELD, read=False)
         changes_hands = before != owner or type(before) is not type(owner)
         if changes_hands and not self._regenerate and self._phase is not Phase.FRESH:
             self.regenerate_id()

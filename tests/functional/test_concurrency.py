@@ -622,6 +622,29 @@ def test_a_repeated_adjustment_does_not_undo_one_that_came_after_it(
     assert loaded(others, cookie).do(lambda session: session.timeout) == 200
 
 
+@pytest.mark.parametrize("name", ["owner", "label"])
+def test_who_reads_owner_or_label_conflicts_with_who_sets_it(start: Start, name: str) -> None:
+    overlap = start(on_conflict="retry")
+    cookie = session_with(overlap, put("a", 1))
+    slow = loaded(overlap, cookie)
+    assert slow.do(lambda session: getattr(session, name)) is None
+    slow.do(put("a", "for nobody"))
+    overlap.run(cookie, lambda session: setattr(session, "label", "phone"))
+    expected = 409 if name == "label" else 200
+    assert slow.finish().status == expected
+    assert overlap.read(cookie) == {"a": 1 if name == "label" else "for nobody"}
+
+
+def test_two_overlapping_logins_do_not_conflict_over_the_owner(start: Start) -> None:
+    overlap = start(on_conflict="retry")
+    cookie = session_with(overlap, put("a", 1))
+    first, second = loaded(overlap, cookie), loaded(overlap, cookie)
+    for driven in (first, second):
+        driven.do(lambda session: setattr(session, "owner", "ada"))
+    assert first.finish().status == 200
+    assert second.finish().status == 200
+
+
 # -- retry: the request runs again ---------------------------------------------------------
 
 
