@@ -147,7 +147,8 @@ class Contents:
         """Assign a value; ``key`` is exact, see :func:`exact_key`."""
         self._data[key] = value
         self._assigned.add(key)
-        self._deleted.discard(field_of(key))
+        if self._deleted:
+            self._deleted.discard(field_of(key))
 
     def delete(self, key: Any) -> None:
         """Delete a key.

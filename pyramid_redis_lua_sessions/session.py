@@ -312,7 +312,8 @@ class RedisSession(MutableMapping[Any, Any]):
 
         :raises TypeError: the key is neither ``str`` nor ``int``.
         """
-        key = exact_key(key)
+        if type(key) is not str:
+            key = exact_key(key)
         self._loaded().assign(key, value)
 
     def __delitem__(self, key: Any) -> None:
