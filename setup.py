@@ -24,11 +24,13 @@ def version() -> str:
 EXTRAS = {
     "msgpack": ["msgspec"],
     "encryption": ["cryptography"],
+    "debugtoolbar": ["pyramid_debugtoolbar>=4.10"],
     "test": [
         "build",
         "cryptography",
         "hypothesis",
         "msgspec",
+        "pyramid_debugtoolbar>=4.10",
         "pyramid_retry",
         "pyramid_tm",
         "pytest>=7",
@@ -76,7 +78,7 @@ setup(
     # The scripts live in lua/ at the top of the checkout and inside the package once installed.
     packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), f"{PACKAGE}.lua"],
     package_dir={f"{PACKAGE}.lua": "lua"},
-    package_data={PACKAGE: ["py.typed"], f"{PACKAGE}.lua": ["*.lua"]},
+    package_data={PACKAGE: ["py.typed", "*.dbtmako"], f"{PACKAGE}.lua": ["*.lua"]},
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=["hiredis>=2.3", "pyramid>=2", "redis>=5", "webob>=1.8.7"],

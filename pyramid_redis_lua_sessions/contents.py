@@ -438,6 +438,11 @@ class Contents:
             if self._reads.get(field) == sha1(before):
                 self._reads[field] = sha1(now)
 
+    def types(self) -> dict[bytes, str]:
+        """Return the names of the types of the values that were decoded or assigned."""
+        exact = [(key, value) for key, value in self._data.items() if type(key) in (str, int)]
+        return {field_of(key): type(value).__name__ for key, value in exact}
+
     def held(self) -> set[bytes]:
         """Return the fields that hold data, owner and label included, as last saved."""
         return set(self._plain)

@@ -253,6 +253,11 @@ class Turn:
         if self._store is not None:
             self._store = watcher(self._store)
 
+    @property
+    def used_store(self) -> Store | None:
+        """The store that this turn used, if it used one."""
+        return self._store
+
     def report(self, problem: InvalidSession) -> None:
         """Log a problem, and hand it to ``func_invalid_logger``."""
         routine = isinstance(problem, (InvalidSession_BadCookie, InvalidSession_NotInBackend))

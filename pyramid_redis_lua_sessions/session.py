@@ -12,7 +12,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from pyramid.interfaces import ISession
 from zope.interface import implementer
@@ -47,7 +47,7 @@ from .store import (
     milliseconds,
 )
 
-__all__ = ["CSRF_KEY", "Host", "Phase", "RedisSession"]
+__all__ = ["CSRF_KEY", "Host", "Overview", "Phase", "RedisSession"]
 
 #: Where Pyramid's ``SessionCSRFStoragePolicy`` keeps the token, too.
 CSRF_KEY = "_csrft_"
@@ -64,6 +64,29 @@ class Phase(enum.Enum):
     STORED = "stored"
     #: It ended while this request was in flight: changes go nowhere.
     ADRIFT = "adrift"
+
+
+class Overview(NamedTuple):
+    """What a request knows of its session, for those who show it.
+
+    :ivar fingerprint: of its id; ``None`` as long as it has none.
+    :ivar created_here: this request gave it its id.
+    :ivar created_ms: ms since the epoch; ``None`` where nothing is stored.
+    :ivar timeout: idle timeout, seconds; ``None``: never.
+    :ivar remaining_ms: life that was left after the last call; -1 = it never ends.
+    :ivar stored: what is stored, values and owner: (field, as stored, encoded).
+    :ivar types: field to name of the type, for each value that was decoded or assigned.
+    """
+
+    phase: Phase
+    fingerprint: str | None
+    created_here: bool
+    invalidated: bool
+    created_ms: int | None
+    timeout: float | None
+    remaining_ms: int
+    stored: list[tuple[bytes, bytes, bytes]]
+    types: dict[bytes, str]
 
 
 class Host(Protocol):
@@ -430,6 +453,26 @@ class RedisSession(MutableMapping[Any, Any]):
     def phase(self) -> Phase:
         """Where the session stands; looking at this loads nothing."""
         return self._phase
+
+    def overview(self) -> Overview | None:
+        """Tell what is known so far; this loads, decodes and changes nothing.
+
+        :returns: ``None`` if nothing was looked at yet.
+        """
+        if self._phase is Phase.UNREAD:
+            return None
+        contents = self._contents
+        return Overview(
+            self._phase,
+            None if self._id is None else fingerprint(self._id),
+            self.created_here,
+            self.invalidated,
+            self._start(),
+            self.timeout,
+            self._remaining_ms,
+            contents.stored(contents.held()),
+            contents.types(),
+        )
 
     @property
     def session_id(self) -> str | None:

@@ -15,8 +15,8 @@ from redis.exceptions import ConnectionError, RedisError, ResponseError
 from .errors import StoreError
 from .factory import TURNS, WATCHER
 from .scripts import Script, Status
+from .store import Absent, Foreign, Loaded, Store
 from .store import Call as ScriptCall
-from .store import Foreign, Store
 
 __all__ = ["Call", "watch"]
 
@@ -95,12 +95,20 @@ class WatchedStore(Store):
 
     :param store: the store to watch, over the client that serves the request.
     :param calls: where to.
+    :ivar loaded: the id that was loaded last, and its fields as they were then.
     """
 
     def __init__(self, store: Store, calls: list[Call]) -> None:
         self.__dict__.update(vars(store))
         self._calls = calls
+        self.loaded: tuple[str, dict[bytes, bytes]] | None = None
         self.client = self._tally = _Tally(store.client)
+
+    def load(self, session_id: str) -> Loaded | Absent:
+        found = super().load(session_id)
+        if isinstance(found, Loaded):
+            self.loaded = (session_id, dict(found.fields))
+        return found
 
     def _call(self, script: Script, key: bytes, args: Iterable[Any]) -> Any:
         step = super()._call

@@ -275,6 +275,25 @@ def test_tests_of_the_testing_page_pass(tmp_path: Path, redis_binary: str) -> No
     assert f"{count} passed" in done.stdout
 
 
+def test_debug_toolbar_settings_bring_the_panel(redis_url: str) -> None:
+    parser = configparser.ConfigParser()
+    parser.read_string(samples(DOCS / "debugtoolbar.rst", "text")[0].text)
+    with Configurator(
+        settings={
+            **dict(parser.items("app:main")),
+            "redis.sessions.url": redis_url,
+            "redis.sessions.secret": SECRET,
+        }
+    ) as config:
+        config.include("pyramid_redis_lua_sessions")
+        config.add_route("home", "/")
+        config.add_view(lambda request: Response(), route_name="home")
+        app = TestApp(config.make_wsgi_app(), extra_environ={"REMOTE_ADDR": "127.0.0.1"})
+    app.get("/")
+    ((number, _),) = app.app.registry.pdtb_history.last(1)
+    assert "Redis session" in app.get(f"/_debug_toolbar/{number}").text
+
+
 # -- names -------------------------------------------------------------------------
 
 

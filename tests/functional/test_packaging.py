@@ -137,6 +137,7 @@ def test_scripts_load_when_installed_from(
     assert not module.is_relative_to(ROOT)
     assert not module.is_relative_to(built.checkout.resolve())
     assert (module.parent / "py.typed").is_file()
+    assert (module.parent / "debugtoolbar.dbtmako").is_file()
     assert (clean_python.parent / "redis-lua-sessions").is_file()
 
 

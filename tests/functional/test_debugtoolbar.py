@@ -1,0 +1,324 @@
+"""The panel of ``pyramid_debugtoolbar``: what it shows, and that showing it touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationError
+
+from pyramid_redis_lua_sessions import RedisSessionFactory
+from pyramid_redis_lua_sessions.errors import fingerprint
+from pyramid_redis_lua_sessions.testing import CountingProxy
+from tests.support.app import SECRET, Browser, close_with, make_browser
+
+PANEL = "pyramid_redis_lua_sessions.debugtoolbar"
+LOCAL = {"REMOTE_ADDR": "127.0.0.1"}
+ONLY_OURS = {
+    "debugtoolbar.includes": PANEL,
+    "debugtoolbar.panels": "redis_session",
+    "debugtoolbar.global_panels": "tweens",
+}
+
+
+def make(
+    url: str,
+    settings: dict[str, Any] = ONLY_OURS,
+    configure: Callable[[Configurator], None] = lambda config: None,
+    **options: Any,
+) -> Browser:
+    """A user of an application that has the toolbar."""
+
+    def with_toolbar(config: Configurator) -> None:
+        config.include("pyramid_debugtoolbar")
+        configure(config)
+
+    return make_browser(url, configure=with_toolbar, settings=settings, **options)
+
+
+def panels(browser: Browser) -> dict[str, Any]:
+    """The contents of all panels, by their titles, as the toolbar shows the last request."""
+    number, _ = browser.wsgi.registry.pdtb_history.last(1)[0]
+    page = browser.app.get(f"/_debug_toolbar/{number}", extra_environ=LOCAL).html
+    titles = [title.h3.get_text(strip=True) for title in page.select(".pDebugPanelTitle")]
+    return dict(zip(titles, page.select(".pDebugPanelContent"), strict=True))
+
+
+def rows(panel: Any) -> list[list[str]]:
+    return [
+        [cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])]
+        for row in panel.find_all("tr")
+    ]
+
+
+def visit(browser: Browser, view: Callable[[Any], Any]) -> Any:
+    """Make one request, and return our panel of it."""
+    browser.visit(view, extra_environ=LOCAL)
+    return panels(browser)["Redis session"]
+
+
+def state(panel: Any) -> str:
+    return str(panel.h4.get_text().partition(": ")[2])
+
+
+def keys(panel: Any) -> dict[str, tuple[str, str]]:
+    """Each key as shown, to what happened to it and its type."""
+    return {row[0]: (row[1], row[2]) for row in key_rows(panel)}
+
+
+def key_rows(panel: Any) -> list[list[str]]:
+    return [row for row in rows(panel) if len(row) == 4 and row[3].isdigit()]
+
+
+def scripts(panel: Any) -> list[str]:
+    """The scripts that were called; on a cluster none are called together."""
+    found = [row[0] for row in rows(panel) if len(row) == 6 and row[2].isdigit()]
+    return " + ".join(found).split(" + ") if found else []
+
+
+def facts(panel: Any) -> dict[str, str]:
+    return {row[0]: row[1] for row in rows(panel) if len(row) == 2}
+
+
+@pytest.fixture
+def browser(redis_url: str) -> Browser:
+    made = make(redis_url)
+    made.visit(lambda request: request.session.update(name="Ann", cart=["tea"], old=1, other=2.5))
+    return made
+
+
+def test_session_that_was_read_and_changed_is_shown(
+    browser: Browser, redis_client: redis.Redis
+) -> None:
+    def view(request: Any) -> None:
+        session = request.session
+        session["cart"].append("milk")
+        session["name"]
+        session[7] = b"seven"
+        session.flash("saved", "info")
+        del session["old"]
+
+    panel = visit(browser, view)
+    assert state(panel) == "loaded"
+    assert keys(panel) == {
+        "'cart'": ("changed", "list"),
+        "'name'": ("read", "str"),
+        "7": ("added", "bytes"),
+        "flash message in queue 'info'": ("added", ""),
+        "'old'": ("deleted", ""),
+        "'other'": ("", ""),
+    }
+    assert [row[:3] for row in rows(panel) if len(row) == 6] == [
+        ["Scripts", "Status", "Round trips"],
+        ["load_and_touch", "LOADED", "1"],
+        ["save_if_changed", "SAVED", "1"],
+    ]
+    shown = facts(panel)
+    assert shown["Fingerprint of the id"] == fingerprint(browser.session_id or "")
+    assert shown["Idle timeout"] == shown["Remaining life"] == "0:20:00"
+    assert shown["Prefix of the keys in Redis"] == "session:"
+    assert shown["Created"].endswith(" UTC")
+    sizes = {row[0]: int(row[3]) for row in key_rows(panel)}
+    stored = redis_client.hgetall(browser.key)
+    assert sizes["'cart'"] == len(stored[b".cart"])
+    assert sizes["7"] == len(stored[b"#7"])
+    assert sizes["'old'"] == 0
+
+
+def log_in(request: Any) -> None:
+    request.session.regenerate_id()
+    request.session["user"] = 1
+
+
+STATES: dict[str, tuple[Callable[[Any], Any], str, list[str]]] = {
+    "loaded": (lambda request: request.session.get("name"), "loaded", ["load_and_touch"]),
+    "not looked at": (lambda request: request.session, "not looked at", []),
+    "invalidated": (lambda request: request.session.invalidate(), "invalidated", ["end_session"]),
+    "replaced": (
+        lambda request: (request.session.invalidate(), request.session.flash("bye")),
+        "invalidated, and a new one created",
+        ["create_unique", "end_session"],
+    ),
+    "regenerated": (
+        log_in,
+        "loaded, and its id regenerated",
+        ["load_and_touch", "create_unique", "end_session"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_state_of_a_session_is_shown(name: str, browser: Browser) -> None:
+    view, expected, called = STATES[name]
+    panel = visit(browser, view)
+    assert state(panel) == expected
+    assert scripts(panel) == called
+    if name == "regenerated":
+        assert keys(panel)["'user'"] == ("added", "int")
+        assert keys(panel)["'name'"] == ("", "")
+
+
+def test_state_of_a_visitor_is_shown(browser: Browser) -> None:
+    visitor = browser.another()
+    assert state(visit(visitor, lambda request: request.session.get("x"))) == "empty, not stored"
+    assert state(visit(visitor, lambda request: request.session.update(x=1))) == "new"
+    assert "No session was asked for." in visit(visitor, lambda request: None).get_text()
+
+
+def test_session_that_ended_under_way_is_shown(browser: Browser) -> None:
+    old = browser.copy()
+    browser.use(lambda session: session.invalidate())
+    panel = visit(old, lambda request: request.session.get("name"))
+    assert state(panel).startswith("ended elsewhere")
+    assert facts(panel) == {"Prefix of the keys in Redis": "session:"}
+
+
+def test_calls_of_callbacks_are_shown(browser: Browser) -> None:
+    def late(request: Any, *_: Any) -> None:
+        request.session["late"] = request.session.get("late", 0) + 1
+
+    def view(request: Any) -> None:
+        request.session.get("name")
+        request.add_response_callback(late)
+        request.add_finished_callback(late)
+
+    panel = visit(browser, view)
+    assert scripts(panel) == ["load_and_touch", "save_if_changed", "save_if_changed"]
+    assert keys(panel)["'late'"] == ("added", "int")
+
+
+def test_panel_adds_no_command_and_showing_it_sends_none(
+    proxy: CountingProxy, redis_client: redis.Redis
+) -> None:
+    plain, watched = make_browser(proxy.url), make(proxy.url)
+    for user in (plain, watched):
+        user.visit(lambda request: request.session.update(a=[1], b=2), extra_environ=LOCAL)
+
+    views: list[Callable[[Any], Any]] = [
+        lambda request: request.session,
+        lambda request: request.session.get("b"),
+        lambda request: request.session["a"].append(1),
+        lambda request: request.session.regenerate_id(),
+    ]
+    for view in views:
+        sent = []
+        for user in (plain, watched):
+            proxy.reset()
+            user.visit(view, extra_environ=LOCAL)
+            sent.append([(command.name, command.sha) for command in proxy.commands])
+        assert sent[0] == sent[1]
+
+        proxy.reset()
+        redis_client.pexpire(watched.key, 500_000)
+        before = redis_client.dump(watched.key)
+        assert panels(watched)["Redis session"].get_text()
+        assert proxy.commands == []
+        assert redis_client.dump(watched.key) == before
+        assert redis_client.pttl(watched.key) <= 500_000
+
+
+HOSTILE = "</td><script>alert(1)</script>${1+1}<%\n x %>\x00\u202e\udc80'\""
+
+
+def test_what_is_hostile_is_escaped_and_values_are_not_shown(redis_url: str) -> None:
+    browser = make(redis_url, prefix="<b>prefix&")
+
+    def view(request: Any) -> None:
+        request.session[HOSTILE] = "swordfish" + HOSTILE
+        request.session["x" * 10_000] = ["swordfish"]
+        request.session.flash("swordfish", HOSTILE)
+
+    panel = visit(browser, view)
+    assert not panel.find_all(["script", "b"])
+    assert "swordfish" not in str(panel)
+    assert (browser.session_id or "?") not in str(panel)
+    assert facts(panel)["Prefix of the keys in Redis"] == "<b>prefix&"
+    shown = keys(panel)
+    assert shown[repr(HOSTILE)] == ("added", "str")
+    assert "\\x00\\u202e\\udc80" in repr(HOSTILE)
+    assert f"flash message in queue {HOSTILE!r}" in shown
+    assert max(map(len, shown)) < 200
+
+
+def test_thousands_of_keys_are_cut_short(browser: Browser) -> None:
+    panel = visit(browser, lambda r: r.session.update({f"k{n:04}": n for n in range(3000)}))
+    assert len(keys(panel)) == 200
+    assert "2804 more keys are not shown" in panel.get_text()
+
+
+def test_every_session_of_a_request_is_shown(redis_url: str) -> None:
+    browser = make(redis_url)
+    other = RedisSessionFactory(SECRET, url=redis_url, cookie_name="admin", prefix="admin:")
+    close_with(browser.wsgi, other)
+
+    def view(request: Any) -> None:
+        request.session["a"] = 1
+        other(request)["b"] = 2
+
+    panel = visit(browser, view)
+    titles = [title.get_text() for title in panel.find_all("h4")]
+    assert titles == [
+        "Session of the cookie session: new",
+        "Session of the cookie admin: new",
+        "Calls to Redis",
+    ]
+    assert set(keys(panel)) == {"'a'", "'b'"}
+
+
+def test_panel_of_an_attempt_that_is_repeated_shows_its_own_calls(redis_url: str) -> None:
+    from pyramid_retry import RetryableException
+
+    browser = make(
+        redis_url, {**ONLY_OURS, "retry.attempts": 2}, lambda c: c.include("pyramid_retry")
+    )
+    browser.use(lambda session: session.update(name="Bob"))
+    attempts = []
+
+    def view(request: Any) -> None:
+        request.session.get("name")
+        attempts.append(request)
+        if len(attempts) == 1:
+            raise RetryableException
+
+    panel = visit(browser, view)
+    assert len(attempts) == 2
+    assert scripts(panel) == ["load_and_touch"]
+
+
+# -- how it gets there -------------------------------------------------------------------
+
+
+def test_panel_takes_the_place_of_the_one_that_reads_the_session(proxy: CountingProxy) -> None:
+    browser = make(proxy.url, {"debugtoolbar.includes": PANEL})
+    browser.use(lambda session: session.update(a=1))
+    proxy.reset()
+    browser.visit(lambda request: request.session, extra_environ=LOCAL)
+    assert proxy.commands == []
+    shown = panels(browser)
+    assert "Redis session" in shown
+    assert "Session" not in shown
+
+
+def test_panel_that_the_settings_name_stays(redis_url: str) -> None:
+    settings = {"debugtoolbar.includes": PANEL, "debugtoolbar.panels": "session redis_session"}
+    browser = make(redis_url, settings)
+    visit(browser, lambda request: None)
+    assert {"Session", "Redis session"} <= set(panels(browser))
+
+
+def test_panel_can_be_included_by_the_application(redis_url: str) -> None:
+    browser = make(redis_url, {}, lambda config: config.include(PANEL))
+    assert state(visit(browser, lambda request: request.session.get("a"))) == "empty, not stored"
+
+
+def test_panel_can_be_an_extra_panel(redis_url: str) -> None:
+    browser = make(redis_url, {"debugtoolbar.extra_panels": f"{PANEL}.SessionPanel"})
+    assert "No session" in visit(browser, lambda request: None).get_text()
+
+
+def test_panel_without_the_toolbar_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="include pyramid_debugtoolbar before"):
+        Configurator().include(PANEL)
