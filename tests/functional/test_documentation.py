@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 import textwrap
-import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple
 
 import docutils.core
 import pytest
-import redis
 from pyramid.config import Configurator
 from pyramid.response import Response
 from webtest import TestApp
@@ -194,68 +192,6 @@ def test_getting_started_application_works(run_page: Callable[[Path], Any], redi
     for old in (anonymous, logged_in):
         app.set_cookie("session", old)
         assert app.get("/cart").json["cart"] == []
-
-
-def test_getting_started_lifetimes_hold(
-    run_page: Callable[[Path], Any], redis_url: str, redis_client: redis.Redis
-) -> None:
-    module = run_page(DOCS / "getting-started.rst")
-    with Configurator(
-        settings={"redis.sessions.url": redis_url, "redis.sessions.secret": SECRET}
-    ) as config:
-        config.include("pyramid_redis_lua_sessions")
-        for function in (module.remember_me, module.until_midnight):
-            config.add_route(function.__name__, f"/{function.__name__}")
-
-            def view(request: Any, function: Callable[[Any], None] = function) -> Response:
-                request.session["x"] = 1
-                function(request)
-                return Response()
-
-            config.add_view(view, route_name=function.__name__)
-        application = config.make_wsgi_app()
-
-    days = 30 * 24 * 3600
-    cookie = TestApp(application).get("/remember_me").headers["Set-Cookie"]
-    assert f"Max-Age={days}" in cookie
-    (key,) = redis_client.keys("session:*")
-    assert days - 60 < redis_client.ttl(key) <= days
-
-    redis_client.flushall()
-    TestApp(application).get("/until_midnight")
-    (key,) = redis_client.keys("session:*")
-    deadline = redis_client.hget(key, "deadline")
-    assert deadline is not None
-    assert abs(seconds_of_day(int(deadline) / 1000)) <= 1
-
-
-def seconds_of_day(moment: float) -> int:
-    """Seconds since midnight, or, in the second half of the day, until it (negative)."""
-    local = time.localtime(moment)
-    seconds = local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec
-    return seconds if seconds < 12 * 3600 else seconds - 24 * 3600
-
-
-def test_getting_started_second_session_is_separate(
-    run_page: Callable[[Path], Any], redis_url: str, redis_client: redis.Redis
-) -> None:
-    module = run_page(DOCS / "getting-started.rst")
-    config = module.config
-    config.include("pyramid_redis_lua_sessions")
-    module.add_admin_session(config, redis_url, SECRET)
-
-    def view(request: Any) -> Response:
-        request.session["who"] = "user"
-        request.admin_session["who"] = "admin"
-        return Response()
-
-    config.add_route("both", "/admin/both")
-    config.add_view(view, route_name="both")
-    response = TestApp(config.make_wsgi_app()).get("/admin/both")
-    cookies = response.headers.getall("Set-Cookie")
-    assert {cookie.partition("=")[0] for cookie in cookies} == {"session", "admin"}
-    prefixes = sorted(key.partition(b":")[0] for key in redis_client.scan_iter())
-    assert prefixes == [b"admin", b"session"]
 
 
 def test_tests_of_the_testing_page_pass(tmp_path: Path, redis_binary: str) -> None:

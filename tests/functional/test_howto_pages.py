@@ -1,0 +1,294 @@
+"""What the how-to pages of docs/ say is so: their samples do what the text beside them says."""
+
+from __future__ import annotations
+
+import configparser
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from pyramid.config import Configurator
+from pyramid.response import Response
+from webtest import TestApp
+
+from pyramid_redis_lua_sessions import sessions_of
+from pyramid_redis_lua_sessions.testing import CountingProxy
+from tests.functional.test_documentation import samples
+from tests.support.app import SECRET, Browser, let_time_pass, make_browser
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+MONTH = 30 * 24 * 3600
+
+
+def page(name: str) -> Any:
+    """The Python samples of a page, run as one module."""
+    module = types.ModuleType(__name__)  # where a Configurator finds its caller
+    for sample in samples(DOCS / f"{name}.rst", "python"):
+        exec(compile(sample.text, name, "exec"), module.__dict__)
+    return module
+
+
+# -- login ---------------------------------------------------------------------------------
+
+
+class User:
+    """Somebody with a browser at the application of the login page."""
+
+    def __init__(self, application: Any) -> None:
+        self.app = TestApp(application)
+
+    @property
+    def home(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.app.get("/").json
+        return found
+
+    def post(self, path: str, status: int = 303, **fields: str) -> Any:
+        return self.app.post(path, {**fields, "csrf_token": self.home["csrf_token"]}, status=status)
+
+
+@pytest.fixture
+def login_page() -> Any:
+    return page("login")
+
+
+@pytest.fixture
+def user(login_page: Any, redis_url: str) -> User:
+    settings = {"redis.sessions.url": redis_url, "redis.sessions.secret": SECRET}
+    return User(login_page.main({}, **settings))
+
+
+def test_login_page_logs_in_and_out(user: User) -> None:
+    user.post("/log_in", status=403, name="ann", password="milk")
+    before, token = user.app.cookies["session"], user.home["csrf_token"]
+    user.post("/log_in", name="ann", password="tea")
+    assert user.home["user"] == 7
+    assert user.home["csrf_token"] != token
+    logged_in = user.app.cookies["session"]
+    assert logged_in != before
+
+    user.post("/log_out")
+    home = user.home
+    assert (home["user"], home["messages"]) == (None, ["Good bye."])
+    for old in (before, logged_in):
+        user.app.set_cookie("session", old)
+        assert user.home["user"] is None
+
+
+def test_login_page_login_is_one_round_trip_at_the_end(
+    login_page: Any, proxy: CountingProxy
+) -> None:
+    settings = {"redis.sessions.url": proxy.url, "redis.sessions.secret": SECRET}
+    user = User(login_page.main({}, **settings))
+    token = user.home["csrf_token"]
+    proxy.reset()
+    user.app.post("/log_in", {"name": "ann", "password": "tea", "csrf_token": token}, status=303)
+    assert proxy.round_trips == 2  # with that of the load
+
+
+def test_login_page_new_privilege_renews_the_id(login_page: Any, redis_url: str) -> None:
+    def configure(config: Configurator) -> None:
+        config.set_security_policy(login_page.SecurityPolicy())
+        config.add_route("home", "/home")
+
+    browser = make_browser(redis_url, configure=configure)
+    browser.visit(lambda request: login_page.remember(request, 7))
+    before = browser.session_id
+
+    def confirm(request: Any) -> Any:
+        request.POST["password"] = "tea"
+        return login_page.confirm_password(request)
+
+    browser.app.post("/", extra_environ={"tests.view": confirm}, status=303)
+    assert browser.session_id not in (before, None)
+    assert browser.visit(lambda request: request.authenticated_userid) == 7
+    assert len(browser.visit(lambda request: sessions_of(request, 7))) == 1
+
+
+# -- remember me ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_remember_me_page_makes_a_login_last(
+    remembered: bool, redis_url: str, redis_client: redis.Redis
+) -> None:
+    log_in = page("remember-me").log_in
+    browser = make_browser(redis_url)
+
+    def view(request: Any) -> None:
+        log_in(request, "ann")
+
+    fields = {"remember_me": "on"} if remembered else {}
+    response = browser.app.post("/", fields, extra_environ={"tests.view": view})
+    cookie = response.headers["Set-Cookie"]
+    assert (f"Max-Age={MONTH}" in cookie) is remembered
+    life = MONTH if remembered else 1200
+    assert life - 60 < redis_client.ttl(browser.key) <= life
+
+    let_time_pass(redis_client, browser.key, life - 120)
+    assert browser.use(lambda session: session.owner) == "ann"
+    assert life - 60 < redis_client.ttl(browser.key) <= life  # it starts again at each visit
+    browser.use(lambda session: session.regenerate_id())
+    assert life - 60 < redis_client.ttl(browser.key) <= life  # and survives a new id
+    let_time_pass(redis_client, browser.key, life + 60)
+    assert browser.use(lambda session: session.owner) is None
+
+
+def test_remember_me_page_absolute_timeout_ends_a_remembered_session(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(redis_url, absolute_timeout=43200)
+    browser.use(lambda session: (session.update(x=1), session.adjust_session_timeout(MONTH)))
+    assert redis_client.ttl(browser.key) <= 43200
+
+
+def test_remember_me_page_limits_hold(redis_url: str, redis_client: redis.Redis) -> None:
+    module = page("remember-me")
+    browser = make_browser(redis_url)
+
+    def ends(function: Callable[[Any], None]) -> float:
+        browser.visit(lambda request: (request.session.update(x=1), function(request)))
+        return int(redis_client.hget(browser.key, "deadline") or 0) / 1000
+
+    assert abs(ends(module.twelve_hours_at_most) - time.time() - 12 * 3600) < 60
+    local = time.localtime(ends(module.until_midnight))
+    assert (local.tm_hour, local.tm_min, local.tm_sec) == (0, 0, 0)
+
+
+def test_remember_me_page_lifetime_is_shown(redis_url: str) -> None:
+    module = page("remember-me")
+    browser = make_browser(redis_url)
+    browser.use(lambda session: session.update(x=1))
+    shown = browser.visit(module.lifetime)
+    assert shown["idle timeout"] == 1200
+    assert abs(shown["ends at"] - time.time() - 1200) < 60
+
+
+# -- several sessions ----------------------------------------------------------------------
+
+
+def text_settings(name: str) -> dict[str, str]:
+    parser = configparser.ConfigParser(defaults={"session_secret": SECRET})
+    parser.read_string(samples(DOCS / f"{name}.rst", "text")[0].text)
+    return {key: value for key, value in parser.items("app:main") if key != "session_secret"}
+
+
+@pytest.mark.parametrize("how", ["in code", "from settings"])
+def test_several_sessions_page_makes_a_second_session(
+    how: str, redis_url: str, redis_client: redis.Redis
+) -> None:
+    module = page("several-sessions")
+    settings = text_settings("several-sessions")
+    urls = {f"{name}.sessions.url": redis_url for name in ("redis", "admin")}
+    config = Configurator(settings={**settings, **urls})
+    config.include("pyramid_redis_lua_sessions")
+    if how == "in code":
+        module.add_admin_session(config, redis_url, SECRET)
+    else:
+        module.add_session(config, "admin_session", "admin.sessions.")
+
+    def view(request: Any) -> Response:
+        request.session["who"] = "user"
+        request.admin_session["who"] = "admin"
+        return Response()
+
+    config.add_route("both", "/admin/both")
+    config.add_view(view, route_name="both")
+    response = TestApp(config.make_wsgi_app()).get("/admin/both")
+    cookies = response.headers.getall("Set-Cookie")
+    assert {cookie.partition("=")[0] for cookie in cookies} == {"session", "admin"}
+    (admin,) = (cookie for cookie in cookies if cookie.startswith("admin="))
+    assert "Path=/admin" in admin
+    ttl = {key.partition(b":")[0]: redis_client.ttl(key) for key in redis_client.scan_iter()}
+    assert set(ttl) == {b"admin", b"session"}
+    assert ttl[b"admin"] <= 300 < ttl[b"session"]
+
+
+def test_several_sessions_page_cookie_is_not_good_for_the_other_session(redis_url: str) -> None:
+    one, other = (make_browser(redis_url, cookie_name=name) for name in ("session", "admin"))
+    one.use(lambda session: session.update(x=1))
+    other.app.set_cookie("admin", one.app.cookies["session"])
+    assert other.use(dict) == {}
+
+
+def test_several_sessions_page_applications_share_a_session(redis_url: str) -> None:
+    shop, forum = (make_browser(redis_url, serialize="json") for _ in range(2))
+    shop.use(lambda session: session.update({"shop.cart": ["tea"]}))
+    forum.app.cookiejar = shop.app.cookiejar
+    assert forum.use(dict) == {"shop.cart": ["tea"]}
+
+
+# -- cacheable views -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def reader(proxy: CountingProxy) -> Browser:
+    """Somebody who has a session, at the application of the page."""
+    browser = make_browser(proxy.url, configure=page("cacheable-views").includeme)
+    browser.use(lambda session: session.update(x=1))
+    return browser
+
+
+def test_cacheable_page_view_sends_nothing_and_says_nothing_of_cookies(
+    reader: Browser, proxy: CountingProxy
+) -> None:
+    proxy.reset()
+    response = reader.app.get("/news")
+    assert response.json == {"news": ["Tea is in stock."]}
+    assert not {"Vary", "Set-Cookie"} & set(response.headers)
+    assert sorted(response.headers["Cache-Control"].split(", ")) == ["max-age=300", "public"]
+    assert proxy.commands == []
+
+
+def test_cacheable_page_session_alone_costs_nothing(reader: Browser, proxy: CountingProxy) -> None:
+    proxy.reset()
+    reader.visit(lambda request: request.session)
+    assert "Vary" not in reader.response.headers
+    assert proxy.commands == []
+
+
+LOOKS: dict[str, Callable[[Any], Any]] = {
+    "a key": lambda session: session.get("y"),
+    "in": lambda session: "y" in session,
+    "len": len,
+    "bool": bool,
+    "pop_flash": lambda session: session.pop_flash(),
+    "peek_flash": lambda session: session.peek_flash(),
+    "CSRF token": lambda session: session.get_csrf_token(),
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_cacheable_page_lists_what_looks_at_the_session(name: str, reader: Browser) -> None:
+    reader.use(LOOKS[name])
+    assert reader.response.headers["Vary"] == "Cookie"
+
+
+def test_cacheable_page_view_that_uses_the_session_fails(redis_url: str) -> None:
+    module = page("cacheable-views")
+    module.news = lambda request: {"news": request.session.get("x")}
+    browser = make_browser(redis_url, configure=module.includeme)
+    with pytest.raises(RuntimeError, match="/news is cacheable"):
+        browser.app.get("/news")
+
+
+def test_cacheable_page_guard_drops_the_session_of_a_cached_response(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    sample = configparser.ConfigParser(defaults={"session_secret": SECRET})
+    sample.read_string(samples(DOCS / "cacheable-views.rst", "ini")[0].text)
+    guard = make_browser(redis_url, secret=None, settings=dict(sample.items("app:main")))
+
+    def cached(request: Any) -> Response:
+        request.session["x"] = request.session.get("x", 0) + 1
+        return Response(cache_control="public, max-age=300")
+
+    guard.visit(cached)
+    assert "Set-Cookie" not in guard.response.headers
+    assert redis_client.keys("session:*") == []
+    guard.use(lambda session: session.update(x=1))
+    guard.visit(cached)
+    assert guard.use(lambda session: session["x"]) == 2
