@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import docutils.core
 import pytest
@@ -22,6 +23,7 @@ from webtest import TestApp
 import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions import testing, watch
 from pyramid_redis_lua_sessions.cli import SessionsCommand
+from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.settings import PREFIX, Row, Settings, SettingsError, rows
 from pyramid_redis_lua_sessions.testing import CountingProxy
 
@@ -120,6 +122,19 @@ def test_make_targets_that_the_pages_name_exist() -> None:
     for page in PAGES:
         for name in re.findall(r"(?:``|^    )make ([a-z-]+)", page.read_text(), re.MULTILINE):
             assert_is_target(name)
+
+
+def test_what_contributors_are_told_exists() -> None:
+    files = ("CONTRIBUTING.rst", ".github/workflows/ci.yml", ".pre-commit-config.yaml")
+    text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in files)
+    targets = re.findall(r"(?:run: |^    |``|\")make ([a-z-]+)", text, re.MULTILINE)
+    assert len(targets) > 12
+    for name in targets:
+        assert_is_target(name)
+    paths = re.findall(r"``((?:tests|docs|lua)/[\w./]*)``", text)
+    assert len(paths) > 4
+    for path in paths:
+        assert (ROOT / path).exists(), path
 
 
 @pytest.fixture
@@ -267,6 +282,13 @@ def test_scripts_page_includes_the_header_of_every_script() -> None:
         assert "Returns:" in source.partition("]]")[0]
 
 
+def test_scripts_that_the_diagram_names_exist() -> None:
+    diagram = ElementTree.parse(DOCS / "life-of-a-request.svg")
+    named = {text.text for text in diagram.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"load_and_touch", "save_if_changed"} <= named & set(SCRIPTS)
+    assert {name for name in named if name and "_" in name} <= set(SCRIPTS)
+
+
 def test_settings_page_shows_every_setting_once() -> None:
     settings_page = extension("session_settings")
     groups = settings_page.grouped()
@@ -310,12 +332,19 @@ def test_pages_of_the_documentation_are_all_in_its_tree() -> None:
 
 def test_readme_and_change_log_are_plain_restructuredtext() -> None:
     # The package index renders them with docutils, which knows no Sphinx roles.
-    for name in ("README.rst", "CHANGES.rst"):
+    for name in ("README.rst", "CHANGES.rst", "CONTRIBUTING.rst"):
         docutils.core.publish_string(
             (ROOT / name).read_text(encoding="utf-8"),
             writer="html",
             settings_overrides={"halt_level": 2, "report_level": 2, "_disable_config": True},
         )
+
+
+def test_files_that_the_readme_links_exist() -> None:
+    linked = re.findall(r"<([\w./-]+)>`_", README.read_text(encoding="utf-8"))
+    assert len(linked) > 8
+    for path in linked:
+        assert (ROOT / path).is_file(), path
 
 
 # -- figures -----------------------------------------------------------------------
