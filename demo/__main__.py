@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -15,6 +16,9 @@ from .app import make_app
 
 HOST = "127.0.0.1"
 USUAL_PORT = 6543
+
+#: More than a browser has connections to one server.
+THREADS = 16
 
 
 def main() -> int:
@@ -40,12 +44,13 @@ def main() -> int:
 
 def make_server(app: Any, wanted: str) -> Any:
     """Listen on the wanted port; without a wish on the usual one, or else on any."""
+    create = functools.partial(waitress.server.create_server, app, host=HOST, threads=THREADS)
     if wanted:
-        return waitress.server.create_server(app, host=HOST, port=int(wanted))
+        return create(port=int(wanted))
     try:
-        return waitress.server.create_server(app, host=HOST, port=USUAL_PORT)
+        return create(port=USUAL_PORT)
     except OSError:
-        return waitress.server.create_server(app, host=HOST, port=0)
+        return create(port=0)
 
 
 def stop(signum: int, frame: Any) -> None:

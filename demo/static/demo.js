@@ -1,12 +1,107 @@
-// Count the remaining life down. Without JavaScript the page shows it as it was when it was sent.
+// All of the page but the countdown and the race works without this file.
+"use strict";
+
+// -- The remaining life counts down. ------------------------------------------------
+
 const left = document.getElementById("left");
-if (left && left.dataset.seconds) {
-  const end = Date.now() + 1000 * Number(left.dataset.seconds);
+const life = document.getElementById("life");
+let timer;
+
+const countDown = (total) => {
+  const news = document.getElementById("life-news");
+  const end = performance.now() + 1000 * total;
   const show = () => {
-    const seconds = Math.max(0, Math.round((end - Date.now()) / 1000));
+    const seconds = Math.max(0, Math.round((end - performance.now()) / 1000));
     const rest = String(seconds % 60).padStart(2, "0");
-    left.textContent = seconds ? `${Math.floor(seconds / 60)}:${rest}` : "over: reload for a new one";
+    left.textContent = seconds ? `${Math.floor(seconds / 60)}:${rest}` : "Over";
+    left.classList.toggle("ending", seconds <= 10);
+    life.value = seconds;
+    // Not every second is announced: nobody wants to hear that.
+    const text = seconds === 0 ? "The session is over. Reload the page for a new one."
+      : seconds <= 10 ? "The session ends in a few seconds." : "";
+    if (news.textContent !== text) news.textContent = text;
+    if (seconds === 0) {
+      left.nextElementSibling.textContent = "reload the page for a new session";
+      clearInterval(timer);
+    }
   };
+  clearInterval(timer);
+  timer = setInterval(show, 500);
   show();
-  setInterval(show, 1000);
+};
+
+if (left) countDown(Number(left.dataset.seconds));
+
+// -- Messages are announced, and can be closed. ---------------------------------------
+
+const notes = document.querySelector(".notes");
+if (notes && notes.children.length) {
+  for (const note of notes.querySelectorAll(".note")) {
+    const close = document.createElement("button");
+    close.type = "button";
+    close.className = "close";
+    close.setAttribute("aria-label", "Close the message");
+    close.textContent = "×";
+    close.addEventListener("click", () => note.remove());
+    note.append(close);
+  }
+  // Screen readers announce what comes into a live region, not what was there already.
+  const content = [...notes.children];
+  notes.replaceChildren();
+  setTimeout(() => notes.replaceChildren(...content), 100);
+}
+
+// -- Twenty requests at once. -----------------------------------------------------------
+
+const section = document.getElementById("race");
+const button = document.getElementById("start-race");
+if (button) {
+  const total = Number(section.dataset.requests);
+  const result = document.getElementById("race-result");
+
+  const ask = async (path, method) => {
+    const headers = { "X-CSRF-Token": section.dataset.csrf };
+    const response = await fetch(path, { method, headers });
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    return response.json();
+  };
+
+  const race = async (engine) => {
+    const lane = document.getElementById(`lane-${engine}`);
+    const cells = [...lane.querySelectorAll("li")];
+    for (const cell of cells) cell.className = "";
+    lane.querySelector("output").textContent = "…";
+    await ask(`/race/${engine}`, "POST");
+    await Promise.all(cells.map(async (cell, number) => {
+      await ask(`/race/${engine}/${number}`, "POST");
+      cell.className = "done";
+    }));
+    const { kept } = await ask(`/race/${engine}`, "GET");
+    cells.forEach((cell, number) => { cell.className = kept.includes(number) ? "kept" : "lost"; });
+    lane.querySelector("output").textContent = kept.length;
+    return kept.length;
+  };
+
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    // Not "disabled": that would take the focus away.
+    if (button.getAttribute("aria-disabled")) return;
+    button.setAttribute("aria-disabled", "true");
+    result.textContent = "";
+    try {
+      const ours = await race("ours");
+      let text = `This engine kept ${ours} of ${total}.`;
+      if (document.getElementById("lane-predecessor")) {
+        const theirs = await race("predecessor");
+        text += ` pyramid_session_redis kept ${theirs}, and lost ${total - theirs}.`;
+      }
+      result.textContent = text;
+      countDown(life.max); // each of these requests was a visit
+      const log = await fetch("/log");
+      if (log.ok) document.getElementById("log").innerHTML = await log.text();
+    } catch (error) {
+      result.textContent = "The session has ended meanwhile. Reload the page and try again.";
+    }
+    button.removeAttribute("aria-disabled");
+  });
 }

@@ -1,6 +1,6 @@
-"""The demo, run as its users run it: a process, HTTP, a signal."""
+"""The demo: its page and forms through WebTest, its process as its users run it."""
 
-import html
+import http.client
 import os
 import re
 import selectors
@@ -8,20 +8,23 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.error
+import threading
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator
-from http.cookiejar import Cookie, CookieJar
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import redis
+import webtest
 
+from demo.app import make_app
+from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 class Demo(NamedTuple):
@@ -67,43 +70,15 @@ def start_demo(redis_binary: str) -> Iterator[Callable[..., Demo]]:
             process.stdout.close()
 
 
-class Browser:
-    """Cookies, links and forms; no more."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.cookies = CookieJar()
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(self.cookies)
-        )
-        self.page = ""
-
-    def get(self, path: str = "") -> str:
-        with self._opener.open(self.url + path, timeout=10) as response:
-            self.page = response.read().decode()
-        return self.page
-
-    def submit(self, action: str, **fields: str) -> str:
-        """Send the form of the present page that has that action."""
-        form = re.search(rf'<form method="post" action="/{action}">.*?</form>', self.page, re.S)
-        assert form, f"no form {action}"
-        hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]+)"', form.group()))
-        return self.post(action, **hidden, **fields)
-
-    def post(self, action: str, **fields: str) -> str:
-        data = urllib.parse.urlencode(fields).encode()
-        with self._opener.open(self.url + action, data, timeout=10) as response:
-            self.page = response.read().decode()
-        return self.page
-
-    def text_of(self, element_id: str) -> str:
-        found = re.search(rf'id="{element_id}"[^>]*>(.*?)</', self.page, re.S)
-        assert found, f"no element {element_id}"
-        return html.unescape(re.sub(r"<[^>]+>", "", found.group(1))).strip()
-
-    @property
-    def cookie(self) -> Cookie | None:
-        return next(iter(self.cookies), None)
+def answer(url: str) -> tuple[int, str]:
+    address = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(address.netloc, timeout=10)
+    try:
+        connection.request("GET", address.path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
 
 
 def processes_of(pid: int) -> list[int]:
@@ -121,75 +96,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_demo_counts_flashes_logs_in_and_out(start_demo: Callable[..., Demo]) -> None:
-    browser = Browser(start_demo().url)
-    browser.get()
-    assert browser.text_of("count") == "0"
-    assert browser.cookie is not None  # the forms' CSRF token is in the session
-    assert browser.cookie.has_nonstandard_attr("HttpOnly")
-    assert browser.cookie.get_nonstandard_attr("SameSite") == "Lax"
-
-    browser.submit("count")
-    browser.submit("count")
-    assert browser.text_of("count") == "2"
-    assert re.fullmatch(r"(9:5\d|10:00)", browser.text_of("left"))
-
-    assert "A message, left at" in browser.submit("flash")
-    assert "A message, left at" not in browser.get()
-
-    before = (browser.cookie.value, browser.text_of("session"))
-    assert re.fullmatch("[0-9a-f]{12}", before[1])
-    page = browser.submit("login", name="<b>Ann</b>")
-    assert "<b>" not in page
-    assert browser.text_of("user") == "<b>Ann</b>"
-    assert browser.text_of("count") == "2"
-    after = (browser.cookie.value, browser.text_of("session"))
-    assert before[0] != after[0]
-    assert before[1] != after[1]
-
-    assert "You are logged out" in browser.submit("logout")
-    assert browser.text_of("user") == "nobody"
-    assert browser.text_of("count") == "0"
-    assert browser.cookie.value not in (before[0], after[0])
-
-    # The cookies of before open nothing any more.
-    for value in (before[0], after[0]):
-        browser.cookie.value = value
-        browser.get()
-        assert browser.text_of("user") == "nobody"
-        assert browser.text_of("count") == "0"
-
-
-@pytest.mark.parametrize("action", ["count", "flash", "login", "logout"])
-def test_demo_refuses_a_form_without_its_token(
-    action: str, start_demo: Callable[..., Demo]
-) -> None:
-    browser = Browser(start_demo().url)
-    browser.get()
-    browser.submit("login", name="Ann")
-    for fields in ({}, {"csrf_token": "forged"}):
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            browser.post(action, name="Eve", **fields)
-        with refused.value:
-            assert refused.value.code == 400
-            assert "This form has expired" in refused.value.read().decode()
-    browser.get()
-    assert browser.text_of("user") == "Ann"
-    assert browser.text_of("count") == "0"
-
-
 def test_demo_when_its_redis_is_away(start_demo: Callable[..., Demo]) -> None:
     demo = start_demo()
-    browser = Browser(demo.url)
-    browser.get()
+    assert answer(demo.url)[0] == 200
     for pid in processes_of(demo.process.pid):
         if b"redis" in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, signal.SIGKILL)
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        browser.get()
-    with refused.value:
-        assert refused.value.code == 503
-        assert "Redis is away" in refused.value.read().decode()
+    status, page = answer(demo.url)
+    assert status == 503
+    assert "Redis is away" in page
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -197,7 +112,7 @@ def test_demo_ends_cleanly_and_leaves_no_process_when_signalled(
     signum: signal.Signals, start_demo: Callable[..., Demo]
 ) -> None:
     demo = start_demo()
-    Browser(demo.url).get()
+    assert answer(demo.url)[0] == 200
     started = processes_of(demo.process.pid)
     assert any(b"redis" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in started)
 
@@ -247,3 +162,319 @@ def test_demo_when_the_port_is_taken(redis_binary: str) -> None:
     assert done.returncode == 1
     assert "in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# -- the page and its forms ------------------------------------------------------------
+
+
+class Visitor:
+    """A browser without JavaScript."""
+
+    def __init__(self, app: Any, agent: str = "Mozilla/5.0 (X11; Linux x86_64) Firefox/130.0"):
+        self.app = webtest.TestApp(app, extra_environ={"HTTP_USER_AGENT": agent})
+        self.page: Any = None
+
+    def get(self, path: str = "/") -> Any:
+        self.page = self.app.get(path)
+        return self.page
+
+    def submit(self, action: str, button: str = "", value: str = "", **fields: str) -> Any:
+        """Send the present page's form of that action, and follow the redirect."""
+        form = next(form for form in self.page.forms.values() if form.action == action)
+        for name, text in fields.items():
+            form[name] = text
+        # A button is named by its value, too: a form may have several.
+        chosen = {button: value} if button else {}
+        sent = [(name, text) for name, text in form.submit_fields() if name not in chosen]
+        answered = self.app.post(action, [*sent, *chosen.items()])
+        assert answered.status_int == 303
+        self.page = answered.follow()
+        return self.page
+
+    def log_in(self, name: str) -> None:
+        self.get()
+        self.submit("/login", name=name)
+
+    def text(self, element_id: str) -> str:
+        element = self.page.html.find(id=element_id)
+        assert element, f"no element {element_id}"
+        return " ".join(element.text.split())
+
+    def has(self, element_id: str) -> bool:
+        return self.page.html.find(id=element_id) is not None
+
+    @property
+    def notes(self) -> list[str]:
+        return [" ".join(note.text.split()) for note in self.page.html.select(".note")]
+
+    @property
+    def sessions(self) -> list[str]:
+        """Labels of the user's sessions; ``*`` marks the visitor's own."""
+        return [
+            item.strong.text + ("*" if item.select(".tag") else "")
+            for item in self.page.html.select(".sessions li")
+        ]
+
+    @property
+    def cookie(self) -> str:
+        return str(self.app.cookies["session"])
+
+    @property
+    def token(self) -> str:
+        return str(self.page.html.find(attrs={"name": "csrf_token"})["value"])
+
+
+@pytest.fixture
+def app(redis_server: RedisServer, redis_client: redis.Redis) -> Any:
+    # Importing the predecessor changes the standard library; the browser tests race it.
+    return make_app(redis_server.url, with_predecessor=False)
+
+
+@pytest.fixture
+def visitor(app: Any) -> Visitor:
+    return Visitor(app)
+
+
+def test_login_gives_a_new_id_and_keeps_the_data(app: Any, visitor: Visitor) -> None:
+    visitor.get()
+    visitor.submit("/cart", "add", "oolong")
+    before = (visitor.cookie, visitor.text("fingerprint"), visitor.token)
+
+    page = visitor.submit("/login", name=" <b>Ann</b>  B ")
+    assert "<b>" not in page
+    assert visitor.text("user") == "<b>Ann</b> B"
+    assert visitor.notes == ["Welcome, <b>Ann</b> B. Your session has a new id, and kept its data."]
+    assert visitor.text("number-oolong") == "1"
+    after = (visitor.cookie, visitor.text("fingerprint"), visitor.token)
+    assert all(old != new for old, new in zip(before, after, strict=True))
+
+    def opened_with(cookie: str) -> Visitor:
+        thief = Visitor(app)
+        thief.app.set_cookie("session", cookie)
+        thief.get()
+        return thief
+
+    assert opened_with(after[0]).has("user")  # so that what follows shows something
+    visitor.submit("/logout")
+    assert not visitor.has("user")
+    assert visitor.text("number-oolong") == "0"
+    assert visitor.cookie not in (before[0], after[0])
+
+    # The cookies of before open nothing any more.
+    for cookie in (before[0], after[0]):
+        assert not opened_with(cookie).has("user")
+        assert opened_with(cookie).text("number-oolong") == "0"
+
+
+def test_login_without_a_name_is_refused(visitor: Visitor) -> None:
+    visitor.log_in("  ")
+    assert visitor.notes == ["Please enter a name."]
+    assert not visitor.has("user")
+
+
+def test_cart_adds_removes_and_empties(visitor: Visitor) -> None:
+    visitor.get()
+    for tea in ("assam", "sencha", "sencha"):
+        visitor.submit("/cart", "add", tea)
+    assert (visitor.text("number-assam"), visitor.text("number-sencha")) == ("1", "2")
+    assert visitor.text("total") == "€ 20.30"
+    visitor.submit("/cart", "remove", "sencha")
+    visitor.submit("/cart", "remove", "assam")
+    visitor.submit("/cart", "remove", "assam")  # as from a page that is out of date
+    visitor.submit("/cart", "add", "coffee")
+    assert (visitor.text("number-assam"), visitor.text("number-sencha")) == ("0", "1")
+    visitor.submit("/cart", "empty", "1")
+    assert visitor.text("total") == "€ 0.00"
+
+
+def test_cart_takes_no_more_when_it_is_full(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("demo.views.MOST_IN_CART", 2)
+    visitor.get()
+    for _ in range(3):
+        visitor.submit("/cart", "add", "assam")
+    assert visitor.text("number-assam") == "2"
+    assert visitor.notes == ["The cart is full."]
+
+
+def test_flash_message_is_shown_once(visitor: Visitor) -> None:
+    visitor.get()
+    visitor.submit("/flash", message="<i>Hello</i>")
+    assert visitor.notes == ["<i>Hello</i>"]
+    visitor.get()
+    assert visitor.notes == []
+
+
+def test_timeout_of_this_session_alone_is_changed(
+    app: Any, visitor: Visitor, redis_client: redis.Redis
+) -> None:
+    visitor.get()
+    visitor.submit("/timeout", "seconds", "20")
+    assert int(visitor.page.html.find(id="left")["data-seconds"]) in (19, 20)
+    assert visitor.page.html.find("button", {"aria-pressed": "true"}).text == "20 s"
+    (key,) = redis_client.scan_iter("session:*")
+    assert 0 < redis_client.pttl(key) <= 20_000
+
+    visitor.submit("/timeout", "seconds", "86400")  # none of those to choose from
+    assert int(visitor.page.html.find(id="left")["data-seconds"]) <= 20
+    other = Visitor(app)
+    other.get()
+    assert int(other.page.html.find(id="left")["data-seconds"]) > 500
+
+
+def test_sessions_of_a_user_are_listed_named_and_ended_one_by_one(app: Any) -> None:
+    laptop = Visitor(app)
+    phone = Visitor(app, "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Safari/604.1")
+    phone.log_in("Ann")
+    laptop.log_in("Ann")
+    Visitor(app).log_in("Bob")
+    laptop.get()
+    assert laptop.sessions == ["Safari on iPhone", "Firefox on Linux*"]
+    phone.get()
+    phone.submit("/label", label="My phone")
+    phone.submit("/elsewhere")
+    laptop.get()
+    assert laptop.sessions[:2] == ["My phone", "Firefox on Linux*"]
+    assert len(laptop.sessions) == 3
+
+    fingerprint = phone.text("fingerprint")
+    laptop.submit("/revoke", "one", fingerprint)
+    assert laptop.notes == ["1 session has ended, at once."]
+    assert len(laptop.sessions) == 2
+
+    # A page that was under way at that moment gets no session of its own.
+    phone.get()
+    assert not phone.has("user")
+    assert "This session has ended a moment ago" in phone.notes[0]
+    assert "Set-Cookie" not in phone.page.headers
+
+
+@pytest.mark.parametrize("button", ["others", "everywhere"])
+def test_logout_of_several_sessions(button: str, app: Any) -> None:
+    here, there, bob = Visitor(app), Visitor(app), Visitor(app)
+    for one, name in ((here, "Ann"), (there, "Ann"), (bob, "Bob")):
+        one.log_in(name)
+    here.get()
+    here.submit("/revoke", button, "1")
+    for one in (here, there, bob):
+        one.get()
+    assert here.has("user") == (button == "others")
+    assert not there.has("user")
+    assert bob.has("user")
+
+
+def test_forms_about_a_user_do_nothing_without_one(visitor: Visitor) -> None:
+    visitor.get()
+    for path in ("/label", "/elsewhere", "/revoke"):
+        visitor.app.post(path, {"csrf_token": visitor.token, "label": "x"}, status=303)
+    visitor.get()
+    assert visitor.notes == []
+
+
+FORMS = ["cart", "elsewhere", "flash", "label", "login", "logout", "revoke", "timeout"]
+
+
+@pytest.mark.parametrize("path", [*FORMS, "race/ours", "race/ours/1"])
+def test_form_without_its_token_is_refused(path: str, visitor: Visitor) -> None:
+    visitor.log_in("Ann")
+    values = {"add": "assam", "message": "x", "name": "Eve", "label": "x", "seconds": "20"}
+    for token in ({}, {"csrf_token": "forged"}):
+        refused = visitor.app.post(f"/{path}", {**values, **token}, status=400)
+        assert "This form has expired" in refused
+    visitor.get()
+    assert visitor.text("user") == "Ann"
+    assert visitor.notes == []
+    assert visitor.text("keys") == "1"  # the token itself
+    assert visitor.page.html.find("button", {"aria-pressed": "true"}).text == "10 min"
+
+
+def test_page_asks_for_nothing_from_elsewhere_and_runs_nothing_within(visitor: Visitor) -> None:
+    visitor.log_in("Ann")
+    for element in visitor.page.html.find_all(True):
+        assert element.name != "style"
+        assert not [name for name in element.attrs if name == "style" or name.startswith("on")]
+        for name in ("src", "href", "action"):
+            assert element.get(name, "/").startswith(("/", "#"))
+        assert element.name != "script" or element.has_attr("src")
+    missing = visitor.app.get("/missing", status=404)
+    for answered in (visitor.page, missing, visitor.app.get("/static/demo.css")):
+        policy = answered.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'")
+        assert "unsafe" not in policy
+    assert visitor.page.headers["Cache-Control"] == "no-store"
+
+
+# -- what the engine did ------------------------------------------------------------------
+
+
+def test_log_shows_what_went_to_redis_for_this_very_request(proxy: CountingProxy) -> None:
+    visitor = Visitor(make_app(proxy.url, with_predecessor=False))
+    for action in ("", "/flash", "/login"):
+        visitor.get()
+        proxy.reset()
+        if action:
+            fields = {"/flash": {"message": "x"}, "/login": {"name": "Ann"}}[action]
+            visitor.submit(action, **fields)
+        else:
+            visitor.get()
+        shown = int(visitor.text("round-trips"))
+        assert shown > 0
+        if action:  # the form's own request stands below that of the page that it leads to
+            shown += int(visitor.page.html.select_one("summary .soft").text.split()[0])
+        assert shown == proxy.round_trips
+    # The save after the page was made, too: the message of the login was taken out.
+    assert "save_if_changed" in [code.text for code in visitor.page.html.select(".calls code")]
+
+    proxy.reset()
+    assert "This very request" not in visitor.app.get("/log")
+    visitor.app.get("/static/demo.js")
+    assert proxy.round_trips == 0
+
+
+def test_log_is_shown_to_its_visitor_alone(app: Any, visitor: Visitor) -> None:
+    visitor.get()
+    visitor.submit("/flash", message="x")
+    assert "POST /flash" in visitor.page
+    other = Visitor(app)
+    other.get()
+    assert "POST /flash" not in other.page
+    # A visitor cannot choose the name under which a log is kept.
+    other.app.set_cookie("demo_log", "chosen")
+    other.get()
+    assert other.app.cookies["demo_log"] != "chosen"
+
+
+# -- the race ---------------------------------------------------------------------------------
+
+
+def test_race_keeps_every_request(app: Any, visitor: Visitor) -> None:
+    visitor.get()
+    headers = {"X-CSRF-Token": visitor.token}
+    assert visitor.app.post("/race/ours", headers=headers).json == {"requests": 20}
+    cookies = {"Cookie": f"session={visitor.cookie}; demo_log={visitor.app.cookies['demo_log']}"}
+    together = threading.Barrier(20)
+
+    def send(number: int) -> None:
+        together.wait(10)
+        webtest.TestApp(app).post(f"/race/ours/{number}", headers={**headers, **cookies})
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert visitor.app.get("/race/ours").json == {"kept": list(range(20))}
+    log = " ".join(visitor.app.get("/log").text.split())
+    assert f"20 {TIMES} POST /race/ours/…" in log
+    assert f"All together: 20 {TIMES} load_and_touch, 20 {TIMES} save_if_changed" in log
+
+    visitor.app.post("/race/ours", headers=headers)
+    assert visitor.app.get("/race/ours").json == {"kept": []}
+
+
+def test_page_says_so_where_there_is_nothing_to_race_against(visitor: Visitor) -> None:
+    visitor.get()
+    assert "install pyramid_session_redis" in visitor.text("race")
+    for engine in ("predecessor", "other"):
+        visitor.app.get(f"/race/{engine}", status=404)

@@ -1,0 +1,250 @@
+"""The demo's pages and forms: each form ends in a redirect to the page."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from typing import Any, NamedTuple
+
+from pyramid.exceptions import BadCSRFToken
+from pyramid.httpexceptions import HTTPNotFound, HTTPSeeOther
+from pyramid.interfaces import ISessionFactory
+from pyramid.view import exception_view_config, notfound_view_config, view_config
+
+from pyramid_redis_lua_sessions import StoreUnavailable, revoke, sessions_of
+from pyramid_redis_lua_sessions.session import Phase
+
+from . import race
+
+LONGEST_NAME = 40
+LONGEST_MESSAGE = 120
+MOST_IN_CART = 60
+
+#: Idle timeouts to choose from, seconds.
+TIMEOUTS = {20: "20 s", 120: "2 min", 600: "10 min", 3600: "1 h"}
+
+#: Word in a browser's User-Agent to its name; the first that is there counts.
+BROWSERS = {
+    "Edg": "Edge",
+    "OPR": "Opera",
+    "Firefox": "Firefox",
+    "Chrome": "Chrome",
+    "Safari": "Safari",
+}
+SYSTEMS = {
+    "Android": "Android",
+    "iPhone": "iPhone",
+    "iPad": "iPad",
+    "Windows": "Windows",
+    "Mac OS": "macOS",
+    "Linux": "Linux",
+}
+
+DEVICES = ("Phone", "Tablet", "Library computer", "Work laptop")
+
+
+class Tea(NamedTuple):
+    """:ivar cents: price of 100 g."""
+
+    name: str
+    cents: int
+
+
+TEAS = {
+    "assam": Tea("Assam", 590),
+    "oolong": Tea("Oolong", 840),
+    "rooibos": Tea("Rooibos", 450),
+    "sencha": Tea("Sencha", 720),
+}
+
+
+# -- the page ------------------------------------------------------------------------
+
+
+@view_config(route_name="home", request_method="GET", renderer="templates/home.jinja2")
+def home(request: Any) -> dict[str, Any]:
+    request.response.cache_control = "no-store"
+    session = request.session
+    cart = contents_of_cart(session)
+    total = sum(TEAS[tea].cents * number for tea, number in cart.items())
+    user = session.owner
+    return {
+        "title": "Sessions in Redis",
+        "user": user,
+        "longest_name": LONGEST_NAME,
+        "errors": session.pop_flash("errors"),
+        "messages": session.pop_flash(),
+        # This request was under way when its session ended: nothing brings it back.
+        "has_ended": session.phase is Phase.ADRIFT,
+        "timeout": session.timeout,
+        "timeouts": TIMEOUTS,
+        "teas": TEAS,
+        "cart": cart,
+        "total": f"{total / 100:.2f}",
+        "longest_message": LONGEST_MESSAGE,
+        "sessions": [] if user is None else sessions_of(request, user),
+        "label": session.label or "",
+        "predecessor": request.registry.predecessor,
+        "race": race,
+    }
+
+
+def back_home(request: Any, anchor: str) -> HTTPSeeOther:
+    """Redirect after a form, so that reloading the page does not send it again."""
+    return HTTPSeeOther(request.route_path("home", _anchor=anchor))
+
+
+# -- the cart: every packet is a key of its own, so clicks that overlap add up ---------
+
+
+def packets(session: Any, tea: str = "") -> list[str]:
+    return [key for key in session.keys() if key.startswith(f"cart:{tea}")]  # noqa: SIM118
+
+
+def contents_of_cart(session: Any) -> Counter[str]:
+    return Counter(key.split(":")[1] for key in packets(session))
+
+
+@view_config(route_name="cart", request_method="POST")
+def cart(request: Any) -> HTTPSeeOther:
+    session, form = request.session, request.POST
+    if form.get("add") in TEAS:
+        if len(packets(session)) < MOST_IN_CART:
+            session[f"cart:{form['add']}:{secrets.token_hex(4)}"] = 1
+        else:
+            session.flash("The cart is full.", "errors")
+    elif form.get("remove") in TEAS:
+        for key in packets(session, form["remove"])[:1]:
+            session.pop(key, None)
+    elif "empty" in form:
+        for key in packets(session):
+            session.pop(key, None)
+    return back_home(request, "cart")
+
+
+# -- flash messages, timeout -----------------------------------------------------------
+
+
+@view_config(route_name="flash", request_method="POST")
+def flash(request: Any) -> HTTPSeeOther:
+    text = plain(request.POST.get("message", ""), LONGEST_MESSAGE)
+    if text:
+        request.session.flash(text)
+    else:
+        request.session.flash("Please write a message.", "errors")
+    return back_home(request, "flash")
+
+
+@view_config(route_name="timeout", request_method="POST")
+def timeout(request: Any) -> HTTPSeeOther:
+    wanted = request.POST.get("seconds", "")
+    if wanted in map(str, TIMEOUTS):
+        request.session.adjust_session_timeout(int(wanted))
+        request.session.flash(
+            f"This session now ends {TIMEOUTS[int(wanted)]} after the last visit."
+        )
+    return back_home(request, "session")
+
+
+# -- logging in and out ------------------------------------------------------------------
+
+
+@view_config(route_name="login", request_method="POST")
+def login(request: Any) -> HTTPSeeOther:
+    session, name = request.session, plain(request.POST.get("name", ""), LONGEST_NAME)
+    if not name:
+        session.flash("Please enter a name.", "errors")
+        return back_home(request, "account")
+    # Another owner is a login: the session gets a new id, as whoever knew the
+    # old one must not share the session from now on.
+    session.owner = name
+    session.label = device(request.user_agent or "")
+    session.flash(f"Welcome, {name}. Your session has a new id, and kept its data.")
+    return back_home(request, "account")
+
+
+@view_config(route_name="logout", request_method="POST")
+def logout(request: Any) -> HTTPSeeOther:
+    request.session.invalidate()
+    # What is put in after invalidate() goes into a new session.
+    request.session.flash("You are logged out: the session has ended in Redis, too.")
+    return back_home(request, "account")
+
+
+@view_config(route_name="label", request_method="POST")
+def label(request: Any) -> HTTPSeeOther:
+    text = plain(request.POST.get("label", ""), LONGEST_NAME)
+    if request.session.owner is not None and text:
+        request.session.label = text
+        request.session.flash(f"This session is called “{text}” now.")
+    return back_home(request, "account")
+
+
+@view_config(route_name="elsewhere", request_method="POST")
+def elsewhere(request: Any) -> HTTPSeeOther:
+    """Log the user in on a device that does not exist: nobody has its cookie."""
+    user = request.session.owner
+    if user is not None:
+        other = request.blank("/")
+        other.registry = request.registry
+        session = request.registry.getUtility(ISessionFactory)(other)
+        session.owner = user
+        session.label = secrets.choice(DEVICES)
+        session.ensure_id()
+        request.session.flash(f"{user} is now logged in on another device: {session.label}.")
+    return back_home(request, "account")
+
+
+@view_config(route_name="revoke", request_method="POST")
+def revoke_sessions(request: Any) -> HTTPSeeOther:
+    session, form = request.session, request.POST
+    user = session.owner
+    if user is None:
+        return back_home(request, "account")
+    if "one" in form:
+        ended = revoke(request, user, fingerprint=form["one"])
+    else:
+        ended = revoke(request, user)
+    if "everywhere" in form:
+        session.invalidate()
+        ended += 1
+    session.flash(f"{ended} session{' has' if ended == 1 else 's have'} ended, at once.")
+    return back_home(request, "account")
+
+
+def plain(text: str, longest: int) -> str:
+    return " ".join(text.split())[:longest].strip()
+
+
+def device(user_agent: str) -> str:
+    """Name a browser for the list of sessions."""
+    found = [
+        next((name for word, name in names.items() if word in user_agent), "")
+        for names in (BROWSERS, SYSTEMS)
+    ]
+    return " on ".join(filter(None, found)) or "Some device"
+
+
+# -- what can go wrong ---------------------------------------------------------------------
+
+
+@exception_view_config(BadCSRFToken, renderer="templates/message.jinja2")
+def bad_csrf(request: Any) -> dict[str, str]:
+    request.response.status_int = 400
+    return {
+        "title": "This form has expired",
+        "text": "Its session has ended, or got a new id at a login, since the page was loaded. "
+        "Nothing was changed. Go back to the start and try again.",
+    }
+
+
+@exception_view_config(StoreUnavailable, renderer="templates/message.jinja2")
+def unavailable(request: Any) -> dict[str, str]:
+    request.response.status_int = 503
+    return {"title": "Redis is away", "text": "The session cannot be read at present."}
+
+
+@notfound_view_config(renderer="templates/message.jinja2")
+def not_found(request: Any) -> dict[str, str]:
+    request.response.status_int = HTTPNotFound.code
+    return {"title": "No such page", "text": "There is nothing at this address."}
