@@ -1,6 +1,11 @@
 // All of the page but the countdown and the race works without this file.
 "use strict";
 
+const news = document.getElementById("news");
+
+/** Have a screen reader announce a text. */
+const say = (text) => { news.textContent = text; };
+
 // -- The remaining life counts down. ------------------------------------------------
 
 const left = document.getElementById("left");
@@ -8,7 +13,7 @@ const life = document.getElementById("life");
 let timer;
 
 const countDown = (total) => {
-  const news = document.getElementById("life-news");
+  let said = "";
   const end = performance.now() + 1000 * total;
   const show = () => {
     const seconds = Math.max(0, Math.round((end - performance.now()) / 1000));
@@ -19,7 +24,7 @@ const countDown = (total) => {
     // Not every second is announced: nobody wants to hear that.
     const text = seconds === 0 ? "The session is over. Reload the page for a new one."
       : seconds <= 10 ? "The session ends in a few seconds." : "";
-    if (news.textContent !== text) news.textContent = text;
+    if (text && text !== said) say(said = text);
     if (seconds === 0) {
       left.nextElementSibling.textContent = "reload the page for a new session";
       clearInterval(timer);
@@ -34,21 +39,18 @@ if (left) countDown(Number(left.dataset.seconds));
 
 // -- Messages are announced, and can be closed. ---------------------------------------
 
-const notes = document.querySelector(".notes");
-if (notes && notes.children.length) {
-  for (const note of notes.querySelectorAll(".note")) {
-    const close = document.createElement("button");
-    close.type = "button";
-    close.className = "close";
-    close.setAttribute("aria-label", "Close the message");
-    close.textContent = "×";
-    close.addEventListener("click", () => note.remove());
-    note.append(close);
-  }
-  // Screen readers announce what comes into a live region, not what was there already.
-  const content = [...notes.children];
-  notes.replaceChildren();
-  setTimeout(() => notes.replaceChildren(...content), 100);
+const notes = [...document.querySelectorAll(".note")];
+for (const note of notes) {
+  const text = note.textContent;
+  const close = document.createElement("button");
+  close.type = "button";
+  close.className = "close";
+  close.setAttribute("aria-label", `Close the message: ${text}`);
+  close.textContent = "×";
+  close.addEventListener("click", () => note.remove());
+  note.append(close);
+  // What is in a live region from the start is not announced.
+  setTimeout(() => say([news.textContent, text].join(" ").trim()), 300);
 }
 
 // -- Twenty requests at once. -----------------------------------------------------------

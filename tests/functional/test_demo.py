@@ -2,8 +2,6 @@
 
 import http.client
 import os
-import re
-import selectors
 import signal
 import socket
 import subprocess
@@ -12,7 +10,7 @@ import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import redis
@@ -20,54 +18,23 @@ import webtest
 
 from demo.app import make_app
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
+from tests.support.demo_process import ROOT, START_SECONDS, DemoProcess
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 30
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-class Demo(NamedTuple):
-    process: "subprocess.Popen[str]"
-    url: str
-
-
-def first_line(process: "subprocess.Popen[str]") -> str:
-    """What the process prints first; an error if it prints nothing in time."""
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        assert selector.select(START_SECONDS), "the demo printed nothing"
-    return process.stdout.readline()
-
-
 @pytest.fixture
-def start_demo(redis_binary: str) -> Iterator[Callable[..., Demo]]:
-    processes: list[subprocess.Popen[str]] = []
+def start_demo(redis_binary: str) -> Iterator[Callable[..., DemoProcess]]:
+    started: list[DemoProcess] = []
 
-    def start(port: str = "0") -> Demo:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "demo"],
-            cwd=ROOT,
-            env={**os.environ, "PORT": port, "REDIS_SERVER": redis_binary},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # signals of the test run's terminal are not for it
-        )
-        processes.append(process)
-        line = first_line(process)
-        found = re.search(r"http://127\.0\.0\.1:\d+/", line)
-        assert found, line
-        return Demo(process, found.group())
+    def start(port: str = "0") -> DemoProcess:
+        started.append(DemoProcess(redis_binary, port))
+        return started[-1]
 
     yield start
-    for process in processes:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    for demo in started:
+        demo.close()
 
 
 def answer(url: str) -> tuple[int, str]:
@@ -96,7 +63,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_demo_when_its_redis_is_away(start_demo: Callable[..., Demo]) -> None:
+def test_demo_when_its_redis_is_away(start_demo: Callable[..., DemoProcess]) -> None:
     demo = start_demo()
     assert answer(demo.url)[0] == 200
     for pid in processes_of(demo.process.pid):
@@ -109,7 +76,7 @@ def test_demo_when_its_redis_is_away(start_demo: Callable[..., Demo]) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_demo_ends_cleanly_and_leaves_no_process_when_signalled(
-    signum: signal.Signals, start_demo: Callable[..., Demo]
+    signum: signal.Signals, start_demo: Callable[..., DemoProcess]
 ) -> None:
     demo = start_demo()
     assert answer(demo.url)[0] == 200
@@ -123,7 +90,7 @@ def test_demo_ends_cleanly_and_leaves_no_process_when_signalled(
     wait_until(lambda: not any(is_alive(pid) for pid in started))
 
 
-def test_demo_listens_on_the_port_that_it_is_given(start_demo: Callable[..., Demo]) -> None:
+def test_demo_listens_on_the_port_that_it_is_given(start_demo: Callable[..., DemoProcess]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     assert start_demo(port).url == f"http://127.0.0.1:{port}/"
