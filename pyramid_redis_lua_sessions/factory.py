@@ -345,10 +345,10 @@ class Turn:
             # The application's own error must not be hidden behind this one.
             log.error("a session could not be saved after an unhandled exception: %s", exc)
         finally:
-            # The session and the request let go of this turn, so that no cycle
-            # of references is left for the garbage collector.
+            # No cycle of references is left for the garbage collector: the session
+            # lets go of this turn, and this turn of the request.
             self.session.leave(self.factory.afterlife)
-            vars(request).pop(TURNS, None)
+            self.request = None
             self._outer_error = self._last_error = None
 
     def _is_unsettled(self) -> bool:
