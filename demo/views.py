@@ -12,7 +12,7 @@ from pyramid.interfaces import ISessionFactory
 from pyramid.view import exception_view_config, notfound_view_config, view_config
 
 from pyramid_redis_lua_sessions import StoreUnavailable, revoke, sessions_of
-from pyramid_redis_lua_sessions.session import Phase
+from pyramid_redis_lua_sessions.state import Phase
 
 from . import race
 

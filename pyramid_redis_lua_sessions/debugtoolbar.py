@@ -17,7 +17,8 @@ from pyramid_debugtoolbar.toolbar import IPanelMap, IToolbarWSGIApp
 from .errors import fingerprint
 from .factory import TURNS, Turn
 from .serializers import FLASH_KIND, KEY_KINDS, UNIT_SEPARATOR, key_of
-from .session import Overview, Phase
+from .session import Overview
+from .state import Phase
 from .watch import Call, WatchedStore, watch
 
 __all__ = ["SessionPanel", "includeme"]

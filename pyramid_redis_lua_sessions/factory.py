@@ -22,8 +22,9 @@ from .errors import (
 from .events import SessionEvent, SessionRejected
 from .seals import make_sealer
 from .serializers import make_codec
-from .session import UNDELIVERABLE, UNSET, Phase, RedisSession
+from .session import RedisSession
 from .settings import POSITIONAL, Settings
+from .state import UNDELIVERABLE, UNSET, Phase
 from .store import Store
 
 try:

@@ -1,69 +1,28 @@
 """The session: a complete mapping and ``ISession`` over a small explicit state.
 
-Nothing here acts on Redis before :meth:`RedisSession.save`, but for the first
-look at content, which loads, and :meth:`RedisSession.ensure_id`.
+What the application asks for is recorded here; :mod:`.state` saves it.
 """
 
 from __future__ import annotations
 
 import datetime
-import enum
 import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 from pyramid.interfaces import ISession
 from zope.interface import implementer
 
-from .contents import Changes, Contents, exact_key, slipped_in
-from .errors import (
-    InvalidSession,
-    InvalidSession_ChangesDropped,
-    InvalidSession_DeserializationError,
-    InvalidSession_NotInBackend,
-    InvalidSession_PayloadTimeout,
-    InvalidSession_StoreUnavailable,
-    RawDeserializationError,
-    SessionConflict,
-    StoreUnavailable,
-    fingerprint,
-)
-from .events import SessionCreated, SessionEvent, SessionInvalidated, SessionRegenerated
-from .scripts import Status
-from .seals import Bound, Sealer
-from .serializers import LABEL_FIELD, OWNER_FIELD, Codec, field_of
-from .settings import MAX_SECONDS, Settings, seconds
-from .store import (
-    NO_CHECKS,
-    NO_LIFETIME,
-    Absent,
-    Created,
-    Ending,
-    Lifetime,
-    Loaded,
-    Store,
-    milliseconds,
-)
+from .contents import Contents, exact_key
+from .errors import fingerprint
+from .serializers import LABEL_FIELD, OWNER_FIELD
+from .settings import MAX_SECONDS, seconds
+from .state import CSRF_KEY, Phase, SessionState, number
+from .store import milliseconds
 
-__all__ = ["CSRF_KEY", "Host", "Overview", "Phase", "RedisSession"]
-
-#: Where Pyramid's ``SessionCSRFStoragePolicy`` keeps the token, too.
-CSRF_KEY = "_csrft_"
-
-
-class Phase(enum.Enum):
-    """Where a session stands, as far as this request knows."""
-
-    #: Nothing was looked at yet.
-    UNREAD = "unread"
-    #: No session is stored; one is created at the save point if it holds anything.
-    FRESH = "fresh"
-    #: It lives in Redis.
-    STORED = "stored"
-    #: It ended while this request was in flight: changes go nowhere.
-    ADRIFT = "adrift"
+__all__ = ["Overview", "RedisSession"]
 
 
 class Overview(NamedTuple):
@@ -89,37 +48,6 @@ class Overview(NamedTuple):
     types: dict[bytes, str]
 
 
-class Host(Protocol):
-    """What a session needs of the request it is made for."""
-
-    settings: Settings
-    codec: Codec
-    sealer: Sealer
-
-    def identify(self) -> list[str]:
-        """Return the ids from the request's cookies that verify."""
-
-    def store(self) -> Store: ...
-
-    def report(self, problem: InvalidSession) -> None:
-        """Log a refused session or lost change, and tell ``func_invalid_logger``."""
-
-    def announce(self, kind: type[SessionEvent], *args: str) -> None:
-        """Send an event to the application."""
-
-
-#: Why changes are dropped.
-ENDED = "session has ended; changes dropped"
-UNREACHABLE = "Redis cannot be reached; changes dropped"
-UNDELIVERABLE = "the cookie cannot be sent; changes dropped"
-
-#: Stands for a session with a value that is not authentic.
-_SEAL_BROKEN = Absent(Status.GONE, foreign=True)
-
-#: Not given.
-UNSET: Any = object()
-
-
 def _whole(name: str, values: bool) -> Callable[..., Any]:
     """Make a method that acts on all keys as the method of ``dict`` does.
 
@@ -137,178 +65,20 @@ def _whole(name: str, values: bool) -> Callable[..., Any]:
 
 
 @implementer(ISession)
-class RedisSession(MutableMapping[Any, Any]):
+class RedisSession(SessionState, MutableMapping[Any, Any]):
     """One request's view of a session.
 
     Made by :class:`~pyramid_redis_lua_sessions.RedisSessionFactory`. It behaves
     like ``dict``; keys are ``str`` or ``int``.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_aside",
-        "_bound",
-        "_contents",
-        "_empty_later",
-        "_failure",
-        "_host",
-        "_id",
-        "_in_flight",
-        "_lifetime",
-        "_moved",
-        "_new",
-        "_phase",
-        "_regenerate",
-        "_remaining_ms",
-        "_restart_lifetime",
-        "cookie_expires",
-        "cookie_is_stale",
-        "cookie_max_age",
-        "created_here",
-        "ends",
-        "invalidated",
-        "recookie",
-        "undo",
-    )
-
-    _bound: Bound
-    _contents: Contents
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._phase = Phase.UNREAD
-        self._id: str | None = None
-        self._new = True
-        self._lifetime = NO_LIFETIME
-        self._regenerate = False
-        self._restart_lifetime = False
-        self._remaining_ms = -1
-        #: What a view had changed that failed: contents, lifetime, whether to regenerate.
-        self._aside: tuple[Contents, Lifetime, bool] | None = None
-        #: What was deleted from a session that is to end if it is still empty later.
-        self._empty_later: list[bytes] = []
-        #: Why it could not be loaded (``on_redis_error = ephemeral``).
-        self._failure: StoreUnavailable | None = None
-        #: The session had ended while this request was under way.
-        self._in_flight = False
-        #: The id that was regenerated, and how it ended.
-        self._moved: tuple[str, Ending] | None = None
-        #: Ids that the save point will end.
-        self.ends: list[str] = []
-        #: The id was created or regenerated by this request.
-        self.created_here = False
-        #: :meth:`invalidate` was called.
-        self.invalidated = False
-        #: This request ended the session that the browser's cookie names.
-        self.cookie_is_stale = False
-        #: The application asked for the cookie to be sent.
-        self.recookie = False
-        self.cookie_max_age: Any = UNSET
-        self.cookie_expires: Any = UNSET
-        #: How to undo what was saved, where a transaction or attempt may still fail.
-        self.undo: list[Callable[[], object]] | None = None
-
-    def _stand(self, phase: Phase) -> None:
-        """Hold nothing, and stand so."""
-        self._phase = phase
-        self._id = None
-        self._new = True
-        self._lifetime = NO_LIFETIME
-        self._regenerate = False
-        self._aside = None
-        self._remaining_ms = -1
-        self.created_here = False
-        self._moved = None
-        self._contents = self._make_contents({}, {})
-
-    def _make_contents(self, raw: dict[bytes, bytes], plain: dict[bytes, bytes]) -> Contents:
-        host = self._host
-        tracks_reads = host.settings.on_conflict == "retry"
-        return Contents(raw, plain, host.codec, tracks_reads)
+    __slots__ = ("__weakref__",)
 
     def __repr__(self) -> str:
         name = "" if self._id is None else f" {fingerprint(self._id)}"
         return f"<RedisSession {self._phase.value}{name}>"
 
     __hash__ = None  # type: ignore[assignment]  # a mutable mapping, as dict
-
-    # -- loading -----------------------------------------------------------------
-
-    def _load(self) -> None:
-        host = self._host
-        absent: list[tuple[str, Absent]] = []
-        try:
-            session_ids = host.identify()
-        except StoreUnavailable as exc:  # in the middle of a migration
-            self._go_without(None, exc)
-            return
-        if self._phase is not Phase.UNREAD:
-            return  # func_invalid_logger has used the session meanwhile
-        for session_id in session_ids:
-            try:
-                loaded = host.store().load(session_id)
-            except StoreUnavailable as exc:
-                self._go_without(session_id, exc)
-                return
-            if isinstance(loaded, Loaded):
-                bound = host.sealer.bind(session_id)
-                plain = bound.open_all(loaded.fields)
-                if plain is not None:
-                    break
-                loaded = _SEAL_BROKEN
-            absent.append((session_id, loaded))
-        else:
-            self._refuse_absent(absent)
-            return
-        self._contents = self._make_contents(loaded.fields, plain)
-        self._bound = bound
-        self._id = session_id
-        self._new = False
-        self._remaining_ms = loaded.remaining_ms
-        self._phase = Phase.STORED
-
-    def _go_without(self, session_id: str | None, failure: StoreUnavailable) -> None:
-        """Redis cannot be reached: give the request an empty session, if so configured."""
-        if self._host.settings.on_redis_error != "ephemeral":
-            raise failure
-        self._stand(Phase.ADRIFT)
-        self._failure = failure
-        name = None if session_id is None else fingerprint(session_id)
-        self._host.report(InvalidSession_StoreUnavailable("Redis cannot be reached", name))
-
-    def _refuse_absent(self, absent: list[tuple[str, Absent]]) -> None:
-        """None of the ids lives; of several, one in flight decides."""
-        host = self._host
-        self._in_flight = any(self._just_ended(found.status, found.age_ms) for _, found in absent)
-        self._stand(Phase.ADRIFT if self._in_flight else Phase.FRESH)
-        for session_id, found in absent:
-            name = fingerprint(session_id)
-            if found is _SEAL_BROKEN:
-                self._refuse_corrupt(session_id, "seal broken")
-            elif found.foreign:
-                self._refuse_corrupt(session_id, "not a session")
-            elif found.status is Status.MOVED:
-                host.report(InvalidSession_NotInBackend("session has ended", name))
-            elif found.expired:
-                host.report(InvalidSession_PayloadTimeout("session has expired", name))
-            else:
-                host.report(InvalidSession_NotInBackend("no such session", name))
-
-    def _just_ended(self, status: Status, age_ms: int) -> bool:
-        """Whether a request that meets this marker was in flight when the session ended."""
-        return status is Status.MOVED and age_ms <= self._host.settings.grace * 1000
-
-    def _refuse_corrupt(self, session_id: str, reason: str) -> None:
-        if self._phase is Phase.UNREAD:
-            self._stand(Phase.FRESH)
-        host, name = self._host, fingerprint(session_id)
-        host.report(InvalidSession_DeserializationError(reason, name))
-        if not host.settings.deserialized_fails_new:
-            raise RawDeserializationError(reason, name)
-
-    def _report(self, kind: type[InvalidSession], reason: str) -> None:
-        name = None if self._id is None else fingerprint(self._id)
-        self._host.report(kind(reason, name))
 
     # -- the mapping -------------------------------------------------------------
 
@@ -445,15 +215,6 @@ class RedisSession(MutableMapping[Any, Any]):
 
     # -- what the session says of itself -------------------------------------------
 
-    def _look(self) -> None:
-        if self._phase is Phase.UNREAD:
-            self._load()
-
-    @property
-    def phase(self) -> Phase:
-        """Where the session stands; looking at this loads nothing."""
-        return self._phase
-
     def overview(self) -> Overview | None:
         """Tell what is known so far; this loads, decodes and changes nothing.
 
@@ -500,17 +261,13 @@ class RedisSession(MutableMapping[Any, Any]):
         start = self._start()
         return int(time.time()) if start is None else start // 1000
 
-    def _start(self) -> int | None:
-        """Creation time, ms since the epoch; ``None`` where nothing is stored."""
-        return _number(self._contents.raw.get(b"created", b"").partition(b" ")[0])
-
     @property
     def timeout(self) -> float | None:
         """The idle timeout that applies, seconds; ``None``: never."""
         self._look()
         own = self._lifetime.timeout_ms
         if own is None:
-            own = _number(self._contents.raw.get(b"timeout"))
+            own = number(self._contents.raw.get(b"timeout"))
         if own is None:
             return _whole_number(self._host.settings.timeout)
         return _whole_number(own / 1000) if own else None
@@ -566,11 +323,6 @@ class RedisSession(MutableMapping[Any, Any]):
             :meth:`adjust_session_timeout`.
         """
         self._look()
-
-    def rest(self) -> None:
-        """The response is settled: watch only what is looked at again."""
-        if self._phase is not Phase.UNREAD:
-            self._contents.rest()
 
     def invalidate(self) -> None:
         """End the session, at the end of the request.
@@ -661,12 +413,7 @@ class RedisSession(MutableMapping[Any, Any]):
         """
         self._look()
         if self._phase is Phase.FRESH:
-            values = self._changes().values
-            seal = _Sealing(self._host.sealer, values)
-            created = self._store().create(seal, self._lifetime, owner=values.get(OWNER_FIELD))
-            self._adopt(created, seal)
-            if created is not None:
-                self._host.announce(SessionCreated, fingerprint(created.session_id))
+            self._create_now()
         return self._id
 
     def adjust_session_timeout(self, timeout_seconds: float | None) -> None:
@@ -719,410 +466,6 @@ class RedisSession(MutableMapping[Any, Any]):
             raise ValueError("expected a datetime, a timedelta or None")
         self.cookie_expires = expires
         self.recookie = True
-
-    # -- the save point ------------------------------------------------------------
-
-    def discard_changes(self) -> None:
-        """Forget what was changed since the last save. Endings stay recorded."""
-        if self._phase is Phase.UNREAD:
-            return
-        self._contents.forget_changes()
-        self._lifetime = NO_LIFETIME
-        self._regenerate = False
-        self._aside = None
-
-    def set_aside(self) -> bool:
-        """A view failed: stand as stored, until it is known whether its changes count.
-
-        :returns: whether there were any.
-        """
-        if self._phase is Phase.UNREAD:
-            return False
-        contents = self._contents
-        if not (contents.pending() or self._regenerate or self._lifetime is not NO_LIFETIME):
-            return False
-        self._aside = (contents, self._lifetime, self._regenerate)
-        self._contents = contents.unchanged()
-        self._lifetime = NO_LIFETIME
-        self._regenerate = False
-        return True
-
-    def take_up(self) -> None:
-        """The changes that were set aside count; of two to the same, the later does."""
-        if self._aside is None:
-            return
-        earlier, lifetime, regenerate = self._aside
-        self._aside = None
-        self._contents.lay_over(earlier)
-        self._lifetime = Lifetime(
-            *(
-                before if later is None else later
-                for before, later in zip(lifetime, self._lifetime, strict=True)
-            )
-        )
-        self._regenerate = self._regenerate or regenerate
-
-    def drop_aside(self) -> None:
-        """The changes that were set aside do not count."""
-        self._aside = None
-
-    def needs_cookie(self) -> bool:
-        """Whether a save would make a new id."""
-        return self._phase is Phase.FRESH or self._regenerate
-
-    def prepare(self) -> None:
-        """Encode what would be saved.
-
-        :raises UnserializableValue: a value cannot be; nothing was sent.
-        """
-        if self._phase is not Phase.UNREAD:
-            self._changes()
-
-    def save(self, cookie_can_go: bool) -> None:
-        """Send what is pending to Redis; the only place that does.
-
-        :param cookie_can_go: whether a new id could reach the browser. If
-            not, no id is created or regenerated, and the changes are dropped.
-        :raises UnserializableValue: nothing was sent; the session is as it was.
-        :raises SessionConflict: ``on_conflict = retry``; nothing was saved.
-        :raises StoreError: Redis failed.
-        """
-        if self._phase is not Phase.UNREAD:
-            self._save_pending(cookie_can_go)
-        self.end_old()
-
-    def has_work(self) -> bool:
-        """Cheaply rule out that there is anything to save."""
-        if self._phase is Phase.UNREAD:
-            return bool(self.ends)
-        return (
-            self._contents.pending()
-            or self._regenerate
-            or self._lifetime is not NO_LIFETIME
-            or bool(self.ends)
-        )
-
-    def _save_pending(self, cookie_can_go: bool) -> None:
-        if self._phase is Phase.ADRIFT:
-            if self._changes():
-                self._drop(ENDED if self._failure is None else UNREACHABLE)
-            return
-        changes = self._changes()
-        stored = self._phase is Phase.STORED
-        if stored and not self._regenerate:
-            if changes or self._lifetime != NO_LIFETIME:
-                self._save(changes)
-        elif stored or changes.values:
-            if not cookie_can_go:
-                self._drop(UNDELIVERABLE)
-            elif stored:
-                self._move(changes)
-            else:
-                self._create(changes)
-
-    def end_if_empty(self) -> None:
-        """End a session that an attempt emptied which might still have failed."""
-        fields, self._empty_later = self._empty_later, []
-        if fields and self._phase is Phase.STORED and self._id is not None:
-            result = self._store().save(self._id, {}, fields, NO_LIFETIME, end_if_empty=True)
-            if result is Status.EMPTIED:
-                self._emptied()
-
-    def outdated(self) -> bool:
-        """Tell whether values were met that another than the first secret protects."""
-        return self._phase is Phase.STORED and bool(self._bound.outdated)
-
-    def reseal(self) -> None:
-        """Protect these with the first secret, where they are still the same."""
-        contents, bound = self._contents, self._bound
-        held = contents.stored(bound.outdated)
-        bound.outdated.clear()
-        swaps = [(field, bound.seal(field, data), raw) for field, raw, data in held]
-        if self._store().swap(cast("str", self._id), swaps) == len(swaps):
-            contents.resealed(swaps)
-
-    def end_old(self) -> None:
-        """End the sessions that were invalidated."""
-        while self.ends:
-            ending = self._store().end(self.ends[0], keep_fields=self.undo is not None)
-            session_id = self.ends.pop(0)
-            self._can_revive(session_id, ending)
-            self._announce_end(session_id, ending)
-            if self._just_ended(ending.status, ending.age_ms):
-                self._in_flight, self.cookie_is_stale = True, False
-
-    def take_back(self, reason: str = "") -> None:
-        """Remove the id that this request made: no cookie will tell the browser of it.
-
-        The id that it replaced lives again.
-
-        :param reason: reported as the reason for which changes are lost.
-        """
-        if self.created_here and self._id is not None:
-            self._store().end(self._id)
-            if self._moved is not None:
-                self._store().revive(*self._moved)
-            if reason:
-                self._report(InvalidSession_ChangesDropped, reason)
-            self._stand(Phase.ADRIFT)
-
-    def put_back(self) -> None:
-        """Undo what was saved, where it is still ours: it is to leave no trace."""
-        undo, self.undo = self.undo or [], None
-        if undo:
-            try:
-                for step in reversed(undo):
-                    step()
-            finally:
-                self._stand(Phase.UNREAD)
-                self.invalidated = self.cookie_is_stale = False
-
-    def alive(self) -> bool:
-        """Ask Redis whether the session still lives; refreshes it."""
-        if self._phase is not Phase.STORED or self._id is None:
-            return False
-        return not isinstance(self._store().adjust(self._id), Absent)
-
-    def leave(self, afterlife: Host) -> None:
-        """The request is over: report what could not be decoded, and let go of it."""
-        if self._phase is not Phase.UNREAD and self._contents.undecodable:
-            self._report(InvalidSession_DeserializationError, "a value does not decode")
-        self._host = afterlife
-
-    def _store(self) -> Store:
-        return self._host.store()
-
-    def _changes(self) -> Changes:
-        return self._contents.changes(self._host.settings.detect_changes)
-
-    def _save(self, changes: Changes) -> None:
-        """Save to the session as it is stored."""
-        store, session_id, contents = self._store(), cast("str", self._id), self._contents
-        lifetime, checks = self._lifetime, contents.checks()
-        seal = self._bound.seal
-        sealed = {field: seal(field, data) for field, data in changes.values.items()}
-        result: int | Absent | Status
-        if not changes and checks == NO_CHECKS:
-            result = store.adjust(session_id, lifetime)
-        else:
-            empties = self._host.settings.invalidate_empty_session and contents.would_empty(changes)
-            # An emptied session could not be put back: it ends when nothing can fail any more.
-            self._empty_later = changes.deletes if empties and self.undo is not None else []
-            result = store.save(
-                session_id,
-                sealed,
-                changes.deletes,
-                lifetime,
-                checks,
-                end_if_empty=empties and self.undo is None,
-            )
-        if isinstance(result, Absent):
-            self._in_flight = True
-            self._drop(ENDED)
-        elif result is Status.CONFLICT:
-            raise SessionConflict
-        elif result is Status.EMPTIED:
-            self._emptied()
-        else:
-            self._can_swap_back(changes, sealed, lifetime)
-            self._remaining_ms = result
-            contents.settle(changes, sealed)
-            self._settle_lifetime()
-
-    def _emptied(self) -> None:
-        """The save has ended the session, as nothing was left in it."""
-        self._host.announce(SessionInvalidated, fingerprint(cast("str", self._id)))
-        self.cookie_is_stale = True
-        self._stand(Phase.FRESH)
-
-    def _create(self, changes: Changes) -> None:
-        """Create the session, and end the one that was invalidated before it."""
-        store, lifetime = self._store(), self._lifetime
-        seal, owner = _Sealing(self._host.sealer, changes.values), changes.values.get(OWNER_FIELD)
-        if self.ends:
-            keep_fields = self.undo is not None
-            created, ending = store.replace(
-                self.ends[0], seal, lifetime, keep_fields=keep_fields, owner=owner
-            )
-            self._can_revive(self.ends[0], ending)
-            self._adopt(created, seal)
-            self._announce_end(self.ends.pop(0), ending)
-        else:
-            created = store.create(seal, lifetime, owner=owner)
-            self._adopt(created, seal)
-        if created is not None:
-            self._host.announce(SessionCreated, fingerprint(created.session_id))
-
-    def _announce_end(self, session_id: str, ending: Ending) -> None:
-        if ending.status is Status.ENDED:
-            self._host.announce(SessionInvalidated, fingerprint(session_id))
-
-    def _move(self, changes: Changes) -> None:
-        """Regenerate: create the new id with all data, end the old one."""
-        store, old_id, contents = self._store(), cast("str", self._id), self._contents
-        loaded, bound = contents.raw, self._bound
-        merged = contents.merged(changes)
-        own = set(changes.values) | set(changes.deletes)
-        timeout, deadline = self._lifetime
-        lifetime = Lifetime(
-            _number(loaded.get(b"timeout")) if timeout is None else timeout,
-            _number(loaded.get(b"deadline")) if deadline is None else deadline,
-        )
-        seal = _Sealing(self._host.sealer, merged)
-        checks = contents.checks()
-        start = None if self._restart_lifetime else self._start()
-        created, ending = store.replace(
-            old_id,
-            seal,
-            lifetime,
-            start,
-            checks=checks,
-            owner=merged.get(OWNER_FIELD),
-            returning=not self.created_here,
-        )
-        if ending.status is Status.CONFLICT:
-            if created is not None:
-                store.end(created.session_id)
-            raise SessionConflict
-        delivered = not self.created_here  # does a browser know the old id?
-        if delivered:
-            self._can_revive(old_id, ending)
-        self._adopt(created, seal)
-        if created is None:
-            return
-        if ending.status is not Status.ENDED:
-            self._keep_own([field for field in merged if field not in own])
-            return
-        self._moved = (old_id, ending) if delivered else None
-        self._host.announce(
-            SessionRegenerated, fingerprint(created.session_id), fingerprint(old_id)
-        )
-        late, gone = slipped_in(loaded, ending.fields, own)
-        opened = {field: bound.open(field, stored) for field, stored in late.items()}
-        values = {field: data for field, data in opened.items() if data is not None}
-        own_lifetime = Lifetime(
-            *(
-                None
-                if ending.fields.get(field) == loaded.get(field) or mine is not None
-                else _number(ending.fields.get(field))
-                for field, mine in ((b"timeout", timeout), (b"deadline", deadline))
-            )
-        )
-        self._carry(Changes(values, gone), own_lifetime)
-
-    def _keep_own(self, lost: list[bytes]) -> None:
-        """Another request ended the session first: its data has ended with it.
-
-        What this request wrote itself is a session of its own, as at a login
-        that was sent twice. But nothing, or only a new CSRF token, is no login:
-        its cookie must not replace that of one.
-        """
-        self._carry(Changes({}, lost), NO_LIFETIME)
-        self._contents.lose(lost)
-        if self._contents.held() <= {field_of(CSRF_KEY)}:
-            self.take_back(ENDED)
-        else:
-            self._host.announce(SessionCreated, fingerprint(cast("str", self._id)))
-
-    def _carry(self, late: Changes, lifetime: Lifetime) -> None:
-        """Save under the new id what the end of the old one brought to light."""
-        if late or lifetime != NO_LIFETIME:
-            sealed = {field: self._bound.seal(field, data) for field, data in late.values.items()}
-            self._store().save(cast("str", self._id), sealed, late.deletes, lifetime)
-            self._contents.settle(late, sealed)
-
-    def _adopt(self, created: Created | None, sealing: _Sealing) -> None:
-        """Stand as the session that was just created."""
-        if created is None:
-            self._drop("session has expired; changes dropped")
-            return
-        for ended in created.ended:
-            self._host.announce(SessionInvalidated, fingerprint(ended))
-        session_id = created.session_id
-        if self.undo is not None:
-            store = self._store()
-            self.undo.append(lambda: store.end(session_id))
-        self._phase = Phase.STORED
-        self._id = session_id
-        self._bound = sealing.bound
-        self._remaining_ms = created.remaining_ms
-        self.created_here = True
-        self._regenerate = False
-        raw = {b"created": b"%d" % created.created_ms, **sealing.sealed}
-        self._contents.rebase(raw, dict(sealing.data))
-        self._settle_lifetime()
-
-    def _settle_lifetime(self) -> None:
-        raw = self._contents.raw
-        timeout, deadline = self._lifetime
-        if timeout is not None:
-            raw[b"timeout"] = b"%d" % timeout
-        if deadline is not None:
-            raw[b"deadline"] = b"%d" % deadline
-        self._lifetime = NO_LIFETIME
-
-    def _drop(self, reason: str) -> None:
-        """Lose the changes, audibly."""
-        self._report(InvalidSession_ChangesDropped, reason)
-        orphan = self._id if self.created_here else None
-        self._stand(Phase.ADRIFT)
-        if orphan is not None:
-            self._store().end(orphan)
-
-    def _can_swap_back(
-        self, changes: Changes, sealed: dict[bytes, bytes], lifetime: Lifetime
-    ) -> None:
-        """Remember how to undo a save, field by field."""
-        if self.undo is None:
-            return
-        store, session_id, raw = self._store(), cast("str", self._id), self._contents.raw
-        swaps: list[tuple[bytes, bytes | None, bytes | None]] = []
-        swaps += [(field, raw.get(field), stored) for field, stored in sealed.items()]
-        swaps += [(field, raw.get(field), None) for field in changes.deletes]
-        timeout, deadline = lifetime
-        if lifetime != NO_LIFETIME:
-            # Undone in reverse order: the key's life follows the fields put back.
-            self.undo.append(lambda: store.adjust(session_id))
-        if timeout is not None:
-            swaps.append((b"timeout", raw.get(b"timeout"), b"%d" % timeout))
-        if deadline is not None:
-            now = b"%d" % deadline if deadline else None
-            swaps.append((b"deadline", raw.get(b"deadline"), now))
-        self.undo.append(lambda: store.swap(session_id, swaps))
-
-    def _can_revive(self, session_id: str, ending: Ending) -> None:
-        """Remember how to undo an ending."""
-        if self.undo is not None and ending.status is Status.ENDED:
-            store = self._store()
-            self.undo.append(lambda: store.revive(session_id, ending))
-
-
-class _Sealing:
-    """Seals data for the id that a session gets, and remembers how it did.
-
-    Sealing again would not give the same bytes where values are encrypted.
-    """
-
-    __slots__ = ("_sealer", "bound", "data", "sealed")
-
-    bound: Bound
-
-    def __init__(self, sealer: Sealer, data: dict[bytes, bytes]) -> None:
-        self._sealer = sealer
-        self.data = data
-        self.sealed: dict[bytes, bytes] = {}
-
-    def __call__(self, session_id: str) -> dict[bytes, bytes]:
-        self.bound = self._sealer.bind(session_id)
-        seal = self.bound.seal
-        self.sealed = {field: seal(field, value) for field, value in self.data.items()}
-        return self.sealed
-
-
-def _number(stored: bytes | None) -> int | None:
-    """Parse a field that no seal protects; ``None`` where it is no number."""
-    # 16 digits: milliseconds far beyond any clock.
-    return int(stored) if stored and len(stored) <= 16 and stored.isdigit() else None
 
 
 def _as_dict(other: Any) -> Any:

@@ -24,6 +24,7 @@ LAYERS = (
     "contents",
     "cookies",
     "events",
+    "state",
     "session",
     "factory",
     "owners",
