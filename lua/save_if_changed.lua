@@ -16,19 +16,25 @@ ARGV[6] save_id       string without spaces and colons, unique to this save:
                       by it, and writes nothing over what came in between
 ARGV[7] remember_s    integer, how long a repeated call is recognised, seconds,
                       below 10000
-ARGV[8] end_if_empty  integer, TTL of the marker, ms, that is left if no value
+ARGV[8] undoable      '0' = nobody takes saves back; '1' = others may: note in
+                      the session that this save found a field as it leaves it;
+                      '2' = this one may be, too: return what it replaces
+ARGV[9] end_if_empty  integer, TTL of the marker, ms, that is left if no value
                       remains; 0 = an empty session lives on
-ARGV[9] names         digest of the set of fields read; '' = not read
-ARGV[10] n_checks     integer, number of checks
-ARGV[11] n_deletes    integer, number of fields to delete
-ARGV[12...]           n_checks times: field, check ('' = absent, '+' = present,
+ARGV[10] names        digest of the set of fields read; '' = not read
+ARGV[11] n_checks     integer, number of checks
+ARGV[12] n_deletes    integer, number of fields to delete
+ARGV[13...]           n_checks times: field, check ('' = absent, '+' = present,
                       else the SHA1 of its value); n_deletes fields; then
                       field, value, ... to set
 
 Returns: {status, ...}
   0 GONE     {0} no session is stored here; {0, 1} it has reached its end
   2 MOVED    {2, age_ms} the session ended age_ms ago
-  5 SAVED    {5, remaining_ms}; remaining_ms -1 = never ends
+  5 SAVED    {5, remaining_ms}; remaining_ms -1 = never ends; with undoable =
+             '2' {5, remaining_ms, {value, ...}}: what stood in the fields that
+             were deleted, in those that were set, in `timeout` and `deadline`;
+             nil = absent; only the first of repeated calls knows
   6 CONFLICT {6} a check failed; nothing was applied
   7 EMPTIED  {7} no value remained; the session ended
 Writes: HDEL, HSET, HSET saves, PEXPIRE, PERSIST; DEL, HSET moved, PEXPIRE; or
@@ -43,13 +49,14 @@ local new_timeout = tonumber(ARGV[4])
 local new_deadline = tonumber(ARGV[5])
 local save_id = ARGV[6]
 local remember_s = tonumber(ARGV[7])
-local end_if_empty = tonumber(ARGV[8])
-local names = ARGV[9]
-local n_checks = tonumber(ARGV[10])
-local n_deletes = tonumber(ARGV[11])
+local undoable = ARGV[8]
+local end_if_empty = tonumber(ARGV[9])
+local names = ARGV[10]
+local n_checks = tonumber(ARGV[11])
+local n_deletes = tonumber(ARGV[12])
 local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
 local SAVES = 100 -- save ids remembered at most
-local FIRST_CHECK = 12
+local FIRST_CHECK = 13
 local first_delete = FIRST_CHECK + 2 * n_checks
 local first_set = first_delete + n_deletes
 
@@ -62,20 +69,24 @@ local now_s = time[1] % 10000 -- four digits are enough, and every byte is kept 
 
 if not created then
   if not moved then return {0} end
-  if string.match(moved, '^%d+ (.+)$') == save_id then return {7} end
+  if string.match(moved, '^%d+ (%S+)') == save_id then return {7} end
+  if string.find(' ' .. (saves or ''), ' ' .. save_id .. ':', 1, true) then
+    return {5, 0} -- it was saved before the session ended
+  end
   return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
 end
 
 local repeated = false
 local remembered = {save_id .. ':' .. now_s}
 for save in string.gmatch(saves or '', '%S+') do
-  local id, at = string.match(save, '^([^:]+):(%d+)$')
+  local id, at = string.match(save, '^([^:]+):(%d+)!?$')
   if id == save_id then repeated = true end
   if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
     remembered[#remembered + 1] = save
   end
 end
 if repeated then new_timeout, new_deadline = nil, nil end
+local old_timeout, old_deadline = timeout, deadline
 
 if new_timeout then timeout = ARGV[4] end
 local idle = tonumber(timeout or nil) or timeout_ms
@@ -94,6 +105,7 @@ if new_deadline then deadline = new_deadline > 0 and ARGV[5] or false end
 if deadline then life = math.min(life, (tonumber(deadline) or 0) - now_ms) end
 if life < math.huge then life = math.min(life, MAX_MS) end
 
+local replaced
 if not repeated then
   if names ~= '' then
     -- The digest does not depend on order: a count, and a sum of 48-bit hashes.
@@ -114,6 +126,31 @@ if not repeated then
       or check == '+' and not value
       or #check > 1 and (not value or redis.sha1hex(value) ~= check) then
       return {6}
+    end
+  end
+
+  if undoable ~= '0' then
+    local fields, sets, found = {}, {}, {}
+    for i = first_delete, first_set - 1 do fields[#fields + 1] = ARGV[i] end
+    for i = first_set, #ARGV, 2 do
+      fields[#fields + 1] = ARGV[i]
+      sets[#fields] = ARGV[i + 1]
+    end
+    for i = 1, #fields, BATCH do
+      local last = math.min(i + BATCH - 1, #fields)
+      local values = redis.call('HMGET', session_key, unpack(fields, i, last))
+      for j = i, last do found[j] = values[j - i + 1] end
+    end
+    for i = 1, #fields do
+      if found[i] == (sets[i] or false) then
+        -- Who takes an earlier save back cannot tell this one's field from its own.
+        remembered[1] = save_id .. ':' .. now_s .. '!'
+      end
+    end
+    if undoable == '2' then
+      found[#found + 1] = old_timeout
+      found[#found + 1] = old_deadline
+      replaced = found
     end
   end
 
@@ -148,11 +185,11 @@ end
 if life <= 0 then
   -- adjust_session_expires named a moment that has passed: this is the end.
   redis.call('DEL', session_key)
-  return {5, 0}
+  return {5, 0, replaced}
 elseif life == math.huge then
   redis.call('PERSIST', session_key)
   if expires then redis.call('HDEL', session_key, 'expires') end
-  return {5, -1}
+  return {5, -1, replaced}
 elseif use_ttl then
   redis.call('PEXPIRE', session_key, life == timeout_ms and ARGV[1] or string.format('%.0f', life))
   if expires then redis.call('HDEL', session_key, 'expires') end
@@ -160,4 +197,4 @@ else
   redis.call('HSET', session_key, 'expires', string.format('%.0f', now_ms + life))
   redis.call('PERSIST', session_key)
 end
-return {5, life}
+return {5, life, replaced}

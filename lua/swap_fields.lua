@@ -1,31 +1,59 @@
 --[[
 swap_fields: replace fields of a live session, each only if it is still the same.
 
-It leaves the lifetime alone.
+It takes a save back where a transaction or an attempt failed after it, and
+seals values anew. It leaves the lifetime alone.
 
 KEYS[1] session_key  hash that holds the session
-ARGV[1...]           field, expected, new, ...: expected is the SHA1 of the
+ARGV[1] save_id      string without spaces and colons, unique to this call, by
+                     which it is recognised when it is repeated after a lost
+                     reply
+ARGV[2] remember_s   integer, how long it is, seconds, below 10000
+ARGV[3] undone       save_id of the save that is taken back: nothing happens if
+                     a later one has left a field as it found it, which may be
+                     one of these; '' = none
+ARGV[4...]           field, expected, new, ...: expected is the SHA1 of the
                      field's value, '' = absent; new is '' = delete the field,
                      or '=' followed by the value to set
 
 Returns: {status, ...}
   0 GONE  {0} no session is stored here
   2 MOVED {2, age_ms} the session ended age_ms ago
-  5 SAVED {5, swapped} how many fields were still the same
-Writes: HSET, HDEL; or nothing
+  5 SAVED {5, swapped} how many fields were still the same; -1 = a repeated
+          call, which does nothing
+Writes: HSET, HDEL, HSET saves; or nothing
 ]]
 local session_key = KEYS[1]
+local save_id = ARGV[1]
+local remember_s = tonumber(ARGV[2])
+local undone = ARGV[3]
+local SAVES = 100 -- save ids remembered at most
+local FIRST_SWAP = 4
 
-local created, moved = unpack(redis.call('HMGET', session_key, 'created', 'moved'))
+local created, moved, saves = unpack(
+  redis.call('HMGET', session_key, 'created', 'moved', 'saves'))
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_s = time[1] % 10000 -- four digits are enough, and every byte is kept in memory
 if not created then
   if not moved then return {0} end
-  local time = redis.call('TIME')
-  local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
   return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
 end
 
+local later = undone ~= ''
+local remembered = {save_id .. ':' .. now_s}
+for save in string.gmatch(saves or '', '%S+') do
+  local id, at, same = string.match(save, '^([^:]+):(%d+)(!?)$')
+  if id == save_id then return {5, -1} end
+  if id == undone then later = false end
+  if later and same == '!' then return {5, 0} end
+  if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
+    remembered[#remembered + 1] = save
+  end
+end
+
 local swapped = 0
-for i = 1, #ARGV, 3 do
+for i = FIRST_SWAP, #ARGV, 3 do
   local field, expected, new = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local value = redis.call('HGET', session_key, field)
   if expected == (value and redis.sha1hex(value) or '') then
@@ -35,4 +63,5 @@ for i = 1, #ARGV, 3 do
     end
   end
 end
+redis.call('HSET', session_key, 'saves', table.concat(remembered, ' '))
 return {5, swapped}

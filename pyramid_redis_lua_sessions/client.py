@@ -32,7 +32,7 @@ from redis.sentinel import (
 
 from .settings import Settings, SettingsError, flag, integer, seconds, text
 
-__all__ = ["Address", "client_at", "client_options", "make_client", "parse_url"]
+__all__ = ["Address", "client_at", "client_options", "longest_repeat", "make_client", "parse_url"]
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
@@ -40,6 +40,9 @@ SENTINEL_PORT = 26379
 # redis-py gives these no types.
 _Sentinel: Any = Sentinel
 _ClusterNode: Any = ClusterNode
+
+#: Seconds between two tries at most.
+LONGEST_BACKOFF = 0.5
 
 #: Seconds to wait for a sentinel; it answers from memory, and there are others.
 SENTINEL_TIMEOUT = 0.5
@@ -97,6 +100,23 @@ def make_client(settings: Settings) -> Any:
         credentials = {"db": settings.redis_db, "password": settings.redis_password}
         address = Address("redis", False, hosts, credentials, settings.redis_unix_socket_path)
     return client_at(address, options, settings.redis_retries)
+
+
+def longest_repeat(settings: Settings) -> float:
+    """How long after a call was sent the client may send it again, seconds.
+
+    :returns: infinity where only the application knows, or without timeouts.
+    """
+    if settings.redis_client_callable is not None or settings.redis_connection_pool is not None:
+        return math.inf
+    given: Mapping[str, Any] = {}
+    if settings.redis_url is not None:
+        given = parse_url(settings.redis_url, "redis.sessions.url").options
+    reply = given.get("socket_timeout", settings.redis_socket_timeout)
+    connect = given.get("socket_connect_timeout", settings.redis_socket_connect_timeout)
+    if None in (reply, connect):
+        return math.inf
+    return float(settings.redis_retries * (reply + connect + LONGEST_BACKOFF))
 
 
 # -- addresses -------------------------------------------------------------------
@@ -324,7 +344,7 @@ def client_at(address: Address, defaults: Mapping[str, Any], retries: int) -> An
 
 
 def _retry(retries: int) -> Retry:
-    return Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), retries)
+    return Retry(ExponentialWithJitterBackoff(base=0.05, cap=LONGEST_BACKOFF), retries)
 
 
 def _single(address: Address, options: dict[str, Any]) -> redis.Redis:

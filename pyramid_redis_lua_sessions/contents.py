@@ -354,7 +354,7 @@ class Contents:
         for field, value in self._meta.items():
             if value is not None:
                 values[field] = self._encode(field.decode("ascii"), value)
-            elif field in self.raw:
+            elif field in self.raw or self._beneath is not None:
                 deletes.append(field)
         if self._beneath is not None:
             earlier = self._beneath.changes(detect)

@@ -171,8 +171,10 @@ class Turn:
         "_store",
         "_tickets",
         "_unhandled",
+        "careful",
         "codec",
         "factory",
+        "joined",
         "request",
         "response",
         "save_failed",
@@ -190,6 +192,10 @@ class Turn:
         #: The response, as soon as there is one.
         self.response: Any = None
         self.save_failed = False
+        #: A transaction is to save the session, or to say that it does not.
+        self.joined = False
+        #: Saves are taken back where something fails after them.
+        self.careful = factory.settings.on_conflict == "retry"
         self._store: Store | None = None
         self._read = False
         self._tickets: list[Ticket] = []
@@ -289,6 +295,7 @@ class Turn:
             return
         if session.undo is None and not is_last_attempt(self.request):
             session.undo = []
+        session.careful = self.careful or self.request.environ.get("retry.attempts", 1) > 1
         try:
             session.save(self._may_set())
         except BaseException:
@@ -366,7 +373,11 @@ class Turn:
     def _settle(self) -> None:
         """Save what is pending, and send the cookie if one is due."""
         session = self.session
-        if self._failed():
+        if self.joined:
+            # The transaction failed before it came to the session.
+            self.joined = False
+            self.roll_back()
+        elif self._failed():
             session.drop_aside()
         else:
             session.take_up()
@@ -374,19 +385,20 @@ class Turn:
             self.identify()
         ticket = self._ticket()
         due = ticket is not None and (session.recookie or self.factory.cookies.due(ticket))
-        if not (due or session.has_work() or session.created_here or session.cookie_is_stale):
+        idle = not (due or session.has_work() or session.created_here or session.cookie_is_stale)
+        if idle and not session.loose_ends:
             self._reseal()
             return
         if self._failed() and not self.settings.save_on_exception:
             session.discard_changes()
         may_set = self._may_set()
-        if self.save_failed or getattr(self.request, "exception", None) is not None:
+        if self.save_failed or self._failed():
             self._save_quietly(may_set)
         else:
             if session.created_here and not may_set:
                 session.take_back(UNDELIVERABLE)
             self.save()
-        session.end_if_empty()
+        session.tie_up()
         self._reseal()
         if self.response is not None:
             self._send_cookie(ticket, may_set, due)
@@ -466,8 +478,8 @@ class Turn:
     def _leave_no_trace(self) -> None:
         """This attempt is thrown away and repeated."""
         self.session.discard_changes()
-        self.session.ends.clear()
         self.session.put_back()
+        self.session.ends.clear()
         self.session.take_back()
 
     def _failed(self) -> bool:
@@ -530,10 +542,10 @@ def save_point(request: Any, response: Any) -> None:
     turns = getattr(request, TURNS, None)
     if not turns:
         return
-    join = _joiner(request)
+    managed = _transactions(request)
     for turn in turns:
         turn.response = response
-        if join is None or not join(turn):
+        if managed is None or not managed.join(turn):
             turn.save()
 
 
@@ -541,23 +553,28 @@ def _after_exception(request: Any, exc: BaseException) -> None:
     turns = getattr(request, TURNS, None)
     if not turns:
         return
+    managed = _transactions(request)
     if getattr(exc, "status_int", 500) < 400:
         # A redirect that was raised instead of returned.
-        save_point(request, exc)
-        return
-    join = _joiner(request)
-    if join is not None:
+        if managed is None or managed.can_commit_after_exception(request):
+            save_point(request, exc)
+            return
+        # What is saved in any case is saved here, where errors reach exception views.
+        for turn in turns:
+            turn.response = exc
+            turn.save()
+    elif managed is not None:
         # The transaction says whether the view's changes count, unless the
         # exception is rendered with a status under 400.
         for turn in turns:
             if turn.session.set_aside():
-                join(turn)
+                managed.join_after_exception(turn)
 
 
-def _joiner(request: Any) -> Any:
+def _transactions(request: Any) -> Any:
     """Return what joins a turn to the request's transaction, if it has one."""
     if not request.environ.get("tm.active"):
         return None
-    from .transaction import join
+    from . import transaction
 
-    return join
+    return transaction

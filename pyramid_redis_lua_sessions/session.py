@@ -19,7 +19,7 @@ from .contents import Contents, exact_key
 from .errors import fingerprint
 from .serializers import LABEL_FIELD, OWNER_FIELD
 from .settings import MAX_SECONDS, seconds
-from .state import CSRF_KEY, Phase, SessionState, number
+from .state import CSRF_KEY, Invalidated, Phase, SessionState, number
 from .store import milliseconds
 
 __all__ = ["Overview", "RedisSession"]
@@ -333,13 +333,15 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         if self._phase is Phase.UNREAD and len(self._host.identify()) > 1:
             self._load()  # which of them lives?
         if self._phase is Phase.UNREAD or self._failure is not None:
-            self.ends += self._host.identify()
+            self.ends += map(Invalidated, self._host.identify())
         elif self._id is not None:
-            self.ends.append(self._id)
+            self.ends.append(Invalidated(self._id, True, self._contents.checks()))
         self.invalidated = True
         # A request in flight must not delete the cookie of a newer login.
         self.cookie_is_stale = not self._in_flight
+        was_adrift = self._was_adrift or self._phase is Phase.ADRIFT
         self._stand(Phase.FRESH)
+        self._was_adrift = was_adrift
 
     def regenerate_id(
         self, *, renew_csrf_token: bool = True, restart_lifetime: bool = False
@@ -358,7 +360,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         if self._failure is not None:
             raise self._failure  # nobody logs in on a session that is not there
         if self._phase is Phase.ADRIFT:
-            self._phase = Phase.FRESH
+            self._phase, self._was_adrift = Phase.FRESH, True
         elif self._phase is Phase.STORED:
             self._regenerate = True
             self._restart_lifetime = restart_lifetime

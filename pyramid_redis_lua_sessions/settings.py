@@ -490,7 +490,7 @@ class Settings:
         flag,
         True,
         "Keep the changes of a request that ended in an exception. (Under ``pyramid_tm`` an "
-        "aborted transaction leaves no trace, whatever this says.)",
+        "transaction that fails leaves no trace, whatever this says.)",
     )
     detect_changes: bool = setting(
         flag,
@@ -501,7 +501,7 @@ class Settings:
     invalidate_empty_session: bool = setting(
         flag,
         False,
-        "End a session from which a request removed the last value.",
+        "End a session from which a request removed the last value. The cookie stays.",
     )
     deserialized_fails_new: bool = setting(
         flag,

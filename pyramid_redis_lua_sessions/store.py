@@ -7,6 +7,7 @@ repeats after a lost reply has the effect of one call.
 from __future__ import annotations
 
 import copy
+import enum
 import hashlib
 import logging
 import math
@@ -32,6 +33,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from .client import longest_repeat
 from .errors import StoreError, StoreUnavailable
 from .scripts import SCRIPTS, Script, Status
 from .seals import Sealer
@@ -51,7 +53,10 @@ __all__ = [
     "Lifetime",
     "Loaded",
     "Replaced",
+    "Saved",
     "Store",
+    "Undoable",
+    "draw_save_id",
     "milliseconds",
     "sha1",
 ]
@@ -61,12 +66,8 @@ log = logging.getLogger(__package__)
 #: Life of the marker that an ended session leaves.
 MARKER_MS = int(LONGEST_GRACE * 1000)
 
-#: Random bytes of a save id, unique among those of one session within a minute.
-SAVE_ID_BYTES = 6
-
-#: Bounds of the time for which a save is remembered, seconds. A client that the
-#: application made itself may wait longer than the settings tell.
-SHORTEST_MEMORY, LONGEST_WAIT = 10, 60
+#: How long a save is remembered at most, seconds.
+LONGEST_MEMORY = 60
 
 #: Entries of an owner's index from which on a login looks which are alive.
 UNTIDY = 8
@@ -141,6 +142,29 @@ class Created(NamedTuple):
     remaining_ms: int
     created_ms: int
     ended: Sequence[str] = ()
+
+
+class Saved(NamedTuple):
+    """Changes that were applied.
+
+    :ivar remaining_ms: as in :class:`Loaded`.
+    :ivar replaced: what they replaced: field to value, ``None`` = was absent;
+        ``None`` where nobody asked, or the call was repeated.
+    """
+
+    remaining_ms: int
+    replaced: dict[bytes, bytes | None] | None = None
+
+
+class Undoable(enum.Enum):
+    """Whether saves are taken back (``swap``) where a transaction or an attempt fails."""
+
+    #: Nobody's.
+    NONE = b"0"
+    #: Others' may be.
+    OTHERS = b"1"
+    #: This one may be, too.
+    THIS = b"2"
 
 
 class Ending(NamedTuple):
@@ -258,7 +282,7 @@ class Store:
         self._absolute_ms = milliseconds(settings.absolute_timeout)
         self._first_ms = milliseconds(settings.first_timeout)
         self._use_ttl = b"1" if settings.set_redis_ttl else b"0"
-        self._remember_s = b"%d" % repeat_window(settings)
+        self._remember_s = b"%d" % math.ceil(min(longest_repeat(settings) + 1, LONGEST_MEMORY))
         self._id_generator = settings.id_generator or default_id
         self._load_args = (
             b"%d" % self._timeout_ms,
@@ -327,20 +351,25 @@ class Store:
         lifetime: Lifetime,
         checks: Checks = NO_CHECKS,
         end_if_empty: bool = False,
-    ) -> int | Absent | Status:
+        save_id: str | None = None,
+        undoable: Undoable = Undoable.NONE,
+    ) -> Saved | Absent | Status:
         """Apply changes to a session that still lives.
 
         :param values: fields to set, sealed; ``deletes``: fields to delete.
-        :returns: the remaining life, ms (-1 = never ends); or what became of
-            the session: ``Absent``, ``Status.CONFLICT``, ``Status.EMPTIED``.
+        :param save_id: of :func:`draw_save_id`, if it is needed to take the
+            save back.
+        :returns: what was replaced; or what became of the session: ``Absent``,
+            ``Status.CONFLICT``, ``Status.EMPTIED``.
         """
         gone = list(deletes)
         args = [
             *self._life_args,
             _optional(lifetime.timeout_ms),
             _optional(lifetime.deadline_ms),
-            _nonce(SAVE_ID_BYTES),
+            save_id or draw_save_id(),
             self._remember_s,
+            undoable.value,
             b"%d" % (MARKER_MS if end_if_empty else 0),
             checks.names,
             len(checks.fields),
@@ -354,25 +383,25 @@ class Store:
         reply = self._call(_SAVE, self._key(session_id), args)
         status = reply[0]
         if status == Status.SAVED:
-            return cast("int", reply[1])
+            if len(reply) < 3:
+                return Saved(reply[1])
+            fields = [*gone, *values, b"timeout", b"deadline"]
+            return Saved(reply[1], dict(zip(fields, reply[2], strict=True)))
         if status in (Status.CONFLICT, Status.EMPTIED):
             return Status(status)
         return _absent(reply)
 
-    def adjust(self, session_id: str, lifetime: Lifetime = NO_LIFETIME) -> int | Absent:
-        """Change only the lifetime of a session, or just refresh it.
-
-        :returns: the remaining life, ms; -1 = never ends.
-        """
+    def adjust(self, session_id: str, lifetime: Lifetime = NO_LIFETIME) -> Saved | Absent:
+        """Change only the lifetime of a session, or just refresh it."""
         args: list[Any] = [
             *self._life_args,
             _optional(lifetime.timeout_ms),
             _optional(lifetime.deadline_ms),
         ]
         if lifetime is not NO_LIFETIME:
-            args += (_nonce(SAVE_ID_BYTES), self._remember_s)
+            args += (draw_save_id(), self._remember_s)
         reply = self._call(_ADJUST, self._key(session_id), args)
-        return cast("int", reply[1]) if reply[0] == Status.ADJUSTED else _absent(reply)
+        return Saved(reply[1]) if reply[0] == Status.ADJUSTED else _absent(reply)
 
     def end(self, session_id: str, keep_fields: bool = False) -> Ending:
         """End a session, and leave the marker.
@@ -444,14 +473,19 @@ class Store:
         return bool(reply[0] == Status.LOADED)
 
     def swap(
-        self, session_id: str, swaps: Iterable[tuple[bytes, bytes | None, bytes | None]]
+        self,
+        session_id: str,
+        swaps: Iterable[tuple[bytes, bytes | None, bytes | None]],
+        undone: str = "",
     ) -> int:
         """Replace fields of a live session, each only if it is still the same.
 
         :param swaps: (field, new, expected); ``None`` = absent.
+        :param undone: id of the save that is taken back. Nothing is, if a later
+            one has written what was there already.
         :returns: how many were.
         """
-        args: list[Any] = []
+        args: list[Any] = [draw_save_id(), self._remember_s, undone]
         for field, new, expected in swaps:
             digest = "" if expected is None else sha1(expected)
             args += (field, digest, b"" if new is None else b"=" + new)
@@ -828,20 +862,13 @@ def milliseconds(seconds: float | None) -> int:
     return 0 if seconds is None else round(seconds * 1000)
 
 
-def repeat_window(settings: Settings) -> int:
-    """How long a save is remembered, so that it is known when the client repeats it, seconds.
-
-    By then the client has given up, as far as its configured timeouts and retries tell.
-    """
-    timeouts = (settings.redis_socket_timeout, settings.redis_socket_connect_timeout)
-    longest = max(LONGEST_WAIT if timeout is None else timeout for timeout in timeouts)
-    # Each retry waits for its backoff, too: see client.
-    patience = (settings.redis_retries + 1) * (longest + 1)
-    return math.ceil(min(max(patience, SHORTEST_MEMORY), LONGEST_WAIT))
+def draw_save_id() -> str:
+    """Return an id for a save, unique among those of one session within a minute."""
+    return secrets.token_urlsafe(6)
 
 
-def _nonce(size: int = 9) -> str:
-    return secrets.token_urlsafe(size)
+def _nonce() -> str:
+    return secrets.token_urlsafe(9)
 
 
 def _optional(number: int | None) -> bytes:

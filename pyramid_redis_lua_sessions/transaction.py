@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import transaction
@@ -10,12 +11,21 @@ from transaction.interfaces import (
     IDataManagerSavepoint,
     ISavepointDataManager,
     NoTransaction,
+    TransactionFailedError,
 )
 from zope.interface import implementer
 
 from .errors import StoreError
 
-__all__ = ["SessionDataManager", "join"]
+try:
+    from pyramid_tm import AbortWithResponse
+except ImportError:  # something else manages transactions
+
+    class AbortWithResponse(Exception):  # type: ignore[no-redef]
+        """Nobody raises it."""
+
+
+__all__ = ["SessionDataManager", "can_commit_after_exception", "join", "join_after_exception"]
 
 #: Sort before, and after, what databases use as sort keys (``~sqlalchemy:…``).
 FIRST, LAST = "\0", "~~"
@@ -33,8 +43,27 @@ def join(turn: Any) -> bool:
         current = manager.get()
     except NoTransaction:
         return False
-    current.join(SessionDataManager(turn, manager))
+    try:
+        current.join(SessionDataManager(turn, manager))
+    except TransactionFailedError:
+        turn.roll_back()
+        raise
+    turn.joined = True
     return True
+
+
+def join_after_exception(turn: Any) -> None:
+    """As :func:`join`; the exception of the view is the one that counts."""
+    try:
+        join(turn)
+    except TransactionFailedError:
+        pass  # nothing of it is to be saved, and nothing is
+
+
+def can_commit_after_exception(request: Any) -> bool:
+    """Whether a commit veto decides; without one ``pyramid_tm`` aborts."""
+    settings = request.registry.settings
+    return any(settings.get(name) for name in ("tm.commit_veto", "pyramid_tm.commit_veto"))
 
 
 @implementer(IDataManagerSavepoint)
@@ -60,9 +89,14 @@ class SessionDataManager:
         self._begun = False
 
     def abort(self, transaction: Any) -> None:
-        """A veto leaves the changes to the response callback; a failed commit does not."""
-        if self._begun:
+        """Leave the changes to the response callback if the application wants the abort.
+
+        A veto, or ``doom()``, is no failure: ``pyramid_tm`` has a response then.
+        """
+        error = sys.exc_info()[1]
+        if self._begun or not (error is None or isinstance(error, AbortWithResponse)):
             self._turn.roll_back()
+        self._turn.joined = False
 
     def tpc_begin(self, transaction: Any) -> None:
         self._begun = True
@@ -76,14 +110,18 @@ class SessionDataManager:
 
     def tpc_vote(self, transaction: Any) -> None:
         turn = self._turn
-        if turn.response is not None or not turn.session.needs_cookie():
+        # Of an exception view's response nobody knows here whether it carries a
+        # cookie, nor its status: the response callback saves what depends on that.
+        late = turn.session.needs_cookie() or not turn.settings.save_on_exception
+        if turn.response is not None or not late:
             turn.save()
-        # Else an exception view's response, which nobody has seen here, is to carry a cookie.
 
     def tpc_finish(self, transaction: Any) -> None:
         self._turn.session.undo = None
+        self._turn.joined = False
 
     def tpc_abort(self, transaction: Any) -> None:
+        self._turn.joined = False
         self._turn.roll_back()
         try:
             self._turn.session.put_back()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.app2 import stored_sessions
 from tests.support.jar import Jar, orders
-from tests.support.overlap import Answer, Driven, Overlap
+from tests.support.overlap import Answer, Driven, Overlap, id_in
 
 
 @pytest.fixture
@@ -268,4 +268,29 @@ def test_the_user_can_log_in_again_when_the_response_to_the_logout_was_lost(
     jar = anonymous(overlap)
     overlap.run(jar.cookie, log_out)
     jar.receive(overlap.run(jar.cookie, log_in))
+    assert logged_in(overlap, jar)
+
+
+def test_late_logout_of_a_session_that_it_saw_alive_spares_the_cookie_of_a_login_however_old(
+    redis_url: str, redis_client: Any
+) -> None:
+    with Overlap(redis_url) as overlap:
+        jar = anonymous(overlap)
+        slow = begin(overlap, jar, loads=True)
+        old_key = f"session:{id_in(jar.cookie)}"
+        jar.receive(overlap.run(jar.cookie, log_in))
+        redis_client.hset(old_key, "moved", "1 long-ago")
+        slow.do(log_out)
+        jar.receive(slow.finish())
+        assert logged_in(overlap, jar)
+
+
+def test_request_that_emptied_the_session_spares_the_cookie_of_a_login(emptying: Overlap) -> None:
+    overlap = emptying
+    jar = anonymous(overlap)
+    login = begin(overlap, jar, loads=True)
+    login.do(log_in)
+    emptied = overlap.run(jar.cookie, lambda session: session.clear())
+    jar.receive(login.finish())
+    jar.receive(emptied)
     assert logged_in(overlap, jar)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from pyramid.response import Response
 
-from pyramid_redis_lua_sessions import StoreError
+from pyramid_redis_lua_sessions import StoreError, StoreUnavailable
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
+from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.app2 import data_fields, stored_sessions
 from tests.support.overlap import Overlap, id_in
@@ -501,3 +504,67 @@ def test_what_is_kept_of_the_old_id_goes_when_its_marker_expires(
     redis_client.pexpire(key, 1)
     wait_until(lambda: not redis_client.exists(key))
     assert overlap.read(cookie) == {}
+
+
+def test_a_deadline_that_is_removed_meanwhile_stays_removed(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start()
+    deadline = time.time() + 100
+    cookie = session_with(
+        overlap, put("a", 1), lambda session: session.adjust_session_expires(deadline)
+    )
+    slow = loaded(overlap, cookie)
+    overlap.run(cookie, lambda session: session.adjust_session_expires(None))
+    slow.do(log_in)
+    key = KEY + id_in(slow.finish().cookie)
+    assert redis_client.hget(key, "deadline") is None
+    assert redis_client.pttl(key) > 1_000_000
+
+
+class FailingAfter:
+    """A client whose user may call a script so many times, and no more."""
+
+    def __init__(self, client: Any, script: str) -> None:
+        self._client = client
+        self._sha = SCRIPTS[script].sha1
+        self.left: int | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        if self.left is not None and args[:2] == ("EVALSHA", self._sha):
+            if not self.left:
+                raise redis.exceptions.ConnectionError("lost")
+            self.left -= 1
+        return self._client.execute_command(*args, **options)
+
+
+def unavailable(config: Any) -> None:
+    config.add_exception_view(lambda exc, request: Response(status=503), context=StoreUnavailable)
+
+
+@pytest.mark.parametrize("other", ["logout", "write"])
+def test_new_id_that_cannot_be_completed_is_taken_back(
+    start: Start, redis_client: Any, redis_url: str, other: str
+) -> None:
+    """After the pipeline: what the other one ended must go, what it wrote must be carried over."""
+    client = FailingAfter(redis.Redis.from_url(redis_url), "save_if_changed")
+    overlap = start(client_callable=lambda request, **options: client, configure=unavailable)
+    cookie = session_with(overlap, put("a", 1))
+    slow = loaded(overlap, cookie)
+    if other == "logout":
+        overlap.run(cookie, lambda session: session.invalidate())
+    else:
+        overlap.run(cookie, put("late", 2))
+    slow.do(log_in)
+    client.left = 0
+    answer = slow.finish()
+    client.left = None
+    assert (answer.status, answer.cookies) == (503, [])
+    if other == "logout":
+        assert stored_sessions(redis_client) == {}
+    else:
+        assert list(stored_sessions(redis_client)) == [id_in(cookie)]
+        assert overlap.read(cookie) == {"a": 1, "late": 2}

@@ -67,7 +67,7 @@ def test_every_test_that_the_page_names_exists() -> None:
 def test_every_reason_of_a_rejection_is_on_the_page() -> None:
     sources = "".join(
         (ROOT / "pyramid_redis_lua_sessions" / f"{name}.py").read_text("utf-8")
-        for name in ("session", "factory")
+        for name in ("state", "factory")
     )
     kinds = "|".join(name for name in errors.__all__ if name.startswith("InvalidSession_"))
     used = set(re.findall(rf'(?:{kinds})[(,]\s*"([^"]+)"', sources))

@@ -326,6 +326,48 @@ def test_a_save_id_within_another_is_another(scripts: Scripts) -> None:
         assert reply == [Status.CONFLICT]
 
 
+@pytest.mark.parametrize("undoable", [0, 1])
+def test_save_returns_what_it_replaced_only_where_it_is_asked(
+    scripts: Scripts, undoable: int
+) -> None:
+    scripts.create(fields={b".a": b"1"})
+    assert scripts.save(sets={b".a": b"2"}, undoable=undoable) == [Status.SAVED, MINUTE]
+
+
+def test_save_returns_what_it_replaced(scripts: Scripts) -> None:
+    deadline = scripts.now() + MINUTE
+    scripts.create(fields={b".a": b"1", b".b": b"2"}, adjusted=True, deadline=deadline)
+    call = {
+        "sets": {b".a": b"x", b".new": b"y"},
+        "deletes": [b".b", b".missing"],
+        "new_timeout": 2 * MINUTE,
+        "new_deadline": 0,
+        "undoable": 2,
+        "save_id": "one",
+    }
+    replaced = [b"2", None, b"1", None, b"60000", b"%d" % deadline]
+    assert scripts.save(**call) == [Status.SAVED, 2 * MINUTE, replaced]
+    # What it was before is forgotten: the second call must not say that it was this.
+    assert scripts.save(**call) == [Status.SAVED, 2 * MINUTE]
+
+
+def test_save_returns_what_it_replaced_of_very_many_fields(scripts: Scripts) -> None:
+    fields = {b".%d" % number: b"%d" % number for number in range(10_000)}
+    scripts.create(fields=fields)
+    reply = scripts.save(sets=dict.fromkeys(fields, b"x"), undoable=2)
+    assert reply[2] == [*fields.values(), None, None]
+
+
+def test_a_save_repeated_after_the_session_was_regenerated_was_saved(scripts: Scripts) -> None:
+    scripts.create(fields={b".a": b"1"})
+    scripts.save(sets={b".a": b"2"}, save_id="one")
+    scripts.end(keep_fields=True)
+    before = scripts.hash()
+    assert scripts.save(sets={b".a": b"2"}, save_id="one")[0] is Status.SAVED
+    assert scripts.save(sets={b".a": b"2"}, save_id="two")[0] is Status.MOVED
+    assert scripts.hash() == before
+
+
 # -- checks ------------------------------------------------------------------------
 
 HELD = {b".a": b"1", b".b": b"", b"#1": b"2"}

@@ -1,5 +1,7 @@
 """swap_fields: replaces what is still the same, in a session that still lives."""
 
+from typing import Any
+
 import pytest
 
 from pyramid_redis_lua_sessions.scripts import Status
@@ -22,7 +24,9 @@ def test_swap_replaces_only_what_is_still_the_same(scripts: Scripts) -> None:
         (b".missing", b"1", b"x"),
     )
     assert reply == [Status.SAVED, 4]
-    assert scripts.hash() == {
+    held = scripts.hash()
+    assert held.pop(b"saves")
+    assert held == {
         b"created": created,
         b".same": b"=x",
         b".other": b"2",
@@ -41,17 +45,60 @@ def test_swap_leaves_the_lifetime_alone(scripts: Scripts, timeout: int) -> None:
 def test_swap_twice_is_one_swap(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1", b".b": b"2"})
     swaps = ((b".a", b"1", b"x"), (b".b", b"2", None), (b".c", None, b"y"))
-    scripts.swap("s", *swaps)
+    assert scripts.swap("s", *swaps, save_id="one") == [Status.SAVED, 3]
     before = scripts.hash()
-    assert scripts.swap("s", *swaps)[0] is Status.SAVED
+    assert scripts.swap("s", *swaps, save_id="one") == [Status.SAVED, -1]
     assert scripts.hash() == before
+
+
+def test_repeated_swap_does_not_undo_what_came_in_between(scripts: Scripts) -> None:
+    # A coupon that an attempt had taken is put back, and another request takes it.
+    scripts.create()
+    swap = (b".coupon", None, b"1")
+    scripts.swap("s", swap, save_id="one")
+    scripts.save(deletes=[b".coupon"])
+    assert scripts.swap("s", swap, save_id="one") == [Status.SAVED, -1]
+    assert b".coupon" not in scripts.hash()
+    # Nor if the first call found nothing to swap.
+    scripts.save(sets={b".coupon": b"2"})
+    assert scripts.swap("s", swap, save_id="two") == [Status.SAVED, 0]
+    scripts.save(deletes=[b".coupon"])
+    assert scripts.swap("s", swap, save_id="two") == [Status.SAVED, -1]
+    assert b".coupon" not in scripts.hash()
+
+
+@pytest.mark.parametrize("undoable", [1, 2])
+@pytest.mark.parametrize(
+    ("later", "swapped"),
+    [
+        pytest.param({"sets": {b".a": b"2"}}, 0, id="the same"),
+        pytest.param({"sets": {b".b": b"1"}}, 1, id="another key"),
+        pytest.param({"sets": {b".b": b"2"}}, 1, id="another key, in vain"),
+        pytest.param({"deletes": [b".gone"]}, 0, id="the same deletion"),
+    ],
+)
+def test_a_save_is_not_taken_back_when_a_later_one_wrote_the_same(
+    scripts: Scripts, undoable: int, later: dict[str, Any], swapped: int
+) -> None:
+    scripts.create(fields={b".a": b"1", b".gone": b"1"})
+    scripts.save(sets={b".a": b"2"}, deletes=[b".gone"], undoable=2, save_id="one")
+    scripts.save(**later, undoable=undoable)
+    reply = scripts.swap("s", (b".a", b"2", b"1"), undone="one")
+    assert reply == [Status.SAVED, swapped]
+
+
+def test_an_earlier_save_of_the_same_does_not_hinder(scripts: Scripts) -> None:
+    scripts.create(fields={b".a": b"1"})
+    scripts.save(sets={b".a": b"1"}, undoable=1)
+    scripts.save(sets={b".a": b"2"}, undoable=2, save_id="one")
+    assert scripts.swap("s", (b".a", b"2", b"1"), undone="one") == [Status.SAVED, 1]
 
 
 def test_swap_of_very_many_fields(scripts: Scripts) -> None:
     fields = {b".%d" % number: b"%d" % number for number in range(10_000)}
     scripts.create(fields=fields)
     assert scripts.swap("s", *((f, v, None) for f, v in fields.items())) == [Status.SAVED, 10_000]
-    assert set(scripts.hash()) == {b"created"}
+    assert set(scripts.hash()) == {b"created", b"saves"}
 
 
 def test_swap_never_creates_a_session(scripts: Scripts) -> None:

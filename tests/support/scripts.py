@@ -41,7 +41,7 @@ class Scripts:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self._saved = self._adjusted = 0
+        self._saved = self._adjusted = self._swapped = 0
 
     def call(self, name: str, key: str, *args: Any) -> list[Any]:
         reply: Any = self.client.eval(SCRIPTS[name].source, 1, key, *args)
@@ -103,6 +103,7 @@ class Scripts:
         new_deadline: int | str = "",
         save_id: str | None = None,
         remember: int = 10,
+        undoable: int = 0,
         end_if_empty: int = 0,
         names: str = "",
         checks: Mapping[bytes, str] = NOTHING,
@@ -120,6 +121,7 @@ class Scripts:
             new_deadline,
             save_id or f"save{self._saved}",
             remember,
+            undoable,
             end_if_empty,
             names,
             len(checks),
@@ -176,9 +178,17 @@ class Scripts:
     def revive(self, key: str = "s", *, nonce: str = "end") -> list[Any]:
         return self.call("revive_session", key, nonce)
 
-    def swap(self, key: str = "s", *swaps: tuple[bytes, bytes | None, bytes | None]) -> list[Any]:
+    def swap(
+        self,
+        key: str = "s",
+        *swaps: tuple[bytes, bytes | None, bytes | None],
+        save_id: str | None = None,
+        remember: int = 10,
+        undone: str = "",
+    ) -> list[Any]:
         """A swap is (field, expected, new); ``None`` = absent."""
-        args: list[bytes | str] = []
+        self._swapped += 1
+        args: list[Any] = [save_id or f"swap{self._swapped}", remember, undone]
         for field, expected, new in swaps:
             args += (field, "" if expected is None else digest(expected))
             args.append(b"" if new is None else b"=" + new)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import pytest
 import redis
 
-from pyramid_redis_lua_sessions.client import client_options, make_client
+from pyramid_redis_lua_sessions.client import client_options, longest_repeat, make_client
 from pyramid_redis_lua_sessions.settings import Settings, SettingsError
 from pyramid_redis_lua_sessions.testing import RedisServer
 
@@ -153,3 +154,21 @@ def test_callable_is_given_the_options_that_the_predecessors_document() -> None:
 def test_options_of_the_callable_make_a_client() -> None:
     with redis.Redis(**client_options(settings(host="h", encoding="utf-8"))) as client:
         assert client.connection_pool.connection_kwargs["host"] == "h"
+
+
+@pytest.mark.parametrize(
+    ("options", "longest"),
+    [
+        ({}, 4.5),
+        ({"redis_retries": 0}, 0),
+        ({"redis_retries": 3}, 13.5),
+        ({"redis_socket_timeout": 10, "redis_socket_connect_timeout": 5}, 15.5),
+        ({"redis_url": "redis://localhost?socket_timeout=30"}, 32.5),
+        ({"redis_url": "redis+cluster://localhost?socket_connect_timeout=1"}, 3.5),
+        ({"redis_socket_timeout": None}, math.inf),
+        ({"redis_client_callable": lambda request, **options: None}, math.inf),
+        ({"redis_connection_pool": redis.ConnectionPool()}, math.inf),
+    ],
+)
+def test_longest_time_until_a_call_is_repeated(options: dict[str, Any], longest: float) -> None:
+    assert longest_repeat(settings(**options)) == longest
