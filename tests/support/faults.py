@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -37,19 +38,20 @@ class FaultProxy(CountingProxy):
     def __init__(self, port: int, host: str = LOOPBACK) -> None:
         super().__init__(port, host)
         self.calls = 0
-        self._fault = ""
+        self._fault: str | Callable[[], object] = ""
         self._first = self._last = 0
         self._silent = False
         self._late: list[tuple[socket.socket, bytes, int]] = []
         self._delivered = threading.Event()
 
-    def strike(self, fault: str, nth: int = 1, times: int = 1) -> None:
+    def strike(self, fault: str | Callable[[], object], nth: int = 1, times: int = 1) -> None:
         """Let a fault happen to the n-th call from now on, and to the ones after it.
 
-        :param fault: one of ``FAULTS``.
+        :param fault: one of ``FAULTS``; or a function that is called before the call is
+            passed on.
         :param times: to how many calls in all.
         """
-        assert fault in FAULTS
+        assert callable(fault) or fault in FAULTS
         with self._lock:
             self.calls = 0
             self._fault = fault
@@ -101,6 +103,8 @@ class FaultProxy(CountingProxy):
                 while client.recv(65536):
                     pass
                 return
+            if callable(fault):
+                fault()
             if fault == "before":
                 return
             if fault == "late":
@@ -127,7 +131,7 @@ class FaultProxy(CountingProxy):
                 delivered.wait(DELAY)
             client.sendall(replies)
 
-    def _next_fault(self, names: list[str]) -> str:
+    def _next_fault(self, names: list[str]) -> str | Callable[[], object]:
         if all(name in HANDSHAKE for name in names):
             return ""
         self.calls += 1
