@@ -10,7 +10,7 @@ REDIS_URL ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format types docs bench load-scripts build check torture \
-	test-servers clean
+	test-servers test-cluster test-sentinel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,8 +61,14 @@ check: lint types test docs ## Run lint, types, test and docs
 torture: $(STAMP) ## Run the tests with many threads and processes, at ten times their size
 	TORTURE_EXAMPLES=100000 TORTURE_SCALE=10 $(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
 
-test-servers: $(STAMP) ## Run all tests on every server found
-	TEST_ALL_SERVERS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+test-servers: $(STAMP) ## Run all tests on every Redis and Valkey found; prints a table
+	$(BIN)/python -m tests.support.servers $(PYTEST_ARGS)
+
+test-cluster: $(STAMP) ## Run the functional tests on a Redis Cluster
+	REDIS_TOPOLOGY=cluster $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-sentinel: $(STAMP) ## Run the functional tests on a primary behind sentinels
+	REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 clean: ## Remove all that these commands made, .venv included
 	rm -rf $(VENV) build dist docs/_build *.egg-info

@@ -16,7 +16,6 @@ from pyramid_redis_lua_sessions.testing import (
     CountingProxy,
     RedisServer,
     find_redis_server,
-    find_redis_servers,
 )
 
 # So that their assertions show what they compared.
@@ -47,17 +46,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> No
     items[:] = chosen
 
 
-def _binaries() -> list[str | None]:
-    """Which binaries to test with; ``None`` is looked up, or fails, in the fixture."""
-    if os.environ.get("TEST_ALL_SERVERS"):
-        return [*find_redis_servers()] or [None]
-    return [None]
-
-
-@pytest.fixture(scope="session", params=_binaries(), ids=lambda binary: binary or "redis")
-def redis_binary(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="session")
+def redis_binary() -> str:
     """Path of the server binary. Without one the tests fail: they never skip."""
-    return request.param or find_redis_server()
+    return find_redis_server()
 
 
 @pytest.fixture(scope="session")
