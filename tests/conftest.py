@@ -2,7 +2,7 @@
 
 ``REDIS_TOPOLOGY=cluster`` or ``sentinel`` gives the functional tests a Redis Cluster, or a
 primary behind sentinels, instead of one server. Those that are about the server, or about what
-travels to it, are left out then.
+travels to it, are left out then. ``VARIANTS=3`` keeps at most three variants of each test.
 """
 
 import os
@@ -27,22 +27,62 @@ from tests.support.topology import Cluster, Sentinels  # noqa: E402
 TOPOLOGIES = {"cluster": Cluster, "sentinel": Sentinels}
 TOPOLOGY = os.environ.get("REDIS_TOPOLOGY", "")
 
+#: At most so many variants of each parametrized test, evenly chosen; 0 = all.
+VARIANTS = int(os.environ.get("VARIANTS", "0"))
+
 #: Fixtures of the tests that need one server of their own, or see it through a proxy.
 ONE_SERVER = {"redis_server", "proxy", "new_redis_server"}
 
+#: Further tests, or files, that need one server, and why.
+ONE_SERVER_TESTS = {
+    "test_client_callable.py::test_callable_by_dotted_name": "its client is of one server",
+    "test_owner.py::test_decoding_client_lists_and_revokes": "its client is of one server",
+    "test_owner.py::test_login_does_not_fail_when_the_index_cannot_be_tidied": (
+        "its ACL user is known to one node"
+    ),
+    "test_packaging.py": "its program knows only redis-py, and URLs of one server",
+    "test_round_trips.py::test_redis_executes_one_write_for_a_read_without_a_trigger": (
+        "MONITOR shows one node"
+    ),
+    "test_round_trips.py::test_redis_executes_only_reading_commands_for_a_read_with": (
+        "MONITOR shows one node"
+    ),
+    "test_save_points.py::test_save_happens_before_tweens_above_see_the_response": (
+        "its KEYS, by the application's client, is of one node"
+    ),
+}
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
-    """Leave out what cannot run on the topology that was asked for."""
-    if not TOPOLOGY:
-        return
-    chosen = [
-        item
-        for item in items
-        if "functional" in item.path.parts
+
+def _runs_on_topology(item: Any) -> bool:
+    name = f"{item.path.name}::{item.originalname}"
+    return (
+        "functional" in item.path.parts
         and "redis_url" in item.fixturenames
         and not ONE_SERVER & set(item.fixturenames)
-    ]
-    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        and name not in ONE_SERVER_TESTS
+        and item.path.name not in ONE_SERVER_TESTS
+    )
+
+
+def _fewer_variants(items: list[Any], most: int) -> list[Any]:
+    """Keep at most so many variants of each test, from its first to its last."""
+    variants: dict[str, list[Any]] = {}
+    for item in items:
+        variants.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept: list[Any] = []
+    for same in variants.values():
+        count = min(most, len(same))
+        kept += [same[number * (len(same) - 1) // max(1, count - 1)] for number in range(count)]
+    return kept
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[Any]) -> None:
+    """Leave out what cannot run on the topology that was asked for, or is too much."""
+    chosen = [item for item in items if not TOPOLOGY or _runs_on_topology(item)]
+    if VARIANTS:
+        chosen = _fewer_variants(chosen, VARIANTS)
+    kept = set(map(id, chosen))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
     items[:] = chosen
 
 
@@ -76,12 +116,18 @@ else:
         return redis_server
 
 
-@pytest.fixture
-def redis_client(shared_redis: Any) -> Iterator[redis.Redis]:
-    """A client of the shared server, whose data were just removed (its scripts were not)."""
+@pytest.fixture(scope="session")
+def shared_client(shared_redis: Any) -> Iterator[redis.Redis]:
+    """One client for all tests: that of a cluster takes its time to connect."""
     with shared_redis.client() as client:
-        client.flushall()
         yield client
+
+
+@pytest.fixture
+def redis_client(shared_client: redis.Redis) -> redis.Redis:
+    """A client of the shared server, whose data were just removed (its scripts were not)."""
+    shared_client.flushall()
+    return shared_client
 
 
 @pytest.fixture

@@ -325,7 +325,10 @@ class Step:
                         replies.append(exc)
                 return replies
 
-        class Client(redis.Redis):
+        on_cluster = self.url.startswith("redis+cluster://")
+        kind: Any = redis.RedisCluster if on_cluster else redis.Redis
+
+        class Client(kind):  # type: ignore[misc]
             def execute_command(self, *args: Any, **options: Any) -> Any:
                 step.number += 1
                 action = step.before.pop(step.number, None)
@@ -339,7 +342,7 @@ class Step:
                 return Pipeline(self)
 
         if not hasattr(self, "_client"):
-            self._client = Client.from_url(self.url)
+            self._client = Client.from_url(self.url.replace("+cluster", "").partition(",")[0])
         return self._client
 
 

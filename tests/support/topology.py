@@ -219,6 +219,13 @@ class ClusterClient(redis.RedisCluster):
     def keys(self, pattern: Any = "*", **options: Any) -> Any:
         return super().keys(pattern, target_nodes=self.PRIMARIES, **options)
 
+    def dbsize(self, **options: Any) -> Any:
+        return super().dbsize(target_nodes=self.PRIMARIES, **options)
+
+    def copy(self, source: str, destination: str, **options: Any) -> Any:
+        """COPY takes no keys of different nodes."""
+        return self.restore(destination, max(0, self.pttl(source)), self.dump(source), **options)
+
 
 class Sentinels:
     """A primary, two replicas, and three sentinels that watch them, as a context manager.
