@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import redis
 
 from tests.support.app import make_browser
+from tests.support.least_privilege import PAGE, rule, with_user
 from tests.support.load import Load
 from tests.support.topology import Cluster, redis_cli
 
@@ -33,11 +35,17 @@ def test_slot_that_is_on_its_way_to_a_node_without_slots(
     cluster: Cluster, cluster_client: redis.RedisCluster
 ) -> None:
     """The client has never heard of the node to which it is sent, and the node of no script."""
-    browser = make_browser(cluster.url)
+    page = PAGE.read_text("utf-8")
+    (more,) = re.findall(r"Redis Cluster needs ``(.*?)``", page)
+    for node in cluster.running:
+        node.ask("ACL", "SETUSER", *rule(), *more.split())
+    # As the user of the documentation: a redirected call takes a command of its own.
+    browser = make_browser(with_user(cluster.url))
     browser.use(lambda session: session.__setitem__("stays", 1))
     source = cluster.primary_of(browser.key)
     source_id = cluster.slots()[source.address][0]
     new = cluster.add()
+    new.ask("ACL", "SETUSER", *rule(), *more.split())
     cluster.manage(redis_cli(), "add-node", new.address, cluster.running[0].address)
     cluster.wait_until_healthy()
     slot = int(new.ask("CLUSTER", "KEYSLOT", browser.key))
