@@ -36,6 +36,9 @@ ONE_SERVER = {"redis_server", "proxy", "new_redis_server"}
 #: Further tests, or files, that need one server, and why.
 ONE_SERVER_TESTS = {
     "test_client_callable.py::test_callable_by_dotted_name": "its client is of one server",
+    "test_first_timeout.py::test_flood_without_cookies_leaves_only_the_last_minute": (
+        "it measures the memory of one server"
+    ),
     "test_owner.py::test_decoding_client_lists_and_revokes": "its client is of one server",
     "test_owner.py::test_login_does_not_fail_when_the_index_cannot_be_tidied": (
         "its ACL user is known to one node"

@@ -20,11 +20,11 @@ from pyramid_redis_lua_sessions.errors import (
 )
 from pyramid_redis_lua_sessions.events import SessionEvent, SessionRejected
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.app import Browser, Reports, make_browser
+from tests.support.app import SECRET, Browser, Reports, make_browser
 from tests.support.app2 import set_cookies
 from tests.support.faults import FaultProxy
 
-from .kinds import log_in, start, unavailable
+from .kinds import NEW_SECRET, log_in, start, unavailable
 
 MODES = ("raise", "ephemeral")
 
@@ -328,8 +328,7 @@ def test_invalidate_whose_reply_is_lost_deletes_the_cookie(proxy: FaultProxy) ->
 def test_cookie_that_is_due_does_not_take_the_answer_away(how: str, proxy: FaultProxy) -> None:
     user = logged_in(proxy.url)
     if how == "signed with an old secret":
-        secret = user.factory.settings.secret[0]
-        user = with_settings(user, proxy.url, secret=f"\n{secret * 2}\n{secret}\n")
+        user = with_settings(user, proxy.url, secret=f"\n{NEW_SECRET}\n{SECRET}\n")
     break_off(proxy)
 
     def view(request: Any) -> None:
