@@ -64,6 +64,8 @@ def _runs_on_topology(item: Any) -> bool:
         and not ONE_SERVER & set(item.fixturenames)
         and name not in ONE_SERVER_TESTS
         and item.path.name not in ONE_SERVER_TESTS
+        # Its client does not ask sentinels; what it steps through is the same on one server.
+        and not (TOPOLOGY == "sentinel" and "step" in item.fixturenames)
     )
 
 
