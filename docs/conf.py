@@ -21,3 +21,5 @@ autodoc_typehints = "none"
 
 html_theme = "furo"
 html_title = f"{project} {release}"
+html_static_path = ["_static"]
+html_css_files = ["docs.css"]
