@@ -30,7 +30,7 @@ EXTRAS = {
         "cryptography",
         "hypothesis",
         "msgspec",
-        "pyramid_debugtoolbar>=4.10",
+        "pyramid_debugtoolbar>=4.12",
         "pyramid_retry",
         "pyramid_tm",
         "pytest>=7",
