@@ -25,6 +25,7 @@ EXTRAS = {
     "msgpack": ["msgspec"],
     "encryption": ["cryptography"],
     "debugtoolbar": ["pyramid_debugtoolbar>=4.10"],
+    "cli": ["rich"],
     "test": [
         "build",
         "cryptography",

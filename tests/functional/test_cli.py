@@ -165,7 +165,7 @@ def test_load_scripts_when_the_arguments_are_wrong(
     garbage.write_text("no section here\n")
     for args, message in (
         ([], "either"),
-        ([ini, "--url", redis_url], "either"),
+        ([ini, "--prefix", "x:"], "--prefix"),
         ([str(tmp_path / "missing.ini")], "missing.ini"),
         ([f"{ini}#other"], "other"),
         ([ini, "no-assignment"], "no-assignment"),

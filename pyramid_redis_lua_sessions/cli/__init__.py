@@ -1,0 +1,73 @@
+"""The console script ``redis-lua-sessions``, for operators.
+
+One module per group of subcommands. Each has ``add_to(commands, target)``,
+which declares them, and for each a function ``(console, args)`` that returns
+the exit status, or raises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from redis.exceptions import RedisClusterException, RedisError
+
+from ..errors import SessionError
+from . import migrate, scripts
+from .console import Console, RedisFailure, UsageError
+from .target import target_arguments
+
+__all__ = ["SessionsCommand", "main"]
+
+GROUPS = (scripts, migrate)
+
+
+def main(argv: Sequence[str] | None = None, quiet: bool = False) -> int:
+    """Run the console script.
+
+    :param argv: the command line, program name first; default: ``sys.argv``.
+    :param quiet: print nothing but errors.
+    :returns: the exit status: 0; 1, Redis could not be reached or refused, or
+        a check failed; 2, the arguments or the configuration are wrong, or the
+        operator said no.
+    """
+    return SessionsCommand(sys.argv if argv is None else argv, quiet).run()
+
+
+class SessionsCommand:
+    """One run of the console script."""
+
+    script_name = "redis-lua-sessions"
+    description = "Run and inspect the Redis behind an application's sessions."
+
+    def __init__(self, argv: Sequence[str], quiet: bool = False) -> None:
+        self.argv = argv
+        self.console = Console(self.script_name, quiet)
+        self.parser = self.make_parser()
+
+    def make_parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(prog=self.script_name, description=self.description)
+        commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+        target = target_arguments()
+        for group in GROUPS:
+            group.add_to(commands, target)
+        return parser
+
+    def run(self) -> int:
+        try:
+            args = self.parser.parse_args(self.argv[1:])
+        except SystemExit as exc:  # argparse has printed its message, or its help
+            return 2 if exc.code else 0
+        try:
+            status: int = args.command(self.console, args)
+        except UsageError as exc:
+            self.console.error(str(exc))
+            return 2
+        except (RedisFailure, SessionError, RedisError, RedisClusterException, OSError) as exc:
+            self.console.error(str(exc) or type(exc).__name__)
+            return 1
+        except KeyboardInterrupt:
+            self.console.error("interrupted")
+            return 1
+        return status

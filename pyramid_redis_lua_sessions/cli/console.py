@@ -1,0 +1,179 @@
+"""How the command talks to the operator: lines, tables, progress, questions."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["Console", "RedisFailure", "UsageError", "duration", "plural", "printable", "size"]
+
+#: How often a progress that is no bar is printed.
+PROGRESS_SECONDS = 5.0
+
+
+class UsageError(Exception):
+    """The arguments, or the configuration that they name, cannot be used."""
+
+
+class RedisFailure(Exception):
+    """Redis could not be reached, or did not do what it was asked."""
+
+
+class Console:
+    """Standard output and standard error of one run.
+
+    Tables and bars are drawn with ``rich`` where that is installed and the
+    stream is a terminal; else all is plain text.
+
+    :param name: of the program, before each error.
+    :param quiet: print nothing but errors.
+    """
+
+    def __init__(self, name: str, quiet: bool = False) -> None:
+        self.name = name
+        self.quiet = quiet
+
+    def out(self, message: str = "") -> None:
+        if not self.quiet:
+            print(message)
+
+    def error(self, message: str) -> None:
+        # Messages of other libraries may span lines; operators grep for one.
+        print(f"{self.name}: {' '.join(message.split())}", file=sys.stderr)
+
+    def json(self, document: Any) -> None:
+        self.out(json.dumps(document, indent=2))
+
+    def table(
+        self,
+        headings: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        numbers: Sequence[str] = (),
+        styles: Mapping[str, str] | None = None,
+    ) -> None:
+        """Print a table; as plain text one line a row, two spaces between the columns.
+
+        :param headings: of the columns; if all are empty, none is printed.
+        :param numbers: headings of the columns that are aligned on the right.
+        :param styles: cells to the style that ``rich`` gives them.
+        """
+        if self.quiet:
+            return
+        if _draws(sys.stdout):
+            self._draw(headings, rows, numbers, styles or {})
+            return
+        lines = [list(headings), *rows] if any(headings) else list(rows)
+        widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(headings))]
+        for line in lines:
+            cells = [
+                cell.rjust(width) if heading in numbers else cell.ljust(width)
+                for cell, width, heading in zip(line, widths, headings, strict=True)
+            ]
+            print("  ".join(cells).rstrip())
+
+    def _draw(
+        self,
+        headings: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        numbers: Sequence[str],
+        styles: Mapping[str, str],
+    ) -> None:
+        from rich.box import SIMPLE
+        from rich.console import Console as Terminal
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=SIMPLE, show_header=any(headings), pad_edge=False)
+        for heading in headings:
+            table.add_column(heading, justify="right" if heading in numbers else "left")
+        for row in rows:
+            # Text, not str: what stands in a cell is no markup.
+            table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
+        Terminal(highlight=False).print(table)
+
+    def ask(self, question: str, yes: bool = False) -> None:
+        """Go on only if the operator says so.
+
+        :param yes: has said so already, with ``--yes``.
+        :raises UsageError: the answer is no, or nobody can answer.
+        """
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            raise UsageError("give --yes: there is no terminal on which to ask")
+        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+            raise UsageError("nothing was done")
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[int, str], None]]:
+        """Show how far a command is, on standard error.
+
+        On a terminal, with ``rich`` if that is installed; else as a line every
+        few seconds.
+
+        :returns: a function to be called with the steps that were done, of
+            1000 in all, and a few words.
+        """
+        if self.quiet:
+            yield lambda steps, words: None
+            return
+        if _draws(sys.stderr):
+            from rich.console import Console as Terminal
+            from rich.progress import Progress
+
+            columns = Progress.get_default_columns()
+            with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+                task = bar.add_task("", total=1000)
+                yield lambda steps, words: bar.update(task, advance=steps, description=words)
+            return
+        done, shown = 0, time.monotonic()
+
+        def advance(steps: int, words: str) -> None:
+            nonlocal done, shown
+            done += steps
+            if time.monotonic() - shown >= PROGRESS_SECONDS:
+                shown = time.monotonic()
+                print(f"{done // 10} %, {words}", file=sys.stderr, flush=True)
+
+        yield advance
+
+
+def _draws(stream: Any) -> bool:
+    return bool(stream.isatty()) and importlib.util.find_spec("rich") is not None
+
+
+# -- in words ----------------------------------------------------------------------
+
+
+def duration(ms: float) -> str:
+    """Say how long: ``850 ms``, ``12 s``, ``3 min``, ``5 h``, ``20 days``."""
+    for unit, length in (("days", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
+        if ms >= 2 * length:
+            return f"{ms / length:.0f} {unit}"
+    return f"{ms:.0f} ms"
+
+
+def size(count: float) -> str:
+    """Say how many bytes: ``850 B``, ``12.3 kB``, ``4.5 MB`` (powers of 1024)."""
+    for unit, length in (("GB", 1024**3), ("MB", 1024**2), ("kB", 1024)):
+        if count >= length:
+            return f"{count / length:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """Say how many: ``1 session``, ``1,200 sessions``."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey, and what it cannot show."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )

@@ -1,0 +1,226 @@
+"""Which Redis, and whose sessions in it: from the arguments to a client and a store."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import redis
+from pyramid.exceptions import ConfigurationError
+from pyramid.paster import get_appsettings
+from pyramid.scripts.common import parse_vars
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisError
+
+from ..client import client_at, client_options, make_client, parse_url
+from ..factory import RedisSessionFactory
+from ..settings import Settings
+from ..store import Store
+from .console import UsageError
+
+__all__ = [
+    "Target",
+    "add_ini_arguments",
+    "address",
+    "client_of",
+    "connected",
+    "primaries",
+    "settings_of_ini",
+    "target_arguments",
+]
+
+#: Seconds to wait for the Redis that ``--url`` names.
+TIMEOUT_SECONDS = 5.0
+
+
+class Target:
+    """What the arguments name.
+
+    :ivar name: to show for it; never with a password.
+    :ivar settings: of the sessions; the defaults, and ``--prefix``, where no
+        configuration file was given.
+    :ivar configured: one was given.
+    """
+
+    def __init__(self, name: str, settings: Settings, client: Any, configured: bool) -> None:
+        self.name = name
+        self.settings = settings
+        self.client = client
+        self.configured = configured
+
+    def require_configuration(self, why: str) -> None:
+        """:raises UsageError: no configuration file was given."""
+        if not self.configured:
+            raise UsageError(f"{why} needs the configuration file, which has the secret")
+
+    @property
+    def factory(self) -> RedisSessionFactory:
+        """A session factory with these settings, over this client."""
+        settings = dataclasses.replace(
+            self.settings, redis_client_callable=lambda request, **options: self.client
+        )
+        try:
+            return RedisSessionFactory.from_settings(settings)
+        except ConfigurationError as exc:
+            raise UsageError(f"{self.name}: {exc}") from exc
+
+    @property
+    def store(self) -> Store:
+        return self.factory.store_for(None)
+
+
+def target_arguments() -> argparse.ArgumentParser:
+    """The arguments that every subcommand has: which Redis."""
+    target = argparse.ArgumentParser(add_help=False)
+    add_ini_arguments(target, nargs="?")
+    target.add_argument(
+        "--url",
+        help="address of the Redis: redis://, rediss://, unix://, redis+sentinel:// or "
+        "redis+cluster://; beside a configuration file, instead of the one that it names, "
+        "so that you can log in as a user who may do more",
+    )
+    target.add_argument(
+        "--prefix",
+        help="prefix of the sessions' keys, where no configuration file tells "
+        f"(default: {Settings.prefix})",
+    )
+    return target
+
+
+def add_ini_arguments(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    parser.add_argument(
+        "config_uri",
+        nargs=nargs,
+        metavar="config.ini#section",
+        help="configuration file of the application, as pserve takes it; "
+        "its redis.sessions.* settings name the Redis",
+    )
+    parser.add_argument(
+        "config_vars",
+        nargs="*",
+        default=(),
+        metavar="name=value",
+        help="variables that the configuration file uses, as pserve takes them",
+    )
+
+
+@contextmanager
+def connected(args: argparse.Namespace) -> Iterator[Target]:
+    """Make a client of the Redis that the arguments name; it connects on first use.
+
+    :raises UsageError: they name none, or cannot be used.
+    """
+    if not (args.config_uri or args.url):
+        raise UsageError("give either a configuration file or --url")
+    if args.config_uri:
+        if args.prefix is not None:
+            raise UsageError(
+                "--prefix goes with --url alone: the configuration file has the prefix"
+            )
+        name, settings = args.config_uri, settings_of_ini(args.config_uri, args.config_vars)
+    else:
+        prefix = Settings.prefix if args.prefix is None else args.prefix
+        # A secret under which nothing opens.
+        name, settings = public_url(args.url), Settings((os.urandom(32),), prefix=prefix)
+    client = client_of_url(args.url) if args.url else client_of(settings, args.config_uri)
+    with client:
+        yield Target(name, settings, client, bool(args.config_uri))
+
+
+def client_of_url(url: str) -> Any:
+    """Return a client of the server at a URL; if that is a node of a cluster, of the cluster.
+
+    :raises UsageError: the URL is malformed.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": TIMEOUT_SECONDS,
+        "socket_connect_timeout": TIMEOUT_SECONDS,
+    }
+    try:
+        address = parse_url(url, "--url")
+        client = client_at(address, options, retries=0)
+    except ConfigurationError as exc:
+        raise UsageError(str(exc)) from exc
+    if address.kind != "redis" or address.path or not is_cluster_node(client):
+        return client
+    client.close()
+    own = {name: value for name, value in address.options.items() if name != "db"}
+    return client_at(address._replace(kind="cluster", options=own), options, retries=0)
+
+
+def is_cluster_node(client: redis.Redis) -> bool:
+    try:
+        info: Any = client.info("cluster")
+    except RedisError:
+        return False  # not allowed to ask, or not there: the call that follows will tell
+    return bool(info.get("cluster_enabled"))
+
+
+def settings_of_ini(config_uri: str, config_vars: Sequence[str]) -> Settings:
+    """Return the settings of an application's sessions.
+
+    :raises UsageError: the file, its section or its ``redis.sessions.*``
+        settings cannot be used.
+    """
+    try:
+        return Settings.from_ini(get_appsettings(config_uri, options=parse_vars(config_vars)))
+    except ConfigurationError as exc:
+        raise UsageError(f"{config_uri}: {exc}") from exc
+    except configparser.Error as exc:
+        # Its message may quote the line, and so a password with a bare % in it.
+        where = getattr(exc, "option", None) or f"line {getattr(exc, 'lineno', '?')}"
+        raise UsageError(f"cannot read {config_uri}: {type(exc).__name__} at {where}") from None
+    except (OSError, ImportError, LookupError, ValueError) as exc:
+        # plaster's own errors are ValueErrors.
+        raise UsageError(f"cannot read {config_uri}: {exc}") from exc
+
+
+def client_of(settings: Settings, config_uri: str) -> Any:
+    """Return the client that an application with these settings would use.
+
+    :raises UsageError: there is none.
+    """
+    if settings.redis_client_callable is None:
+        try:
+            return make_client(settings)
+        except ConfigurationError as exc:
+            raise UsageError(f"{config_uri}: {exc}") from exc
+    try:
+        return settings.redis_client_callable(None, **client_options(settings))
+    except Exception as exc:  # whatever the application's own function raises
+        raise UsageError(
+            f"{config_uri}: redis_client_callable gives no client without a request "
+            f"({type(exc).__name__})"
+        ) from exc
+
+
+def public_url(url: str) -> str:
+    """Return a URL without what may be secret: credentials and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def primaries(client: Any) -> list[Any]:
+    """Return a client of each primary; of one server, of that.
+
+    :param client: ``Redis`` or ``RedisCluster``.
+    """
+    if not isinstance(client, RedisCluster):
+        return [client]
+    cluster = cast("Any", client)
+    return [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
+
+
+def address(connection: Any) -> str:
+    """Say where a connection that is open leads to."""
+    path = getattr(connection, "path", None)
+    if path:
+        return str(path)
+    host, port = connection.host, connection.port
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
