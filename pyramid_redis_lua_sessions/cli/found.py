@@ -1,0 +1,193 @@
+"""What a stored session says of itself, and how to find it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..errors import fingerprint
+from ..migrate import OLD_KEY_FIELD
+from ..seals import NoSeal
+from ..serializers import FLASH_KIND, LABEL_FIELD, OWNER_FIELD, UNIT_SEPARATOR, key_of
+from ..settings import Settings
+from ..store import Stored, milliseconds
+from .console import Console, RedisFailure, printable
+from .target import Target
+
+__all__ = [
+    "META",
+    "Found",
+    "all_hashes",
+    "decode",
+    "find",
+    "forget_predecessors",
+    "name_of",
+    "reveal",
+]
+
+#: Every field that holds no value of the session.
+META = (
+    *(b"created", b"timeout", b"expires", b"deadline", b"first", b"saves", b"moved", b"was"),
+    *(OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD),
+)
+
+FINGERPRINT = re.compile("[0-9a-f]{12}")
+
+
+class Found:
+    """A hash under the prefix, read without touching it.
+
+    :ivar stored_session: it is a session, be it at its end.
+    :ivar alive: it is one, and has not reached its end.
+    :ivar started_ms: start of its life, ms since the epoch.
+    :ivar age_ms: how long it has lived.
+    :ivar remaining_ms: life that is left; ``None`` = never ends.
+    :ivar timeout_ms: its idle timeout; 0 = none.
+    :ivar seen_ms: how long ago its idle timeout was refreshed; ``None`` = it
+        cannot be told.
+    :ivar waiting: its cookie has not come back yet (``first_timeout``).
+    :ivar ended: it is the marker of a session.
+    """
+
+    def __init__(self, session_id: str, stored: Stored, settings: Settings) -> None:
+        self.session_id = session_id
+        self.stored = stored
+        fields, now = stored.fields, stored.now_ms
+        created = _digits(fields.get(b"created"))
+        if not settings.prefix and b" " not in fields.get(b"created", b""):
+            created = None  # without a prefix this may be somebody else's hash
+        self.started_ms = created or 0
+        self.age_ms = max(0, now - self.started_ms)
+        self.stored_session = created is not None
+        self.waiting = b"first" in fields
+        self.ended = created is None and _digits(fields.get(b"moved")) is not None
+        own = _digits(fields.get(b"timeout"))
+        self.timeout_ms = milliseconds(settings.timeout) if own is None else own
+        remaining = None if stored.ttl_ms < 0 else stored.ttl_ms
+        if b"expires" in fields:
+            remaining = (_digits(fields[b"expires"]) or 0) - now
+        fixed = []  # ends that no activity moves
+        if settings.absolute_timeout is not None:
+            fixed.append(self.started_ms + milliseconds(settings.absolute_timeout) - now)
+        if b"deadline" in fields:
+            fixed.append((_digits(fields[b"deadline"]) or 0) - now)
+        # Clock reads of one call may lie some milliseconds apart.
+        cut_short = any(remaining is not None and remaining >= end - 5 for end in fixed)
+        self.seen_ms: int | None = None
+        if self.timeout_ms and remaining is not None and not self.waiting and not cut_short:
+            seen = self.timeout_ms - remaining
+            self.seen_ms = min(seen, self.age_ms) if seen >= 0 else None
+        ends = fixed if remaining is None else [*fixed, remaining]
+        self.remaining_ms = min(ends) if ends else None
+        over = self.remaining_ms is not None and self.remaining_ms <= 0
+        self.alive = self.stored_session and not over
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.session_id)
+
+
+def _digits(value: bytes | None) -> int | None:
+    # No seal protects these: whoever can write to Redis may have put anything there.
+    digits = (value or b"").partition(b" ")[0]
+    return int(digits) if len(digits) < 20 and digits.isdigit() else None
+
+
+# -- finding ---------------------------------------------------------------------------
+
+
+def all_hashes(target: Target, *fields: bytes) -> Iterator[tuple[int, list[Found]]]:
+    """Iterate over everything under the prefix that is a hash.
+
+    :param fields: those to read; none: all.
+    :returns: about how much of the work that was, 0 to 1000 in all; hashes.
+    """
+    store = target.store
+    for steps, names in store.scan_sessions():
+        looked = store.look(names, *fields).items() if names else ()
+        yield steps, [Found(name, stored, target.settings) for name, stored in looked]
+
+
+def find(console: Console, target: Target, name: str) -> Found:
+    """Find one live session.
+
+    :param name: its id, its fingerprint, or the value of its cookie; ``-``:
+        read that from standard input, so that no other user of the machine
+        sees it in the list of processes.
+    :raises RedisFailure: there is none, or two have that fingerprint.
+    """
+    name = sys.stdin.readline().strip() if name == "-" else name.strip()
+    cookie = f"{target.settings.cookie_name}={name.removeprefix(f'{target.settings.cookie_name}=')}"
+    tickets, _ = target.cookies.read(cookie)
+    wanted = tickets[0].session_id if tickets else name
+    found = [
+        Found(session_id, stored, target.settings)
+        for session_id, stored in target.store.look([wanted]).items()
+    ]
+    if not found and FINGERPRINT.fullmatch(name):
+        with console.progress() as advance:
+            for steps, names in target.store.scan_sessions():
+                same = [session_id for session_id in names if fingerprint(session_id) == name]
+                looked = target.store.look(same).items() if same else ()
+                found += [Found(other, stored, target.settings) for other, stored in looked]
+                advance(steps, "looking for the session")
+    alive = [session for session in found if session.alive]
+    if len(alive) > 1:
+        raise RedisFailure(f"{len(alive)} sessions have this fingerprint: give the id")
+    if not alive:
+        raise RedisFailure("no live session has this fingerprint, id or cookie")
+    return alive[0]
+
+
+def forget_predecessors(target: Target, session_ids: Iterable[str]) -> None:
+    """Delete what sessions were migrated from, where that was cut off.
+
+    Before they end: else their old cookies would bring them back.
+    """
+    store = target.store
+    for stored in store.look(session_ids, OLD_KEY_FIELD).values():
+        old = stored.fields.get(OLD_KEY_FIELD)
+        if old is not None:
+            store.delete_foreign(old.decode("utf-8", "surrogatepass"))
+
+
+# -- in words --------------------------------------------------------------------------
+
+
+def name_of(field: bytes) -> str:
+    """Say what a field holds: a key as Python writes it, or a flash message."""
+    if field[:1] == FLASH_KIND:
+        queue = field[1:].rpartition(UNIT_SEPARATOR)[0].decode("utf-8", "replace")
+        return f"flash message in {queue!r}" if queue else "flash message"
+    try:
+        return printable(repr(key_of(field)))
+    except ValueError:
+        return f"{field!r} (none of ours)"
+
+
+def decode(target: Target, session_id: str, field: bytes, stored: bytes) -> Any:
+    """Decode a value.
+
+    :raises ValueError: it is not authentic, or cannot be decoded; the message
+        says why, and quotes nothing.
+    """
+    safe = target.settings.serialize in ("json", "msgpack")
+    if isinstance(target.sealer, NoSeal) and not safe:
+        raise ValueError("not decoded, as no seal protects it")
+    data = target.sealer.bind(session_id).open(field, stored)
+    if data is None:
+        raise ValueError("not authentic")
+    try:
+        return target.codec.decode(data)
+    except Exception as exc:  # whatever the serializer raises
+        raise ValueError(f"does not decode: {type(exc).__name__}") from None
+
+
+def reveal(target: Target, session_id: str, field: bytes, stored: bytes) -> str:
+    """Say what a value is, as Python writes it."""
+    try:
+        return printable(repr(decode(target, session_id, field, stored)))
+    except Exception as exc:  # the value's own __repr__ may raise, too
+        return f"({exc})" if isinstance(exc, ValueError) else f"({type(exc).__name__})"

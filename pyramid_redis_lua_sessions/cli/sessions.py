@@ -1,0 +1,333 @@
+"""``redis-lua-sessions list``, ``show`` and ``revoke``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+from typing import Any
+
+from ..owners import revoke as revoke_owner
+from ..scripts import Status
+from ..seals import Bound
+from ..serializers import DATA_KINDS, LABEL_FIELD, OWNER_FIELD
+from .console import Console, RedisFailure, UsageError, duration, plural, size
+from .found import META, Found, all_hashes, decode, find, forget_predecessors, name_of, reveal
+from .target import Target, connected
+
+__all__ = ["add_to"]
+
+#: Passes of ``revoke --all`` that end whatever lives; later ones leave logins
+#: alone that came after it began.
+THOROUGH_PASSES = 3
+
+#: Passes before it gives up.
+MOST_PASSES = 20
+
+
+def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "list",
+        parents=[target],
+        help="list live sessions",
+        description="List live sessions, by the fingerprints of their ids, oldest first.",
+    )
+    command.add_argument("--owner", help="only those of this owner")
+    command.add_argument(
+        "--limit", type=int, default=100, metavar="N", help="at most N; 0: all (default: 100)"
+    )
+    command.add_argument("--reveal", action="store_true", help="show owners and labels")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(command=list_sessions)
+
+    command = commands.add_parser(
+        "show",
+        parents=[target],
+        help="show one session",
+        description="Show one live session, without touching it. Values stay hidden.",
+    )
+    command.add_argument("--session", required=True, metavar="NAME", help=NAME_HELP)
+    command.add_argument("--reveal", action="store_true", help="show values, owner and label")
+    command.set_defaults(command=show)
+
+    command = commands.add_parser(
+        "revoke",
+        parents=[target],
+        help="end sessions",
+        description="End sessions at once, also for requests under way.",
+    )
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--session", metavar="NAME", help=f"one: {NAME_HELP}")
+    which.add_argument(
+        "--owner", help="those of an owner; a number also means the owner that is that int"
+    )
+    which.add_argument("--all", action="store_true", help="all: every user is logged out")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.set_defaults(command=revoke)
+
+
+NAME_HELP = (
+    "its fingerprint (as logs and list show it), its id, or the value of its cookie; "
+    "- reads that from standard input"
+)
+
+
+# -- list ------------------------------------------------------------------------------
+
+
+def list_sessions(console: Console, args: argparse.Namespace) -> int:
+    if args.limit < 0:
+        raise UsageError("--limit must be 0 or more")
+    with connected(args) as target:
+        if args.owner is not None or args.reveal:
+            target.require_configuration("--owner" if args.owner is not None else "--reveal")
+        sessions, more = gather(console, target, args.owner, args.limit)
+        sessions.sort(key=lambda session: session.started_ms)
+        if args.json:
+            console.json([as_json(target, session, args.reveal) for session in sessions])
+            return 0
+        headings = ["session", "created", "last seen", "ends in", "keys", "size"]
+        rows = [row_of(session) for session in sessions]
+        if args.reveal:
+            headings += ["owner", "label"]
+            for row, session in zip(rows, sessions, strict=True):
+                row += [meta(target, session, name) for name in (OWNER_FIELD, LABEL_FIELD)]
+        console.table(headings, rows, numbers=("keys", "size"))
+        if more:
+            console.error(f"there are more than {args.limit}: --limit 0 lists all")
+    return 0
+
+
+def gather(
+    console: Console, target: Target, owner: str | None, limit: int
+) -> tuple[list[Found], bool]:
+    """Return live sessions, at most so many; and whether there are more."""
+    sessions: list[Found] = []
+    if owner is not None:
+        store, names = target.store, []
+        for encoded in owners_encoded(target, owner):
+            names += [name for name, _ in store.survey(encoded, store.members(encoded)).owned]
+        looked = store.look(names, *META).items() if names else ()
+        sessions = [Found(name, stored, target.settings) for name, stored in looked]
+        sessions = [session for session in sessions if session.alive]
+    else:
+        with console.progress() as advance:
+            for steps, found in all_hashes(target, *META):
+                sessions += [session for session in found if session.alive]
+                advance(steps, plural(len(sessions), "session"))
+                if limit and len(sessions) > limit:
+                    break
+    if limit and len(sessions) > limit:
+        return sessions[:limit], True
+    return sessions, False
+
+
+def row_of(session: Found) -> list[str]:
+    keys = session.stored.length - len(session.stored.fields)
+    return [
+        session.fingerprint,
+        moment(session.started_ms),
+        seen(session),
+        "never" if session.remaining_ms is None else duration(session.remaining_ms),
+        str(keys),
+        size(session.stored.size),
+    ]
+
+
+def as_json(target: Target, session: Found, revealed: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "session": session.fingerprint,
+        "created": session.started_ms / 1000,
+        "last_seen_seconds_ago": None if session.seen_ms is None else session.seen_ms / 1000,
+        "ends_in_seconds": None if session.remaining_ms is None else session.remaining_ms / 1000,
+        "keys": session.stored.length - len(session.stored.fields),
+        "bytes": session.stored.size,
+    }
+    if revealed:
+        document["owner"] = decoded(target, session, OWNER_FIELD)
+        document["label"] = decoded(target, session, LABEL_FIELD)
+    return document
+
+
+def decoded(target: Target, session: Found, field: bytes) -> str | int | None:
+    """Return the owner or the label; ``None`` where there is none that can be read."""
+    try:
+        value = decode(target, session.session_id, field, session.stored.fields[field])
+    except (KeyError, ValueError):
+        return None
+    return value if isinstance(value, (str, int)) else None
+
+
+def meta(target: Target, session: Found, field: bytes) -> str:
+    """Say who the owner is, or what the label is."""
+    stored = session.stored.fields.get(field)
+    return "-" if stored is None else reveal(target, session.session_id, field, stored)
+
+
+def moment(ms: int) -> str:
+    try:
+        then = datetime.datetime.fromtimestamp(ms / 1000, datetime.timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return "?"
+    return then.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def seen(session: Found) -> str:
+    if session.waiting:
+        return "not yet back"
+    return "?" if session.seen_ms is None else f"{duration(session.seen_ms)} ago"
+
+
+# -- show ------------------------------------------------------------------------------
+
+
+def show(console: Console, args: argparse.Namespace) -> int:
+    with connected(args) as target:
+        if args.reveal:
+            target.require_configuration("--reveal")
+        session = find(console, target, args.session)
+        console.table(("", ""), list(facts(target, session, args.reveal).items()))
+        console.out()
+        bound = target.sealer.bind(session.session_id)
+        headings = ["key", "stored", *(["protection"] if target.configured else [])]
+        headings += ["value"] if args.reveal else []
+        rows = []
+        for field, stored in sorted(session.stored.fields.items()):
+            if field[:1] not in [b"%c" % kind for kind in DATA_KINDS]:
+                continue
+            row = [name_of(field), size(len(stored))]
+            if target.configured:
+                row.append(protection(target, bound, field, stored))
+            if args.reveal:
+                row.append(reveal(target, session.session_id, field, stored))
+            rows.append(row)
+        console.table(headings, rows, numbers=("stored",))
+    return 0
+
+
+def facts(target: Target, session: Found, revealed: bool) -> dict[str, str]:
+    """Say what is known of a session beside its keys."""
+    fields = session.stored.fields
+    own = "its own" if b"timeout" in fields else "the default"
+    timeout = duration(session.timeout_ms) if session.timeout_ms else "none"
+    found = {
+        "session": session.fingerprint,
+        "created": f"{moment(session.started_ms)}, {duration(session.age_ms)} ago",
+        "last seen": seen(session),
+        "ends in": "never" if session.remaining_ms is None else duration(session.remaining_ms),
+    }
+    if target.configured or b"timeout" in fields:
+        found["idle timeout"] = f"{timeout} ({own})"
+    if b"deadline" in fields:
+        found["ends at last"] = moment(int(fields[b"deadline"]))
+    found["memory"] = size(session.stored.size)
+    for name, field in (("owner", OWNER_FIELD), ("label", LABEL_FIELD)):
+        if field in fields:
+            found[name] = meta(target, session, field) if revealed else "(hidden)"
+    return found
+
+
+def protection(target: Target, bound: Bound, field: bytes, stored: bytes) -> str:
+    if not target.settings.seal:
+        return "none"
+    bound.outdated.clear()
+    if bound.open(field, stored) is None:
+        return "not authentic"
+    if bound.outdated:
+        return "under an older secret"
+    return "encrypted" if target.settings.encryption_key else "sealed"
+
+
+# -- revoke ----------------------------------------------------------------------------
+
+
+def revoke(console: Console, args: argparse.Namespace) -> int:
+    with connected(args) as target:
+        if args.session is not None:
+            revoke_one(console, args, target)
+        elif args.owner is not None:
+            revoke_owners(console, args, target)
+        else:
+            revoke_all(console, args, target)
+    return 0
+
+
+def revoke_one(console: Console, args: argparse.Namespace, target: Target) -> None:
+    session = find(console, target, args.session)
+    name = session.fingerprint
+    console.ask(
+        f"End session {name}, created {moment(session.started_ms)}, last seen {seen(session)}?",
+        args.yes,
+    )
+    forget_predecessors(target, [session.session_id])
+    store = target.store
+    ending = store.end(session.session_id)
+    if ending.status is not Status.ENDED:
+        raise RedisFailure(f"session {name} had ended, or got a new id, in the meantime")
+    stored = session.stored.fields.get(OWNER_FIELD)
+    owner = stored and target.sealer.bind(session.session_id).open(OWNER_FIELD, stored)
+    if owner:
+        store.forget(owner, [session.session_id])
+    console.out(f"ended session {name}")
+
+
+def owners_encoded(target: Target, owner: str) -> list[bytes]:
+    return [target.codec.encode(name) for name in owners_named(owner)]
+
+
+def owners_named(owner: str) -> list[str | int]:
+    """Return the owners that an argument may mean: a number may be text, or an ``int``."""
+    number = re.fullmatch("-?[0-9]{1,40}", owner)
+    return [owner, int(owner)] if number else [owner]
+
+
+def revoke_owners(console: Console, args: argparse.Namespace, target: Target) -> None:
+    target.require_configuration("--owner")
+    sessions, _ = gather(console, target, args.owner, 0)
+    console.ask(f"End {plural(len(sessions), 'session')} of this owner?", args.yes)
+    registry = target.registry()
+    forget_predecessors(target, [session.session_id for session in sessions])
+    ended = sum(revoke_owner(registry, owner) for owner in owners_named(args.owner))
+    console.out(f"ended {plural(ended, 'session')}")
+
+
+def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> None:
+    console.ask(
+        f"End ALL sessions under the prefix {target.settings.prefix!r}? Every user is logged out.",
+        args.yes,
+    )
+    ended, began = 0, None
+    stopped: set[str] = set()
+    for number in range(MOST_PASSES):
+        alive = 0
+        with console.progress() as advance:
+            for steps, found in all_hashes(target, b"created", b"timeout", b"moved", b"old"):
+                now_ms = found[0].stored.now_ms if found else None
+                began = began or now_ms
+                ending = []
+                for session in found:
+                    if session.ended and session.fingerprint not in stopped:
+                        # Ended once more: a request can then not take its own ending back.
+                        ending.append(session)
+                        stopped.add(session.fingerprint)
+                    elif session.stored_session and (
+                        number < THOROUGH_PASSES or session.started_ms <= (began or 0)
+                    ):
+                        ending.append(session)
+                        stopped.add(session.fingerprint)
+                        alive += 1
+                names = [session.session_id for session in ending]
+                if names:
+                    forget_predecessors(target, names)
+                    ended += len(target.store.end_all(names))
+                advance(steps, f"{ended} ended")
+        if not alive:
+            break
+    else:
+        raise RedisFailure(f"{ended} ended, but sessions get new ids faster than they can be ended")
+    console.out(f"ended {plural(ended, 'session')}")
+    if target.settings.migrate_from:
+        console.out(
+            "Sessions that were not carried over yet are as they were: their old cookies work "
+            "until redis.sessions.migrate_from is removed."
+        )

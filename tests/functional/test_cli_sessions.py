@@ -1,0 +1,466 @@
+"""``redis-lua-sessions list``, ``show`` and ``revoke``."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyramid_redis_lua_sessions import sessions_of
+from pyramid_redis_lua_sessions.errors import fingerprint
+from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD
+from tests.support.app import SECRET, Browser, let_time_pass, make_browser
+from tests.support.command import on_a_terminal, run, write_ini
+
+VALUE = "a value that nobody asked to see"
+OWNER = "ada@example.com"
+LABEL = "phone\x1b[2J"
+
+
+def log_in(browser: Browser, owner: str | int = OWNER) -> None:
+    def view(session: Any) -> None:
+        session["name"] = VALUE
+        session.owner = owner
+        session.label = LABEL
+
+    browser.use(view)
+
+
+def name_of(browser: Browser) -> str:
+    assert browser.session_id is not None
+    return fingerprint(browser.session_id)
+
+
+def cookie_of(browser: Browser) -> str:
+    return str(browser.app.cookies["session"])
+
+
+def is_alive(browser: Browser) -> bool:
+    return bool(browser.use(dict))
+
+
+@pytest.fixture
+def ini(tmp_path: Path, redis_url: str) -> str:
+    return write_ini(tmp_path, redis_url)
+
+
+@pytest.fixture
+def browser(redis_url: str) -> Browser:
+    return make_browser(redis_url)
+
+
+def some_sessions(browser: Browser, number: int = 3) -> list[Browser]:
+    users = [browser.another() for _ in range(number)]
+    for user in users:
+        log_in(user)
+    return users
+
+
+def assert_shows_no_secret(text: str, *browsers: Browser) -> None:
+    for browser in browsers:
+        assert browser.session_id not in text
+        assert cookie_of(browser) not in text
+    for hidden in (VALUE, OWNER, "phone", SECRET):
+        assert hidden not in text
+    assert "\x1b" not in text
+
+
+# -- list ------------------------------------------------------------------------------
+
+
+def test_list_names_every_session_by_its_fingerprint_oldest_first(
+    browser: Browser, redis_url: str, redis_client: Any, ini: str, capsys: Any
+) -> None:
+    users = some_sessions(browser)
+    let_time_pass(redis_client, users[2].key, 600)
+    let_time_pass(redis_client, users[1].key, 60)
+    redis_client.hset("session:somebody else's", "field", "value")
+    for target in ([ini], ["--url", redis_url]):
+        assert run("list", *target) == 0
+        printed = capsys.readouterr()
+        heading, *lines = printed.out.splitlines()
+        assert heading.split() == [
+            "session",
+            "created",
+            "last",
+            "seen",
+            "ends",
+            "in",
+            "keys",
+            "size",
+        ]
+        assert [line.split()[0] for line in lines] == [name_of(users[n]) for n in (2, 1, 0)]
+        assert re.search(r"UTC  10 min ago  10 min +1 +\d+ B$", lines[0])
+        assert_shows_no_secret(printed.out + printed.err, *users)
+
+
+def test_list_as_json(browser: Browser, redis_client: Any, ini: str, capsys: Any) -> None:
+    (user,) = some_sessions(browser, 1)
+    let_time_pass(redis_client, user.key, 60)
+    assert run("list", ini, "--json") == 0
+    out = capsys.readouterr().out
+    (found,) = json.loads(out)
+    created = float(redis_client.hget(user.key, "created").split()[0]) / 1000
+    assert found["session"] == name_of(user)
+    assert found["created"] == created
+    assert found["last_seen_seconds_ago"] == pytest.approx(60, abs=5)
+    assert found["ends_in_seconds"] == pytest.approx(1140, abs=5)
+    assert found["keys"] == 1
+    assert found["bytes"] == redis_client.memory_usage(user.key)
+    assert_shows_no_secret(out, user)
+    assert run("list", ini, "--json", "--reveal") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["owner"], found["label"]) == (OWNER, LABEL)
+
+
+def test_list_of_one_owner(browser: Browser, ini: str, capsys: Any) -> None:
+    users = some_sessions(browser, 2)
+    others = [browser.another() for _ in range(2)]
+    log_in(others[0], 7)
+    log_in(others[1], "7")
+    assert run("list", ini, "--owner", OWNER, "--reveal") == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert {line.split()[0] for line in lines} == {name_of(user) for user in users}
+    # What a terminal would obey is escaped.
+    assert all(line.endswith(f"{OWNER!r}  'phone\\x1b[2J'") for line in lines)
+    assert run("list", ini, "--owner", "7") == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert {line.split()[0] for line in lines} == {name_of(other) for other in others}
+
+
+def test_list_does_not_touch_the_sessions(
+    browser: Browser, redis_client: Any, ini: str, capsys: Any
+) -> None:
+    (user,) = some_sessions(browser, 1)
+    let_time_pass(redis_client, user.key, 60)
+    before = redis_client.pttl(user.key)
+    assert run("list", ini) == 0
+    assert run("show", ini, "--session", name_of(user), "--reveal") == 0
+    assert redis_client.pttl(user.key) <= before
+
+
+def test_list_says_so_where_it_leaves_sessions_out(browser: Browser, ini: str, capsys: Any) -> None:
+    some_sessions(browser, 4)
+    assert run("list", ini, "--limit", "3") == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1 + 3
+    assert "--limit 0" in printed.err
+    for limit in ("0", "4"):
+        assert run("list", ini, "--limit", limit) == 0
+        printed = capsys.readouterr()
+        assert (len(printed.out.splitlines()), printed.err) == (1 + 4, "")
+    assert run("list", ini, "--limit", "-1") == 2
+
+
+def test_list_leaves_out_what_is_at_its_end(
+    tmp_path: Path, redis_url: str, redis_client: Any, capsys: Any
+) -> None:
+    options = {"set_redis_ttl": False, "absolute_timeout": 5000, "timeout": 3000}
+    browser = make_browser(redis_url, **options)
+    users = some_sessions(browser, 4)
+    users[1].use(lambda session: session.invalidate())
+    let_time_pass(redis_client, users[2].key, 3001)  # idle, and still stored
+    let_time_pass(redis_client, users[3].key, 2900)
+    users[3].use(dict)
+    let_time_pass(redis_client, users[3].key, 1900)
+    assert run("list", write_ini(tmp_path, redis_url, **options), "--json") == 0
+    found = {entry["session"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert set(found) == {name_of(users[0]), name_of(users[3])}
+    # The absolute timeout comes first.
+    assert found[name_of(users[3])]["ends_in_seconds"] == pytest.approx(200, abs=5)
+
+
+def test_list_under_a_prefix_that_looks_like_a_pattern(
+    tmp_path: Path, redis_url: str, capsys: Any
+) -> None:
+    odd = make_browser(redis_url, prefix="a[b]*?\\:")
+    even = make_browser(redis_url, prefix="abx:")
+    log_in(odd)
+    log_in(even)
+    assert run("list", write_ini(tmp_path, redis_url, prefix="a[b]*?\\:")) == 0
+    (line,) = capsys.readouterr().out.splitlines()[1:]
+    assert line.split()[0] == name_of(odd)
+    assert run("list", "--url", redis_url, "--prefix", "abx:") == 0
+    (line,) = capsys.readouterr().out.splitlines()[1:]
+    assert line.split()[0] == name_of(even)
+
+
+# -- show ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fingerprint", "id", "cookie", "cookie header"])
+def test_show_finds_a_session_by_whatever_names_it(
+    kind: str, browser: Browser, ini: str, capsys: Any
+) -> None:
+    users = some_sessions(browser)
+    user = users[1]
+    name = {
+        "fingerprint": name_of(user),
+        "id": user.session_id,
+        "cookie": cookie_of(user),
+        "cookie header": f"session={cookie_of(user)}",
+    }[kind]
+    # Not from the command line where others of the machine can read it.
+    for given, stdin in ((name, ""), ("-", f"{name}\n")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            assert run("show", ini, "--session", given) == 0
+        printed = capsys.readouterr()
+        assert printed.out.splitlines()[0].split() == ["session", name_of(user)]
+        assert_shows_no_secret(printed.out + printed.err, *users)
+
+
+def test_show_tells_the_keys_and_with_reveal_the_values(
+    browser: Browser, redis_url: str, ini: str, capsys: Any
+) -> None:
+    def view(session: Any) -> None:
+        session.update({"list": [1, "\x1b[31m"], 7: VALUE, "odd\x07": None})
+        session.flash("a message", "news")
+        session.adjust_session_timeout(7200)
+
+    log_in(browser)
+    browser.use(view)
+    assert run("show", ini, "--session", name_of(browser)) == 0
+    out = capsys.readouterr().out
+    assert_shows_no_secret(out, browser)
+    facts, keys = out.split("\n\n")
+    assert re.search(r"^idle timeout +2 h \(its own\)$", facts, re.MULTILINE)
+    assert re.search(r"^owner +\(hidden\)$", facts, re.MULTILINE)
+    table = [re.split("  +", line) for line in keys.splitlines()]
+    assert table[0] == ["key", "stored", "protection"]
+    shown = {row[0]: row[1:] for row in table[1:]}
+    assert set(shown) == {"7", "'list'", "'name'", "'odd\\x07'", "flash message in 'news'"}
+    assert {row[1] for row in shown.values()} == {"sealed"}
+
+    assert run("show", ini, "--session", name_of(browser), "--reveal") == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    values = {
+        row[0]: row[3]
+        for row in (re.split("  +", line) for line in out.split("\n\n")[1].splitlines())
+    }
+    assert values == {
+        "key": "value",
+        "7": repr(VALUE),
+        "'list'": repr([1, "\x1b[31m"]),
+        "'name'": repr(VALUE),
+        "'odd\\x07'": "None",
+        "flash message in 'news'": "'a message'",
+    }
+    assert re.search(rf"^owner +'{OWNER}'$", out, re.MULTILINE)
+
+    assert run("show", "--url", redis_url, "--session", name_of(browser)) == 0
+    assert "protection" not in capsys.readouterr().out
+    assert run("show", "--url", redis_url, "--session", name_of(browser), "--reveal") == 2
+    assert "configuration" in capsys.readouterr().err
+
+
+def test_show_tells_what_protects_each_value(
+    browser: Browser, redis_url: str, redis_client: Any, tmp_path: Path, capsys: Any
+) -> None:
+    browser.use(lambda session: session.update(old=1, moved=1))
+    redis_client.hset(browser.key, ".moved", redis_client.hget(browser.key, ".old"))
+    new = "the newest secret of these tests, over 32 bytes"
+    ini = write_ini(tmp_path, redis_url, secret=f"\n  {new}\n  {SECRET}")
+    # One broken seal: still shown, but not decoded.
+    assert run("show", ini, "--session", name_of(browser), "--reveal") == 0
+    rows = [re.split("  +", line) for line in capsys.readouterr().out.split("\n\n")[1].splitlines()]
+    assert [[row[0], *row[2:]] for row in rows[1:]] == [
+        ["'moved'", "not authentic", "(not authentic)"],
+        ["'old'", "under an older secret", "1"],
+    ]
+
+
+class Gadget:
+    ran: list[int] = []
+
+    def __reduce__(self) -> Any:
+        return (Gadget.ran.append, (1,))
+
+
+def test_show_unpickles_nothing_that_no_seal_protects(
+    redis_url: str, tmp_path: Path, capsys: Any
+) -> None:
+    options = {"seal": False, "allow_unsealed_pickle": True}
+    browser = make_browser(redis_url, **options)
+    browser.use(lambda session: session.update(gadget=Gadget()))
+    ini = write_ini(tmp_path, redis_url, **options)
+    Gadget.ran.clear()
+    assert run("show", ini, "--session", name_of(browser), "--reveal") == 0
+    out = capsys.readouterr().out
+    assert re.search("'gadget' .* none .*no seal protects it", out)
+    assert Gadget.ran == []
+
+
+def test_show_when_there_is_no_such_session(
+    browser: Browser, redis_url: str, ini: str, capsys: Any
+) -> None:
+    log_in(browser)
+    names = [name_of(browser), browser.session_id, cookie_of(browser)]
+    browser.use(lambda session: session.invalidate())
+    for name in [*names, "0123456789ab", "", "x"]:
+        for command in (["show"], ["revoke", "--yes"]):
+            assert run(*command, ini, "--session", name) == 1
+            printed = capsys.readouterr()
+            assert printed.out == ""
+            assert len(printed.err.splitlines()) == 1
+            assert not name or name not in printed.err
+
+
+# -- revoke ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fingerprint", "id", "cookie"])
+def test_revoke_ends_one_session_at_once(
+    kind: str, browser: Browser, redis_client: Any, ini: str, capsys: Any
+) -> None:
+    users = some_sessions(browser)
+    user = users[1]
+    name = {"fingerprint": name_of(user), "id": user.session_id, "cookie": cookie_of(user)}[kind]
+    assert run("revoke", ini, "--session", name, "--yes") == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"ended session {name_of(user)}\n"
+    # The marker is there: a request in flight sees that it has ended.
+    assert redis_client.hkeys(user.key) == [b"moved"]
+    assert [is_alive(one) for one in users] == [True, False, True]
+    assert len(sessions_of(browser.wsgi.registry, OWNER)) == 2
+    (index,) = redis_client.keys("session:owner:*")
+    assert redis_client.zcard(index) == 2
+
+
+def test_revoke_ends_the_sessions_of_an_owner(browser: Browser, ini: str, capsys: Any) -> None:
+    users = some_sessions(browser, 12)
+    other, number = browser.another(), browser.another()
+    log_in(other, "7x")
+    log_in(number, 7)
+    assert run("revoke", ini, "--owner", OWNER, "--yes") == 0
+    assert capsys.readouterr().out == "ended 12 sessions\n"
+    assert not any(is_alive(user) for user in users)
+    assert is_alive(other)
+    assert is_alive(number)
+    assert run("revoke", ini, "--owner", "7", "--yes") == 0
+    assert capsys.readouterr().out == "ended 1 session\n"
+    assert not is_alive(number)
+    assert is_alive(other)
+    assert run("revoke", ini, "--owner", "nobody", "--yes") == 0
+
+
+def test_revoke_ends_all(
+    browser: Browser, redis_url: str, redis_client: Any, ini: str, capsys: Any
+) -> None:
+    for target in ([ini], ["--url", redis_url]):
+        users = some_sessions(browser, 60)
+        redis_client.hset("session:somebody else's", "field", "value")
+        stranger = make_browser(redis_url, prefix="other:")
+        log_in(stranger)
+        assert run("revoke", *target, "--all", "--yes") == 0
+        assert capsys.readouterr().out == "ended 60 sessions\n"
+        assert not any(is_alive(user) for user in users)
+        assert is_alive(stranger)
+        assert redis_client.hgetall("session:somebody else's") == {b"field": b"value"}
+
+
+def test_revoke_all_without_a_prefix_ends_no_hash_of_others(
+    redis_url: str, redis_client: Any, tmp_path: Path, capsys: Any
+) -> None:
+    browser = make_browser(redis_url, prefix="")
+    log_in(browser)
+    redis_client.hset("an order", mapping={"created": "1700000000", "moved": "yes"})
+    assert run("revoke", write_ini(tmp_path, redis_url, prefix=""), "--all", "--yes") == 0
+    assert capsys.readouterr().out == "ended 1 session\n"
+    assert not is_alive(browser)
+    assert redis_client.hgetall("an order") == {b"created": b"1700000000", b"moved": b"yes"}
+
+
+def test_request_cannot_take_back_its_ending_after_revoke_all(
+    browser: Browser, redis_client: Any, ini: str
+) -> None:
+    log_in(browser)
+    store, name = browser.factory.store_for(None), str(browser.session_id)
+    ending = store.end(name, keep_fields=True)
+    assert run("revoke", ini, "--all", "--yes") == 0
+    assert not store.revive(name, ending)
+
+
+@pytest.mark.parametrize("which", ["session", "all", "owner"])
+def test_revoke_of_a_session_whose_migration_was_cut_off_ends_the_old_one_too(
+    which: str, browser: Browser, redis_client: Any, ini: str
+) -> None:
+    log_in(browser)
+    redis_client.set("the old key", "an old session")
+    redis_client.hset(browser.key, OLD_KEY_FIELD.decode(), "the old key")
+    args = {
+        "session": ["--session", name_of(browser)],
+        "all": ["--all"],
+        "owner": ["--owner", OWNER],
+    }
+    assert run("revoke", ini, "--yes", *args[which]) == 0
+    assert redis_client.exists("the old key") == 0
+    assert not is_alive(browser)
+
+
+def test_revoke_all_says_that_sessions_of_a_predecessor_stay(
+    redis_url: str, tmp_path: Path, capsys: Any
+) -> None:
+    ini = write_ini(tmp_path, redis_url, migrate_from="pyramid_session_redis")
+    assert run("revoke", ini, "--all", "--yes") == 0
+    assert "migrate_from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("args", [["--all"], ["--owner", OWNER], ["--session"]])
+def test_revoke_destroys_nothing_without_a_yes(
+    args: list[str], browser: Browser, ini: str, capsys: Any
+) -> None:
+    log_in(browser)
+    args = [*args, name_of(browser)] if args == ["--session"] else args
+    assert run("revoke", ini, *args) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert is_alive(browser)
+
+
+def test_revoke_asks_on_a_terminal(browser: Browser, ini: str) -> None:
+    log_in(browser)
+    for answer in ("\n", "nonsense\n"):
+        status, shown = on_a_terminal("revoke", ini, "--all", answer=answer)
+        assert status == 2, shown
+        assert "nothing was done" in shown
+    assert is_alive(browser)
+    status, shown = on_a_terminal("revoke", ini, "--all", answer="y\n")
+    assert status == 0, shown
+    assert not is_alive(browser)
+
+
+def test_revoke_says_which_and_needs_exactly_one(browser: Browser, ini: str, capsys: Any) -> None:
+    assert run("revoke", ini, "--yes") == 2
+    assert run("revoke", ini, "--yes", "--all", "--owner", "x") == 2
+    assert run("revoke", "--url", "redis://127.0.0.1:1/0", "--owner", "x", "--yes") == 2
+
+
+# -- on a terminal, and not ------------------------------------------------------------
+
+
+def test_tables_are_drawn_on_a_terminal_and_plain_elsewhere(
+    browser: Browser, ini: str, capsys: Any
+) -> None:
+    log_in(browser)
+    assert run("list", ini) == 0
+    assert "─" not in capsys.readouterr().out
+    status, shown = on_a_terminal("list", ini)
+    assert status == 0
+    assert "─" in shown
+    assert name_of(browser) in shown
+
+
+def test_commands_when_redis_cannot_be_reached(tmp_path: Path, capsys: Any) -> None:
+    ini = write_ini(tmp_path, "redis://127.0.0.1:1/0", redis_retries=0)
+    for args in (["list"], ["show", "--session", "x"], ["revoke", "--all", "--yes"]):
+        assert run(args[0], ini, *args[1:]) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert len(printed.err.splitlines()) == 1
+        assert "cannot be reached" in printed.err
