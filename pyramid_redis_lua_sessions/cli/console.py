@@ -151,10 +151,11 @@ def _draws(stream: Any) -> bool:
 
 
 def duration(ms: float) -> str:
-    """Say how long: ``850 ms``, ``12 s``, ``3 min``, ``5 h``, ``20 days``."""
-    for unit, length in (("days", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
-        if ms >= 2 * length:
-            return f"{ms / length:.0f} {unit}"
+    """Say how long: ``850 ms``, ``12 s``, ``90 min``, ``1 h``, ``20 days``."""
+    for unit, length in (("day", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
+        if ms >= 2 * length or ms == length:
+            plural = "s" if unit == "day" and ms > length else ""
+            return f"{ms / length:.0f} {unit}{plural}"
     return f"{ms:.0f} ms"
 
 

@@ -31,11 +31,18 @@ def run(command: str, *args: Any) -> int:
     return main(["redis-lua-sessions", command, *map(str, args)])
 
 
-def on_a_terminal(*args: Any, answer: str = "") -> tuple[int, str]:
-    """Run the command on a terminal; return its status and all that it shows."""
+def on_a_terminal(*args: Any, answer: str = "", without: str = "") -> tuple[int, str]:
+    """Run the command on a terminal; return its status and all that it shows.
+
+    :param without: name of a package that is not installed.
+    """
     own, its = pty.openpty()
+    program = (
+        f"import sys; sys.modules[{without!r}] = None; "
+        "from pyramid_redis_lua_sessions.cli import main; sys.exit(main())"
+    )
     with subprocess.Popen(
-        [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", *map(str, args)],
+        [sys.executable, "-c", program, *map(str, args)],
         **{"stdin": its, "stdout": its, "stderr": its},
         env={**os.environ, "TERM": "xterm", "COLUMNS": "150"},
     ) as process:
