@@ -56,7 +56,7 @@ class SessionsCommand:
 
     def run(self) -> int:
         try:
-            args = self.parser.parse_args(self.argv[1:])
+            args = self.parser.parse_args(joined(self.argv[1:]))
         except SystemExit as exc:  # argparse has printed its message, or its help
             return 2 if exc.code else 0
         try:
@@ -71,3 +71,17 @@ class SessionsCommand:
             self.console.error("interrupted")
             return 1
         return status
+
+
+def joined(argv: Sequence[str]) -> list[str]:
+    """Write ``--session=NAME`` for ``--session NAME``.
+
+    An id or a cookie may begin with a hyphen, and ``argparse`` takes that for an option.
+    """
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] in ("--session", "--owner"):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words

@@ -215,6 +215,13 @@ def test_show_finds_a_session_by_whatever_names_it(
         assert_shows_no_secret(printed.out + printed.err, *users)
 
 
+def test_show_finds_an_id_that_begins_with_a_hyphen(redis_url: str, ini: str, capsys: Any) -> None:
+    browser = make_browser(redis_url, id_generator=lambda: "-yes")
+    log_in(browser)
+    assert run("show", ini, "--session", "-yes", "--reveal") == 0
+    assert name_of(browser) in capsys.readouterr().out
+
+
 def test_show_tells_the_keys_and_with_reveal_the_values(
     browser: Browser, redis_url: str, ini: str, capsys: Any
 ) -> None:
