@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from redis.exceptions import RedisClusterException, RedisError
 
 from ..errors import SessionError
-from . import migrate, scripts, sessions, stats, sweep
+from . import check, migrate, scripts, sessions, stats, sweep
 from .console import Console, RedisFailure, UsageError
 from .target import target_arguments
 
 __all__ = ["SessionsCommand", "main"]
 
-GROUPS = (scripts, stats, sessions, sweep, migrate)
+GROUPS = (check, scripts, stats, sessions, sweep, migrate)
 
 
 def main(argv: Sequence[str] | None = None, quiet: bool = False) -> int:

@@ -1,0 +1,344 @@
+"""Checks of the settings, and of the sessions that are stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ..errors import StoreError
+from ..migrate import OLD_KEY_FIELD
+from ..scripts import Status
+from ..seals import Bound
+from ..settings import SAMPLE_SECRETS
+from ..store import NO_LIFETIME, Absent
+from .console import plural, size
+from .findings import FAILED, NOTE, OK, WARNING, Finding
+from .found import all_hashes
+from .target import Target
+
+__all__ = ["check_settings", "check_stored", "compact_size", "try_a_session"]
+
+SHORTEST_SECRET = 32
+
+#: Values of hash-max-listpack-value that are worth trying, bytes. Beyond, the
+#: compact form costs more time than the memory is worth.
+LIMITS = (64, 128, 256, 512, 1024)
+
+#: Share of the sessions' memory from which on a change is worth suggesting.
+WORTH = 0.05
+
+
+# -- settings --------------------------------------------------------------------------
+
+
+def check_settings(target: Target) -> Iterator[Finding]:
+    if not target.configured:
+        yield Finding(NOTE, "settings", "not known: there is only a URL")
+        return
+    yield from _check_secrets(target)
+    yield from _check_cookie(target)
+    yield from _check_lifetimes(target)
+
+
+def _check_secrets(target: Target) -> Iterator[Finding]:
+    s = target.settings
+    well = True
+    for name in ("secret", "seal_secret", "encryption_key"):
+        for item in getattr(s, name):
+            if item in SAMPLE_SECRETS:
+                well = False
+                words = f"{name} is a well-known sample value: anybody can make cookies"
+                yield Finding(FAILED, "secrets", words)
+            elif len(item) < SHORTEST_SECRET:
+                well = False
+                words = f"{name} is shorter than {SHORTEST_SECRET} bytes: it may be guessed"
+                yield Finding(WARNING, "secrets", words)
+    if s.allow_unsealed_pickle and not s.seal and s.serialize == "pickle":
+        well = False
+        words = "values are pickled and not sealed: whoever can write to Redis can run code here"
+        yield Finding(FAILED, "secrets", words)
+    elif not s.seal:
+        well = False
+        words = "values are not sealed: whoever can write to Redis can change them"
+        yield Finding(WARNING, "secrets", words)
+    if well:
+        yield Finding(OK, "secrets", "long enough, and no sample values; values are sealed")
+
+
+def _check_cookie(target: Target) -> Iterator[Finding]:
+    s = target.settings
+    flaws = []
+    if s.cookie_secure is False:
+        flaws.append("cookie_secure = false sends it over plain http")
+    if not s.cookie_httponly:
+        flaws.append("cookie_httponly = false shows it to scripts in the page")
+    if s.cookie_samesite is None:
+        flaws.append("cookie_samesite is left out: the browser decides who may send it")
+    if s.cookie_samesite == "None":
+        flaws.append("cookie_samesite = None: requests from other sites carry it")
+    if flaws:
+        yield Finding(WARNING, "cookie", "; ".join(flaws))
+    elif s.cookie_secure is None:
+        words = "Secure when a request came over https (cookie_secure = true: always), HttpOnly"
+        yield Finding(NOTE, "cookie", f"{words}, SameSite={s.cookie_samesite}")
+    else:
+        yield Finding(OK, "cookie", f"Secure, HttpOnly, SameSite={s.cookie_samesite}")
+
+
+def _check_lifetimes(target: Target) -> Iterator[Finding]:
+    s = target.settings
+    if s.timeout is None and s.absolute_timeout is None:
+        yield Finding(WARNING, "lifetimes", "neither timeout nor absolute_timeout: no session ends")
+        return
+    unset = [n for n in ("timeout", "absolute_timeout", "first_timeout") if not getattr(s, n)]
+    if unset:
+        yield Finding(NOTE, "lifetimes", f"not set: {', '.join(unset)}")
+    else:
+        yield Finding(OK, "lifetimes", "timeout, absolute_timeout and first_timeout are set")
+
+
+# -- a session of our own --------------------------------------------------------------
+
+
+def try_a_session(target: Target) -> Iterator[Finding]:
+    """Do with a session all that an application does. Its marker goes after a minute."""
+    store, began = target.store, time.perf_counter()
+    owner = target.codec.encode(f"check {secrets.token_hex(16)}")
+    field, value = b".check", target.codec.encode("value")
+
+    def seal(session_id: str) -> dict[bytes, bytes]:
+        bound = target.sealer.bind(session_id)
+        return {field: bound.seal(field, value), b"owner": bound.seal(b"owner", owner)}
+
+    created = None
+    try:
+        created = store.create(seal, NO_LIFETIME, owner=owner)
+        if created is None:
+            raise StoreError("a new session is at its end at once")
+        session_id = created.session_id
+        sealed = target.sealer.bind(session_id).seal(field, value)
+        saved = store.save(session_id, {field: sealed}, [], NO_LIFETIME)
+        lived = [
+            not isinstance(store.load(session_id), Absent),
+            not isinstance(store.adjust(session_id), Absent),
+            not isinstance(saved, (Absent, Status)),
+            store.swap(session_id, [(field, sealed, sealed)]) == 1,
+            len(store.survey(owner, store.members(owner)).owned) == 1,
+            store.revive(session_id, store.end(session_id, keep_fields=True)),
+        ]
+        store.forget(owner, [session_id])
+        if not all(lived):
+            raise StoreError("a session vanished while it was used")
+    except StoreError as exc:
+        yield Finding(FAILED, "session tried", f"a session could not be used: {exc}")
+        return
+    finally:
+        if created is not None:
+            _tidy_up(target, owner, created.session_id)
+    took = (time.perf_counter() - began) * 1000
+    yield Finding(
+        OK,
+        "session tried",
+        f"created, read, changed, listed and ended in {took:.1f} ms",
+        {"took_ms": took},
+    )
+
+
+def _tidy_up(target: Target, owner: bytes, session_id: str) -> None:
+    try:
+        target.store.forget(owner, [session_id])
+        target.store.end(session_id)
+    except StoreError:
+        pass  # what failed before is what is reported
+
+
+# -- stored sessions -------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Stored:
+    """What a look at the stored sessions found.
+
+    :ivar looked: how many sessions were looked at.
+    :ivar outdated: sessions with values under an older secret, or not yet
+        encrypted; ``values``: those values.
+    :ivar bare: sessions without values, of which that cannot be told.
+    :ivar broken: sessions that are not authentic.
+    :ivar cut_off: sessions whose migration was interrupted.
+    :ivar size: bytes of all; ``large``: number of those in the large form.
+    :ivar saved: bytes that each of ``LIMITS`` would save.
+    """
+
+    looked: int = 0
+    outdated: int = 0
+    values: int = 0
+    bare: int = 0
+    broken: int = 0
+    cut_off: int = 0
+    size: int = 0
+    large: int = 0
+    saved: dict[int, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(LIMITS, 0))
+
+
+def check_stored(
+    target: Target, sample: int, limit: int | None, advance: Callable[[int, str], None]
+) -> Iterator[Finding]:
+    """Look at stored sessions: at all while secrets are rotated, else at some.
+
+    :param limit: hash-max-listpack-value, bytes; ``None`` = not known.
+    :raises StoreError: the user may not.
+    """
+    s = target.settings
+    rotating = s.seal and (
+        any(len(getattr(s, name)) > 1 for name in ("secret", "seal_secret", "encryption_key"))
+        or bool(s.encryption_key)
+    )
+    found = Stored()
+    for steps, hashes in all_hashes(target):
+        for session in hashes:
+            if session.alive and (rotating or found.looked < sample):
+                found.looked += 1
+                fields = session.stored.fields
+                found.cut_off += OLD_KEY_FIELD in fields
+                _measure(found, session.session_id, session.stored.size, fields, target, limit)
+                if target.configured:
+                    _verify(found, target.sealer.bind(session.session_id), fields)
+        advance(steps, f"{plural(found.looked, 'session')} looked at")
+        if not rotating and found.looked >= sample:
+            break
+    if not found.looked:
+        yield Finding(NOTE, "stored sessions", "there are none yet, or none were to be looked at")
+        return
+    if rotating:
+        yield _rotation(found)
+    if found.broken:
+        yield Finding(
+            WARNING,
+            "stored sessions",
+            f"{found.broken:,} of {found.looked:,} are not authentic: under a secret that is not "
+            "configured, or altered by somebody else; their users get a new session",
+            {"broken": found.broken, "looked_at": found.looked},
+        )
+    if found.cut_off:
+        yield Finding(
+            NOTE,
+            "migration",
+            f"{plural(found.cut_off, 'session')} not quite carried over, as that was cut off; "
+            "migrate completes it",
+            {"cut_off": found.cut_off},
+        )
+    yield _memory(found, limit)
+
+
+def _verify(found: Stored, bound: Bound, fields: Mapping[bytes, bytes]) -> None:
+    bound.outdated.clear()
+    opened = bound.open_all(fields)
+    if opened is None:
+        found.broken += 1
+    elif not opened:
+        found.bare += 1
+    elif bound.outdated:
+        found.outdated += 1
+        found.values += len(bound.outdated)
+
+
+def _rotation(found: Stored) -> Finding:
+    data = {
+        "looked_at": found.looked,
+        "outdated_sessions": found.outdated,
+        "outdated_values": found.values,
+        "sessions_without_values": found.bare,
+    }
+    bare = f" ({plural(found.bare, 'session')} without values cannot tell)" if found.bare else ""
+    if found.outdated:
+        return Finding(
+            NOTE,
+            "rotation",
+            f"{plural(found.outdated, 'session')} of {found.looked:,}, with "
+            f"{plural(found.values, 'value')}, still under an older secret or not encrypted: "
+            f"their users have not come back since, and removing it would log them out{bare}",
+            data,
+        )
+    return Finding(
+        OK,
+        "rotation",
+        f"all {plural(found.looked, 'session')} are under the first secret: older ones can be "
+        f"removed{bare}",
+        data,
+    )
+
+
+# -- memory ----------------------------------------------------------------------------
+
+
+def _measure(
+    found: Stored,
+    session_id: str,
+    used: int,
+    fields: Mapping[bytes, bytes],
+    target: Target,
+    limit: int | None,
+) -> None:
+    longest = max(max(len(name), len(value)) for name, value in fields.items())
+    found.size += used
+    if limit is None or longest <= limit:
+        return
+    found.large += 1
+    key = len(target.settings.prefix.encode()) + len(session_id.encode("utf-8", "surrogatepass"))
+    gain = max(0, used - compact_size(key, fields))
+    for other in LIMITS:
+        if longest <= other:
+            found.saved[other] += gain
+
+
+def _memory(found: Stored, limit: int | None) -> Finding:
+    mean = found.size / found.looked
+    words = f"{size(mean)} a session (of {found.looked:,} looked at)"
+    data: dict[str, Any] = {"mean_bytes": mean, "looked_at": found.looked}
+    name = "hash-max-listpack-value"
+    if limit is None:
+        words += f"; {name} is not known, as the user may not ask"
+        return Finding(NOTE, "session memory", words, data)
+    data.update(hash_max_listpack_value=limit, large=found.large)
+    best = max(found.saved.values())
+    # The smallest that gains nearly all there is to be gained.
+    advised = next(other for other in LIMITS if found.saved[other] >= 0.9 * best)
+    share = found.saved[advised] / found.size
+    if share < WORTH:
+        words += f"; {name} {limit} fits"
+        return Finding(OK, "session memory", words, data)
+    data.update(advised=advised, saved_share=share)
+    words += (
+        f"; {found.large / found.looked:.0%} have a value longer than {name} ({limit} bytes; "
+        f"hash-max-ziplist-value before 7.0): {advised} would save about {share:.0%} of the "
+        "sessions' memory"
+    )
+    return Finding(NOTE, "session memory", words, data)
+
+
+def compact_size(key: int, fields: Mapping[bytes, bytes]) -> int:
+    """Compute the memory that a hash takes in the compact form of Redis (listpack).
+
+    Header and end of a listpack are 7 bytes; each entry has 1, 2 or 5 bytes before
+    it and 1 to 4 behind it (``listpack.c`` of Redis 7.0). To that come the key
+    (``sds``), the entry of the dictionary and the object, as jemalloc rounds them.
+
+    :param key: length of the key's name, bytes.
+    """
+    total = 7
+    for text in (part for pair in fields.items() for part in pair):
+        length = len(text)
+        entry = length + (1 if length < 64 else 2 if length < 4096 else 5)
+        total += entry + (1 if entry < 128 else 2 if entry < 16384 else 3)
+    return _allocated(total) + _allocated(key + 4) + 24 + 16
+
+
+def _allocated(count: int) -> int:
+    """Round up to a size class of jemalloc: four to a doubling, from 128 on."""
+    if count <= 128:
+        return -(-count // 16) * 16
+    step = 1 << ((count - 1).bit_length() - 3)
+    return -(-count // step) * step

@@ -1,0 +1,494 @@
+"""``redis-lua-sessions check``."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyramid_redis_lua_sessions.cli import server_checks
+from pyramid_redis_lua_sessions.cli.server_checks import needed_commands, policy_means
+from pyramid_redis_lua_sessions.cli.session_checks import compact_size
+from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD
+from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.testing import RedisServer
+from tests.support.app import SECRET, make_browser
+from tests.support.command import run, write_ini
+from tests.support.least_privilege import PASSWORD, USER, add_user, rule, with_user
+from tests.support.waiting import wait_until
+
+NewServer = Callable[..., RedisServer]
+Check = Callable[..., dict[str, Any]]
+
+GOOD = {
+    "cookie_secure": "true",
+    "timeout": 1200,
+    "absolute_timeout": 43200,
+    "first_timeout": 300,
+}
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: Any) -> Check:
+    """``(url, *args, status=0, **settings)``: what is found; of each subject the first."""
+
+    def check(url: str, *args: Any, status: int = 0, **options: Any) -> dict[str, Any]:
+        ini = write_ini(tmp_path, url, **{**GOOD, **options})
+        assert run("check", ini, "--json", *args) == status
+        printed = capsys.readouterr()
+        assert SECRET not in printed.out + printed.err
+        assert PASSWORD not in printed.out + printed.err
+        found = json.loads(printed.out)
+        assert (found["status"] == "failed") == (status == 1 and "--strict" not in args)
+        return {finding["subject"]: finding for finding in reversed(found["findings"])}
+
+    return check
+
+
+def levels(found: dict[str, Any]) -> dict[str, str]:
+    return {subject: finding["level"] for subject, finding in found.items()}
+
+
+# -- a server that is well ---------------------------------------------------------
+
+
+def test_check_of_a_server_that_is_well(
+    redis_server: RedisServer, redis_client: Any, check: Check
+) -> None:
+    browser = make_browser(redis_server.url)
+    browser.use(lambda session: session.update(a=1))
+    found = check(redis_server.url)
+    notes = ["access", "memory", "permissions", "persistence", "replication"]
+    if redis_server.version < (7, 0):
+        notes.remove("permissions")
+    assert levels(found) == {
+        **dict.fromkeys(
+            ["server", "connection", "permissions", "scripts", "round trip", "clock"], "ok"
+        ),
+        **dict.fromkeys(
+            ["session tried", "secrets", "cookie", "lifetimes", "session memory"], "ok"
+        ),
+        **dict.fromkeys(notes, "note"),
+    }
+    assert found["server"]["version"] == ".".join(map(str, redis_server.version))
+    assert 0 < found["round trip"]["median_ms"] <= found["round trip"]["p99_ms"] < 1000
+    assert abs(found["clock"]["skew_ms"]) < 500
+    assert found["session memory"]["mean_bytes"] == redis_client.memory_usage(browser.key)
+
+
+def test_check_prints_a_line_a_finding(redis_url: str, tmp_path: Path, capsys: Any) -> None:
+    assert run("check", write_ini(tmp_path, redis_url)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "ok    server" in lines[1]
+    assert {line.split()[0] for line in lines[1:]} == {"ok", "note"}
+    assert run("check", "--url", redis_url) == 0
+    assert "settings" in capsys.readouterr().out
+
+
+def test_session_that_was_tried_leaves_only_its_marker(
+    redis_url: str, redis_client: Any, check: Check
+) -> None:
+    check(redis_url)
+    (key,) = redis_client.keys("*")
+    assert redis_client.hkeys(key) == [b"moved"]
+    assert 0 < redis_client.pttl(key) <= 60_000
+
+
+def test_check_without_writing_writes_nothing(
+    redis_url: str, redis_client: Any, check: Check
+) -> None:
+    redis_client.save()
+    found = check(redis_url, "--no-write")
+    assert "session tried" not in found
+    assert redis_client.info("persistence")["rdb_changes_since_last_save"] == 0
+
+
+def test_check_when_redis_cannot_be_reached(tmp_path: Path, capsys: Any) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"redis://:{PASSWORD}@127.0.0.1:{probe.getsockname()[1]}/0"
+    for target in (["--url", url], [write_ini(tmp_path, url, redis_retries=0)]):
+        assert run("check", *target) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert len(printed.err.splitlines()) == 1
+        assert PASSWORD not in printed.err
+
+
+def test_check_tells_which_scripts_are_missing(
+    redis_url: str, redis_client: Any, check: Check
+) -> None:
+    redis_client.script_flush()
+    source = SCRIPTS["load_and_touch"].source
+    redis_client.script_load(source)
+    found = check(redis_url, "--no-write")["scripts"]
+    assert found["level"] == "note"
+    assert "load_and_touch" not in found["missing"]
+    assert {"create_unique", "end_session"} <= set(found["missing"])
+
+
+def test_check_tells_how_far_the_clocks_are_apart(
+    redis_url: str, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late:
+        perf_counter = staticmethod(time.perf_counter)
+
+        @staticmethod
+        def time() -> float:
+            return time.time() - 10
+
+    monkeypatch.setattr(server_checks, "time", Late)
+    found = check(redis_url)["clock"]
+    assert found["level"] == "warning"
+    assert found["skew_ms"] == pytest.approx(10_000, abs=500)
+    assert "ahead of" in found["words"]
+
+
+# -- memory ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "with_ttl", "level", "words"),
+    [
+        ("noeviction", True, "ok", "never evicts"),
+        ("volatile-ttl", True, "note", "nearest to their end"),
+        ("volatile-lru", True, "note", "not used for longest"),
+        ("allkeys-lru", True, "note", "not used for longest"),
+        ("allkeys-lru", False, "note", "not used for longest"),
+        ("volatile-lfu", True, "note", "least often"),
+        ("allkeys-random", True, "warning", "random"),
+        ("volatile-random", True, "warning", "random"),
+        ("noeviction", False, "failed", "allkeys-lru"),
+        ("volatile-lru", False, "failed", "allkeys-lru"),
+    ],
+)
+def test_what_an_eviction_policy_means(
+    policy: str, with_ttl: bool, level: str, words: str, redis_client: Any
+) -> None:
+    redis_client.config_set("maxmemory-policy", policy)  # Redis knows it
+    redis_client.config_set("maxmemory-policy", "noeviction")
+    found = policy_means(policy, with_ttl, index_has_ttl=False)
+    assert found[0] == level
+    assert words in found[1]
+    evicts_index = "index" in policy_means(policy, with_ttl, index_has_ttl=True)[1]
+    assert evicts_index == (level in ("note", "warning"))
+
+
+def test_check_tells_what_the_eviction_policy_does(
+    new_redis_server: NewServer, check: Check
+) -> None:
+    server = new_redis_server(config={"maxmemory": "64mb", "maxmemory-policy": "volatile-random"})
+    found = check(server.url)["memory"]
+    assert (found["level"], found["maxmemory_policy"]) == ("warning", "volatile-random")
+    check(server.url, "--strict", status=1)
+    found = check(server.url, set_redis_ttl="false", status=1)["memory"]
+    assert found["level"] == "failed"
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        assert check(server.url)["memory"]["level"] == "ok"
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.05))
+        assert check(server.url, "--no-write")["memory"]["level"] == "warning"
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("maxmemory", "64mb")
+        for number in range(20):
+            client.set(f"large {number}", "x" * 100_000)
+        client.config_set("maxmemory", client.info("memory")["used_memory"] - 500_000)
+        client.set("one more", "x")
+        assert client.info("stats")["evicted_keys"] > 0
+        client.config_set("maxmemory", "64mb")
+        found = check(server.url)["memory"]
+        assert (found["level"], found["evicted_keys"] > 0) == ("warning", True)
+
+
+LARGE = {"cart": {n: n for n in range(70)}, "csrf": "x" * 43, "user": 7}
+
+
+def with_compact_form(server: RedisServer, limit: int) -> None:
+    with server.client() as client:
+        known = client.config_get("hash-max-*-value")
+        (name,) = [name for name in known if "listpack" in name] or known
+        client.config_set(name, limit)
+
+
+def test_memory_that_a_larger_compact_form_saves_is_what_it_then_saves(
+    redis_server: RedisServer, new_redis_server: NewServer, check: Check
+) -> None:
+    server = new_redis_server()
+
+    def fill() -> int:
+        with server.client() as client:
+            client.flushall()
+            browser = make_browser(server.url)
+            for number in range(40):
+                values = LARGE if number % 2 else {"csrf": "x" * 43}
+                browser.another().use(lambda session, values=values: session.update(values))
+            return sum(client.memory_usage(key) for key in client.keys("session:*"))
+
+    before = fill()
+    found = check(server.url)["session memory"]
+    assert found["level"] == "note"
+    assert (found["large"], found["advised"]) == (20, 512)
+    with_compact_form(server, found["advised"])
+    after = fill()
+    # Before 7.0, Redis does not count what its allocator rounds up.
+    rounded = 0.04 if server.version >= (7, 0) else 0.08
+    assert (before - after) / before == pytest.approx(found["saved_share"], abs=rounded)
+    found = check(server.url)["session memory"]
+    assert (found["level"], found["hash_max_listpack_value"]) == ("ok", 512)
+
+
+@pytest.mark.parametrize("length", [1, 30, 63, 100, 400, 5000])
+@pytest.mark.parametrize("number", [1, 8])
+def test_compact_size_is_what_redis_measures(
+    redis_server: RedisServer, redis_client: Any, length: int, number: int
+) -> None:
+    fields = {b"field %d" % n: b"v" * length for n in range(number)}
+    with_compact_form(redis_server, 10_000)
+    try:
+        redis_client.hset("a key of the usual length", mapping=fields)
+        measured = redis_client.memory_usage("a key of the usual length")
+    finally:
+        with_compact_form(redis_server, 64)
+    computed = compact_size(len("a key of the usual length"), fields)
+    # Before 7.0, Redis does not count what its allocator rounds up.
+    rounded = 0.05 if redis_server.version >= (7, 0) else 0.2
+    assert 0.95 * measured - 32 <= computed <= (1 + rounded) * measured + 32
+
+
+# -- persistence and replication ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "level", "words"),
+    [
+        ({"save": ""}, "note", "every user is logged out"),
+        ({"save": "3600 1"}, "note", "live again"),
+        ({"appendonly": "yes"}, "ok", "the last second"),
+        ({"appendonly": "yes", "appendfsync": "always"}, "ok", "loses nothing"),
+        ({"appendonly": "yes", "appendfsync": "no"}, "ok", "half a minute"),
+    ],
+)
+def test_what_persistence_means(
+    config: dict[str, str], level: str, words: str, new_redis_server: NewServer, check: Check
+) -> None:
+    server = new_redis_server(config=config)
+    found = check(server.url)["persistence"]
+    with server.client() as client:
+        client.config_set("save", "")  # so that it stops at once
+    assert (found["level"], words in found["words"]) == (level, True), found
+
+
+def test_check_fails_where_snapshots_fail(
+    redis_server: RedisServer, new_redis_server: NewServer, tmp_path: Path, check: Check
+) -> None:
+    protected = {"enable-protected-configs": "yes"} if redis_server.version >= (7, 0) else {}
+    server = new_redis_server(config=protected)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    with server.client() as client:
+        client.config_set("save", "3600 1")
+        client.config_set("dir", str(gone))
+        gone.rmdir()
+        client.bgsave()
+        wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+        found = check(server.url, status=1)
+        client.config_set("save", "")  # so that it stops at once
+    for subject in ("persistence", "session tried"):
+        assert (found[subject]["level"], "MISCONF" in found[subject]["words"]) == ("failed", True)
+
+
+def test_check_tells_how_far_replicas_are_behind(new_redis_server: NewServer, check: Check) -> None:
+    primary = new_redis_server(config={"repl-diskless-sync-delay": 0})
+    replica = new_redis_server()
+    with primary.client() as client, replica.client() as other:
+        other.replicaof("127.0.0.1", primary.port)
+        wait_until(lambda: client.info("replication").get("slave0", {}).get("state") == "online")
+        found = check(primary.url)["replication"]
+        assert (found["level"], found["replicas"]) == ("ok", 1)
+        assert "min-replicas-to-write" in found["words"]
+        found = check(replica.url, "--no-write", status=1)["replication"]
+        assert found["level"] == "failed"
+        assert check(replica.url, status=1)["session tried"]["level"] == "failed"
+        replica.pause()
+        try:
+            client.set("x", "y" * 2_000_000)
+            found = check(primary.url)["replication"]
+            assert (found["level"], found["bytes_behind"] > 2_000_000) == ("warning", True)
+        finally:
+            replica.resume()
+
+
+# -- who may do what ---------------------------------------------------------------
+
+
+def test_needed_commands_are_those_of_the_rule_in_the_documentation() -> None:
+    allowed = {word[1:] for word in rule() if word.startswith("+")}
+    assert set(needed_commands("session:x")) == allowed
+
+
+def test_check_as_the_user_of_the_documentation(
+    new_redis_server: NewServer, check: Check, tmp_path: Path, capsys: Any
+) -> None:
+    server = new_redis_server()
+    add_user(server)
+    found = check(with_user(server.url))
+    assert found["permissions"]["level"] == "ok"
+    assert found["session tried"]["level"] == "ok"
+    assert found["server"]["level"] == "ok"
+    assert {found[s]["level"] for s in ("memory", "persistence", "stored sessions")} == {"note"}
+    # As somebody who may look, for the same application.
+    ini = write_ini(tmp_path, with_user(server.url))
+    assert run("check", ini, "--url", server.url, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "maxmemory_policy" in str(found)
+
+
+@pytest.mark.parametrize("missing", ["zrem", "hkeys", "eval", "script|load", "pexpire", "del"])
+@pytest.mark.parametrize("may_ask", [True, False])
+def test_check_fails_where_the_user_may_not_do_what_is_needed(
+    missing: str, may_ask: bool, redis_server: RedisServer, redis_client: Any, check: Check
+) -> None:
+    add_user(redis_server)
+    if may_ask:
+        redis_client.execute_command("ACL", "SETUSER", USER, "+acl")
+    if "|" in missing:
+        redis_client.execute_command("ACL", "SETUSER", USER, "-script")
+    else:
+        redis_client.execute_command("ACL", "SETUSER", USER, f"-{missing}")
+    try:
+        found = check(with_user(redis_server.url), status=1)["permissions"]
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", USER)
+    assert (found["level"], found["missing"]) == ("failed", [missing])
+    assert not redis_client.keys("session:check:*") or missing == "del"
+
+
+def test_check_fails_where_the_prefix_is_not_the_users(
+    redis_server: RedisServer, redis_client: Any, check: Check
+) -> None:
+    add_user(redis_server)
+    try:
+        found = check(with_user(redis_server.url), prefix="other:", status=1)
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", USER)
+    assert found["permissions"]["level"] == "failed"
+    assert found["session tried"]["level"] == "failed"
+    assert "hset" in found["permissions"]["missing"]
+    assert "script|load" not in found["permissions"]["missing"]
+
+
+@pytest.mark.parametrize(
+    ("config", "level"),
+    [
+        ({"bind": "127.0.0.1"}, "note"),
+        # An address that no machine has, so that the test opens nothing.
+        ({"bind": "127.0.0.1 -192.0.2.1", "protected-mode": "no"}, "failed"),
+        ({"bind": "127.0.0.1 -192.0.2.1", "protected-mode": "yes"}, "warning"),
+        (
+            {"bind": "127.0.0.1 -192.0.2.1", "protected-mode": "no", "requirepass": PASSWORD},
+            "ok",
+        ),
+    ],
+)
+def test_check_tells_whether_strangers_get_in(
+    config: dict[str, str], level: str, new_redis_server: NewServer, check: Check
+) -> None:
+    server = new_redis_server(config=config)
+    if server.version < (7, 0) and level == "warning":
+        level = "failed"  # its protected mode does not count with a bind
+    found = check(server.url, status=int(level == "failed"))["access"]
+    assert found["level"] == level, found
+
+
+# -- settings ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "subject", "level", "words"),
+    [
+        ({"secret": "short"}, "secrets", "warning", "shorter than 32"),
+        ({"secret": "seekrit"}, "secrets", "failed", "sample"),
+        ({"seal": "false", "serialize": "json"}, "secrets", "warning", "not sealed"),
+        ({"seal": "false", "allow_unsealed_pickle": "true"}, "secrets", "failed", "run code"),
+        ({"cookie_secure": "false"}, "cookie", "warning", "plain http"),
+        ({"cookie_secure": "auto"}, "cookie", "note", "https"),
+        ({"cookie_httponly": "false"}, "cookie", "warning", "scripts"),
+        ({"cookie_samesite": ""}, "cookie", "warning", "samesite"),
+        ({"cookie_samesite": "None"}, "cookie", "warning", "other sites"),
+        ({"timeout": "0", "absolute_timeout": "0"}, "lifetimes", "warning", "no session ends"),
+        ({"absolute_timeout": "0"}, "lifetimes", "note", "absolute_timeout"),
+    ],
+)
+def test_check_of_insecure_settings(
+    options: dict[str, str],
+    subject: str,
+    level: str,
+    words: str,
+    redis_url: str,
+    check: Check,
+) -> None:
+    found = check(redis_url, "--no-write", status=int(level == "failed"), **options)[subject]
+    assert found["level"] == level
+    assert words in found["words"]
+    assert "seekrit" not in str(found)
+
+
+# -- stored sessions ---------------------------------------------------------------
+
+NEW = "the newest secret of these tests, over 32 bytes"
+
+
+def test_check_counts_what_is_left_under_an_older_secret(redis_url: str, check: Check) -> None:
+    before = make_browser(redis_url)
+    users = [before.another() for _ in range(5)]
+    for user in users:
+        user.use(lambda session: session.update(a=1, b=2))
+    users[0].use(lambda session: session.clear())
+    several = f"\n {NEW}\n {SECRET}"
+    # All are counted, however few are looked at for their size.
+    found = check(redis_url, "--sample", "1", secret=several)["rotation"]
+    assert (found["level"], found["looked_at"]) == ("note", 5)
+    assert (found["outdated_sessions"], found["outdated_values"]) == (4, 8)
+    assert found["sessions_without_values"] == 1
+
+    after = make_browser(redis_url, secret=[NEW, SECRET])
+    for number, user in enumerate(users):
+        back = after.another()
+        for cookie in user.app.cookiejar:
+            back.app.cookiejar.set_cookie(cookie)
+        back.use(dict)
+        found = check(redis_url, secret=several)["rotation"]
+        assert found["outdated_sessions"] == 4 - number
+    assert found["level"] == "ok"
+    assert "can be removed" in found["words"]
+    # And so it is.
+    assert "stored sessions" not in check(redis_url, secret=NEW)
+    assert check(redis_url)["stored sessions"]["broken"] == 4
+
+
+def test_check_counts_what_is_not_encrypted_yet(redis_url: str, check: Check) -> None:
+    make_browser(redis_url).use(lambda session: session.update(a=1))
+    encrypted = {"encryption_key": NEW}
+    make_browser(redis_url, **encrypted).use(lambda session: session.update(a=1))
+    found = check(redis_url, **encrypted)["rotation"]
+    assert (found["outdated_sessions"], found["looked_at"]) == (1, 2)
+
+
+def test_check_tells_of_sessions_that_are_not_authentic(
+    redis_url: str, redis_client: Any, check: Check
+) -> None:
+    browser = make_browser(redis_url)
+    users = [browser.another() for _ in range(3)]
+    for user in users:
+        user.use(lambda session: session.update(a=1))
+    redis_client.hset(users[0].key, ".a", redis_client.hget(users[1].key, ".a"))
+    redis_client.hset(users[1].key, OLD_KEY_FIELD.decode(), "the old key")
+    found = check(redis_url)
+    assert (found["stored sessions"]["level"], found["stored sessions"]["broken"]) == ("warning", 1)
+    assert found["migration"]["cut_off"] == 1
+    assert "rotation" not in found
