@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from redis.exceptions import RedisClusterException, RedisError
 
 from ..errors import SessionError
-from . import check, migrate, scripts, sessions, stats, sweep
+from . import check, migrate, scripts, sessions, simulate, stats, sweep
 from .console import Console, RedisFailure, UsageError
 from .target import target_arguments
 
 __all__ = ["SessionsCommand", "main"]
 
-GROUPS = (check, scripts, stats, sessions, sweep, migrate)
+GROUPS = (check, scripts, stats, sessions, sweep, simulate, migrate)
 
 
 def main(argv: Sequence[str] | None = None, quiet: bool = False) -> int:

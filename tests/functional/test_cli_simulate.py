@@ -1,0 +1,104 @@
+"""``redis-lua-sessions simulate``."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command import run, write_ini
+from tests.support.waiting import wait_until
+
+
+def test_simulate_puts_load_on_redis_and_leaves_nothing(
+    redis_url: str, redis_client: Any, tmp_path: Path, capsys: Any
+) -> None:
+    redis_client.hset("session:of a user", "created", "1 x")
+    redis_client.config_resetstat()
+    ini = write_ini(tmp_path, redis_url)
+    args = ["--workers", 2, "--seconds", 1, "--sessions", 10, "--writes", 30, "--json"]
+    assert run("simulate", ini, *args) == 0
+    found = json.loads(capsys.readouterr().out)
+    reads, writes = found["read"]["requests"], found["write"]["requests"]
+    assert found["new"]["requests"] == 20
+    assert 0.15 < writes / (reads + writes) < 0.45
+    assert found["requests_per_second"] == pytest.approx((reads + writes) / found["seconds"])
+    for kind in ("new", "read", "write"):
+        ranks = [found[kind][f"p{rank}_ms"] for rank in (50, 95, 99, 100)]
+        assert 0 < ranks[0] <= ranks[1] <= ranks[2] <= ranks[3]
+    assert 0 < found["redis_busy"] < 2
+    # A request that reads is one call, one that writes is two.
+    assert calls(redis_client) == pytest.approx(20 + reads + 2 * writes, abs=10)
+    assert redis_client.keys("*") == [b"session:of a user"]
+
+
+def test_simulate_prints_a_table(redis_url: str, capsys: Any) -> None:
+    args = ["--workers", 1, "--seconds", 0.2, "--sessions", 2, "--writes", 0]
+    assert run("simulate", "--url", redis_url, *args) == 0
+    out = capsys.readouterr().out
+    assert re.match(r"1 worker, 2 sessions, 0\.\d s: [\d,]+ requests a second\n", out)
+    lines = [line.split() for line in out.splitlines()]
+    assert [line[0] for line in lines[2:5]] == ["request", "new", "read"]
+    assert re.search(r"^Redis was busy for \d+%", out, re.MULTILINE)
+
+
+def test_simulate_when_redis_refuses(redis_url: str, redis_client: Any, capsys: Any) -> None:
+    redis_client.config_set("min-replicas-to-write", 1)
+    try:
+        assert run("simulate", "--url", redis_url, "--workers", 2, "--seconds", 1) == 1
+    finally:
+        redis_client.config_set("min-replicas-to-write", 0)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert "NOREPLICAS" in printed.err
+
+
+def test_simulate_when_redis_cannot_be_reached(capsys: Any) -> None:
+    assert run("simulate", "--url", "redis://127.0.0.1:1/0") == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def calls(client: Any) -> int:
+    return int(client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+def test_simulate_that_is_interrupted_leaves_nothing(redis_url: str, redis_client: Any) -> None:
+    redis_client.config_resetstat()
+    command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "simulate", "--url"]
+    with subprocess.Popen(
+        [*command, redis_url, "--workers", "1", "--seconds", "60", "--sessions", "5"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        # More than fits into the pipe through which a worker tells what it measured.
+        wait_until(lambda: calls(redis_client) > 12_000, timeout=60)
+        assert len(redis_client.keys("session:simulate:*")) == 5
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err == "redis-lua-sessions: interrupted\n"
+    assert redis_client.keys("*") == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--seconds", 0],
+        ["--seconds", 1e9],
+        ["--workers", 0],
+        ["--sessions", 0],
+        ["--bytes", -1],
+        ["--writes", 101],
+    ],
+)
+def test_simulate_with_wrong_arguments(args: list[Any], redis_url: str, capsys: Any) -> None:
+    assert run("simulate", "--url", redis_url, *args) == 2
+    assert args[0] in capsys.readouterr().err
