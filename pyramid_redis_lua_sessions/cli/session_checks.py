@@ -13,7 +13,7 @@ from ..migrate import OLD_KEY_FIELD
 from ..scripts import Status
 from ..seals import Bound
 from ..settings import SAMPLE_SECRETS
-from ..store import NO_LIFETIME, Absent
+from ..store import MARKER_MS, NO_LIFETIME, Absent, Lifetime
 from .console import plural, size
 from .findings import FAILED, NOTE, OK, WARNING, Finding
 from .found import all_hashes
@@ -104,7 +104,8 @@ def _check_lifetimes(target: Target) -> Iterator[Finding]:
 
 
 def try_a_session(target: Target) -> Iterator[Finding]:
-    """Do with a session all that an application does. Its marker goes after a minute."""
+    """Do with a session all that an application does. Nothing of it is left after a minute."""
+    lifetime = Lifetime(timeout_ms=MARKER_MS)
     store, began = target.store, time.perf_counter()
     owner = target.codec.encode(f"check {secrets.token_hex(16)}")
     field, value = b".check", target.codec.encode("value")
@@ -115,7 +116,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
 
     created = None
     try:
-        created = store.create(seal, NO_LIFETIME, owner=owner)
+        created = store.create(seal, lifetime, owner=owner)
         if created is None:
             raise StoreError("a new session is at its end at once")
         session_id = created.session_id

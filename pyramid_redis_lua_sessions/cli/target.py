@@ -151,8 +151,9 @@ def connected(args: argparse.Namespace) -> Iterator[Target]:
         name, settings = args.config_uri, settings_of_ini(args.config_uri, args.config_vars)
     else:
         prefix = Settings.prefix if args.prefix is None else args.prefix
-        # A secret under which nothing opens.
-        name, settings = public_url(args.url), Settings((os.urandom(32),), prefix=prefix)
+        # A secret under which nothing opens; and lifetimes are not known.
+        settings = Settings((os.urandom(32),), prefix=prefix, timeout=None)
+        name = public_url(args.url)
     client = client_of_url(args.url) if args.url else client_of(settings, args.config_uri)
     with client:
         yield Target(name, settings, client, bool(args.config_uri))
