@@ -163,7 +163,7 @@ def size(count: float) -> str:
     """Say how many bytes: ``850 B``, ``12.3 kB``, ``4.5 MB`` (powers of 1024)."""
     for unit, length in (("GB", 1024**3), ("MB", 1024**2), ("kB", 1024)):
         if count >= length:
-            return f"{count / length:.1f} {unit}"
+            return f"{count / length:.1f}".removesuffix(".0") + f" {unit}"
     return f"{count:.0f} B"
 
 

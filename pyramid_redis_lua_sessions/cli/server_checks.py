@@ -67,17 +67,13 @@ class Node:
             return {}
         return found
 
-    def config(self, *names: str) -> str | None:
-        """Return the first setting of these names; ``None`` where there is none, or the user
-        may not ask."""
-        for name in names:
-            try:
-                found = self.single.config_get(name)
-            except ResponseError:
-                return None
-            if found:
-                return str(next(iter(found.values())))
-        return None
+    def config(self, name: str) -> str | None:
+        """Return a setting; ``None`` where there is none, or the user may not ask."""
+        try:
+            found = self.single.config_get(name)
+        except ResponseError:
+            return None
+        return str(found[name]) if name in found else None
 
     @cached_property
     def version(self) -> tuple[int, ...]:
@@ -100,9 +96,13 @@ class Node:
             return str(self.single.connection_pool.connection_kwargs.get("username") or "default")
 
     @cached_property
-    def listpack_limit(self) -> int | None:
-        found = self.config("hash-max-listpack-value", "hash-max-ziplist-value")
-        return None if found is None else int(found)
+    def compact_limit(self) -> tuple[str, int] | None:
+        """Name and value of the setting that bounds the compact form of hashes, bytes."""
+        for name in ("hash-max-listpack-value", "hash-max-ziplist-value"):  # before 7.0
+            found = self.config(name)
+            if found is not None:
+                return name, int(found)
+        return None
 
     @property
     def is_local(self) -> bool:

@@ -185,11 +185,15 @@ class Stored:
 
 
 def check_stored(
-    target: Target, sample: int, limit: int | None, advance: Callable[[int, str], None]
+    target: Target,
+    sample: int,
+    compact: tuple[str, int] | None,
+    advance: Callable[[int, str], None],
 ) -> Iterator[Finding]:
     """Look at stored sessions: at all while secrets are rotated, else at some.
 
-    :param limit: hash-max-listpack-value, bytes; ``None`` = not known.
+    :param compact: the setting that bounds the compact form, and its value,
+        bytes; ``None`` = not known.
     :raises StoreError: the user may not.
     """
     s = target.settings
@@ -204,7 +208,7 @@ def check_stored(
                 found.looked += 1
                 fields = session.stored.fields
                 found.cut_off += OLD_KEY_FIELD in fields
-                _measure(found, session.session_id, session.stored.size, fields, target, limit)
+                _measure(found, session.session_id, session.stored.size, fields, target, compact)
                 if target.configured:
                     _verify(found, target.sealer.bind(session.session_id), fields)
         advance(steps, f"{plural(found.looked, 'session')} looked at")
@@ -231,7 +235,7 @@ def check_stored(
             "migrate completes it",
             {"cut_off": found.cut_off},
         )
-    yield _memory(found, limit)
+    yield _memory(found, compact)
 
 
 def _verify(found: Stored, bound: Bound, fields: Mapping[bytes, bytes]) -> None:
@@ -281,11 +285,11 @@ def _measure(
     used: int,
     fields: Mapping[bytes, bytes],
     target: Target,
-    limit: int | None,
+    compact: tuple[str, int] | None,
 ) -> None:
     longest = max(max(len(name), len(value)) for name, value in fields.items())
     found.size += used
-    if limit is None or longest <= limit:
+    if compact is None or longest <= compact[1]:
         return
     found.large += 1
     key = len(target.settings.prefix.encode()) + len(session_id.encode("utf-8", "surrogatepass"))
@@ -295,14 +299,14 @@ def _measure(
             found.saved[other] += gain
 
 
-def _memory(found: Stored, limit: int | None) -> Finding:
+def _memory(found: Stored, compact: tuple[str, int] | None) -> Finding:
     mean = found.size / found.looked
     words = f"{size(mean)} a session (of {found.looked:,} looked at)"
     data: dict[str, Any] = {"mean_bytes": mean, "looked_at": found.looked}
-    name = "hash-max-listpack-value"
-    if limit is None:
-        words += f"; {name} is not known, as the user may not ask"
+    if compact is None:
+        words += "; hash-max-listpack-value is not known, as the user may not ask"
         return Finding(NOTE, "session memory", words, data)
+    name, limit = compact
     data.update(hash_max_listpack_value=limit, large=found.large)
     best = max(found.saved.values())
     # The smallest that gains nearly all there is to be gained.
@@ -313,9 +317,8 @@ def _memory(found: Stored, limit: int | None) -> Finding:
         return Finding(OK, "session memory", words, data)
     data.update(advised=advised, saved_share=share)
     words += (
-        f"; {found.large / found.looked:.0%} have a value longer than {name} ({limit} bytes; "
-        f"hash-max-ziplist-value before 7.0): {advised} would save about {share:.0%} of the "
-        "sessions' memory"
+        f"; {found.large / found.looked:.0%} have a value longer than {name} ({limit}): "
+        f"{advised} would save about {share:.0%} of the sessions' memory"
     )
     return Finding(NOTE, "session memory", words, data)
 

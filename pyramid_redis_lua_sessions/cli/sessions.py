@@ -34,7 +34,11 @@ def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--owner", help="only those of this owner")
     command.add_argument(
-        "--limit", type=int, default=100, metavar="N", help="at most N; 0: all (default: 100)"
+        "--limit",
+        type=int,
+        default=100,
+        metavar="N",
+        help="at most N, whichever are found first; 0: all (default: 100)",
     )
     command.add_argument("--reveal", action="store_true", help="show owners and labels")
     command.add_argument("--json", action="store_true", help="print JSON")

@@ -17,7 +17,6 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from threading import BrokenBarrierError
 from typing import Any, NamedTuple
 
 from pyramid.config import Configurator
@@ -37,8 +36,8 @@ __all__ = ["add_to", "simulate"]
 #: Longest run, seconds.
 LONGEST = 3600.0
 
-#: Seconds that the workers may take to start.
-START_SECONDS = 60.0
+#: Seconds that a worker may take to delete its sessions.
+LEAVE_SECONDS = 60.0
 
 #: What is measured, by what it is called.
 KINDS = {
@@ -107,9 +106,6 @@ def simulate(console: Console, args: argparse.Namespace) -> int:
         used = processor_time(target)  # also: is it there at all?
         outcomes, took = run_workers(console, args)
         busy = busiest(used, processor_time(target), took)
-    failure = next((o.failure for o in outcomes if o.failure), None)
-    if failure:
-        raise RedisFailure(failure)
     errors: Counter[str] = Counter()
     times: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for outcome in outcomes:
@@ -204,26 +200,24 @@ def run_workers(console: Console, args: argparse.Namespace) -> tuple[list[Outcom
     :returns: what each did; seconds that it took.
     """
     context = multiprocessing.get_context("spawn")  # no connection is inherited
-    barrier, stop = context.Barrier(args.workers + 1), context.Event()
+    start, stop = context.Event(), context.Event()
     workers, pipes = [], []
     try:
         for number in range(args.workers):
             own, its = context.Pipe(duplex=False)
             worker = context.Process(
-                target=work, args=(args, number, its, barrier, stop), daemon=True
+                target=work, args=(args, number, its, start, stop), daemon=True
             )
             worker.start()
             its.close()
             workers.append(worker)
             pipes.append(own)
-        try:
-            barrier.wait(START_SECONDS)
-        except BrokenBarrierError:
-            pass  # who broke it says why
-        began = time.monotonic()
+        for pipe in pipes:
+            receive(pipe)
+        began, done = time.monotonic(), 0
+        start.set()
         with console.progress() as advance:
-            done = 0
-            while not barrier.broken and (passed := time.monotonic() - began) < args.seconds:
+            while (passed := time.monotonic() - began) < args.seconds:
                 steps = int(1000 * passed / args.seconds)
                 advance(steps - done, "at work")
                 done = steps
@@ -233,21 +227,28 @@ def run_workers(console: Console, args: argparse.Namespace) -> tuple[list[Outcom
         return [receive(pipe) for pipe in pipes], took
     finally:
         stop.set()
+        start.set()
         for pipe in pipes:
             pipe.close()  # nobody must wait for us to read what is left
         for worker in workers:
-            worker.join(START_SECONDS)
+            worker.join(LEAVE_SECONDS)
 
 
 def receive(pipe: Any) -> Outcome:
+    """Return what a worker did; at first, nothing: it is ready.
+
+    :raises RedisFailure: it has failed.
+    """
     try:
         outcome: Outcome = pipe.recv()
     except EOFError:
-        return Outcome({}, {}, "a worker ended before its time")
+        raise RedisFailure("a worker ended before its time") from None
+    if outcome.failure is not None:
+        raise RedisFailure(outcome.failure)
     return outcome
 
 
-def work(args: argparse.Namespace, number: int, pipe: Any, barrier: Any, stop: Any) -> None:
+def work(args: argparse.Namespace, number: int, pipe: Any, start: Any, stop: Any) -> None:
     """Run one worker, in its own process."""
     # Ctrl-C is for the command; it stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -260,7 +261,8 @@ def work(args: argparse.Namespace, number: int, pipe: Any, barrier: Any, stop: A
             try:
                 for _ in range(args.sessions):
                     times["new"].append(users.arrive())
-                barrier.wait(START_SECONDS)
+                pipe.send(Outcome({}, {}))
+                start.wait()
                 while not stop.is_set():
                     kind = "write" if users.dice.random() * 100 < args.writes else "read"
                     try:
@@ -269,17 +271,11 @@ def work(args: argparse.Namespace, number: int, pipe: Any, barrier: Any, stop: A
                         errors[str(exc)] += 1
             finally:
                 users.leave()
-    except BrokenBarrierError:
-        outcome = Outcome({}, {})  # another worker says why
+        pipe.send(Outcome(times, errors))
+    except BrokenPipeError:
+        pass  # the command was interrupted, or another worker failed
     except (UsageError, SessionError, RedisError, RedisClusterException, OSError) as exc:
-        barrier.abort()
-        outcome = Outcome({}, {}, " ".join(str(exc).split()) or type(exc).__name__)
-    else:
-        outcome = Outcome(times, errors)
-    try:
-        pipe.send(outcome)
-    except OSError:
-        pass  # the command was interrupted
+        pipe.send(Outcome({}, {}, " ".join(str(exc).split()) or type(exc).__name__))
 
 
 class Users:
@@ -294,7 +290,7 @@ class Users:
                 target.settings,
                 prefix=self._prefix,
                 # What is left behind by a worker that was killed does not stay.
-                timeout=args.seconds + START_SECONDS,
+                timeout=args.seconds + LEAVE_SECONDS,
                 timeout_trigger=None,
                 first_timeout=None,
                 set_redis_ttl=True,

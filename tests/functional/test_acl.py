@@ -45,8 +45,9 @@ def user(server: RedisServer) -> Iterator[redis.Redis]:
 
 #: What is not about an application's sessions, or about another user of Redis.
 NOT_OF_THIS_USER = (
-    "acl bench cli client_callable demo documentation logging_secrecy migrate migrate_bulk "
-    "migrate_crashes migrate_documentation migrate_switch packaging security_page testing_server"
+    "acl bench cli cli_check cli_sessions cli_simulate cli_stats client_callable demo "
+    "documentation logging_secrecy migrate migrate_bulk migrate_crashes migrate_documentation "
+    "migrate_switch operations_page packaging security_page testing_server"
 ).split()
 
 #: Tests whose application has another prefix, or asks Redis for what a session does not need.

@@ -82,7 +82,7 @@ def test_simulate_that_is_interrupted_leaves_nothing(redis_url: str, redis_clien
         wait_until(lambda: calls(redis_client) > 9_000, timeout=60)
         assert len(redis_client.keys("session:simulate:*")) == 5
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.splitlines()[-1] == "redis-lua-sessions: interrupted"
     assert "Traceback" not in err
