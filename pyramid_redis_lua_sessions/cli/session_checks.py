@@ -27,6 +27,10 @@ SHORTEST_SECRET = 32
 #: compact form costs more time than the memory is worth.
 LIMITS = (64, 128, 256, 512, 1024)
 
+#: Fields up to which Redis uses the compact form: hash-max-listpack-entries of
+#: 7.0 and later.
+MOST_FIELDS = 128
+
 #: Share of the sessions' memory from which on a change is worth suggesting.
 WORTH = 0.05
 
@@ -289,7 +293,7 @@ def _measure(
 ) -> None:
     longest = max(max(len(name), len(value)) for name, value in fields.items())
     found.size += used
-    if compact is None or longest <= compact[1]:
+    if compact is None or longest <= compact[1] or len(fields) > MOST_FIELDS:
         return
     found.large += 1
     key = len(target.settings.prefix.encode()) + len(session_id.encode("utf-8", "surrogatepass"))

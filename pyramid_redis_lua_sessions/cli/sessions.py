@@ -7,6 +7,7 @@ import datetime
 import re
 from typing import Any
 
+from ..migrate import OLD_KEY_FIELD
 from ..owners import revoke as revoke_owner
 from ..scripts import Status
 from ..seals import Bound
@@ -305,7 +306,7 @@ def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> No
     for number in range(MOST_PASSES):
         alive = 0
         with console.progress() as advance:
-            for steps, found in all_hashes(target, b"created", b"timeout", b"moved", b"old"):
+            for steps, found in all_hashes(target, *META):
                 now_ms = found[0].stored.now_ms if found else None
                 began = began or now_ms
                 ending = []
@@ -322,7 +323,8 @@ def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> No
                         alive += 1
                 names = [session.session_id for session in ending]
                 if names:
-                    forget_predecessors(target, names)
+                    cut_off = [s.session_id for s in ending if OLD_KEY_FIELD in s.stored.fields]
+                    forget_predecessors(target, cut_off)
                     ended += len(target.store.end_all(names))
                 advance(steps, f"{ended} ended")
         if not alive:

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
+from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.command import run, write_ini
 from tests.support.waiting import wait_until
 
 
 def test_simulate_puts_load_on_redis_and_leaves_nothing(
-    redis_url: str, redis_client: Any, tmp_path: Path, capsys: Any
+    redis_server: RedisServer, redis_client: Any, tmp_path: Path, capsys: Any
 ) -> None:
     redis_client.hset("session:of a user", "created", "1 x")
     redis_client.config_resetstat()
-    ini = write_ini(tmp_path, redis_url)
+    ini = write_ini(tmp_path, redis_server.url)
     args = ["--workers", 2, "--seconds", 1, "--sessions", 10, "--writes", 30, "--json"]
     assert run("simulate", ini, *args) == 0
     found = json.loads(capsys.readouterr().out)
@@ -48,10 +49,12 @@ def test_simulate_prints_a_table(redis_url: str, capsys: Any) -> None:
     assert re.search(r"^Redis was busy for \d+%", out, re.MULTILINE)
 
 
-def test_simulate_when_redis_refuses(redis_url: str, redis_client: Any, capsys: Any) -> None:
+def test_simulate_when_redis_refuses(
+    redis_server: RedisServer, redis_client: Any, capsys: Any
+) -> None:
     redis_client.config_set("min-replicas-to-write", 1)
     try:
-        assert run("simulate", "--url", redis_url, "--workers", 2, "--seconds", 1) == 1
+        assert run("simulate", "--url", redis_server.url, "--workers", 2, "--seconds", 1) == 1
     finally:
         redis_client.config_set("min-replicas-to-write", 0)
     printed = capsys.readouterr()
@@ -69,11 +72,13 @@ def calls(client: Any) -> int:
     return int(client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
 
 
-def test_simulate_that_is_interrupted_leaves_nothing(redis_url: str, redis_client: Any) -> None:
+def test_simulate_that_is_interrupted_leaves_nothing(
+    redis_server: RedisServer, redis_client: Any
+) -> None:
     redis_client.config_resetstat()
     command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "simulate", "--url"]
     with subprocess.Popen(
-        [*command, redis_url, *"--workers 1 --seconds 60 --sessions 5 --writes 0".split()],
+        [*command, redis_server.url, *"--workers 1 --seconds 60 --sessions 5 --writes 0".split()],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
