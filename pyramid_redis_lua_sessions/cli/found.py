@@ -44,6 +44,8 @@ class Found:
     :ivar started_ms: start of its life, ms since the epoch.
     :ivar age_ms: how long it has lived.
     :ivar remaining_ms: life that is left; ``None`` = never ends.
+    :ivar deadline_ms: its end whatever the activity, ms since the epoch;
+        ``None`` = the application set none.
     :ivar timeout_ms: its idle timeout; 0 = none.
     :ivar seen_ms: how long ago its idle timeout was refreshed; ``None`` = it
         cannot be told.
@@ -68,11 +70,12 @@ class Found:
         remaining = None if stored.ttl_ms < 0 else stored.ttl_ms
         if b"expires" in fields:
             remaining = (_digits(fields[b"expires"]) or 0) - now
+        self.deadline_ms = _digits(fields.get(b"deadline"))
         fixed = []  # ends that no activity moves
         if settings.absolute_timeout is not None:
             fixed.append(self.started_ms + milliseconds(settings.absolute_timeout) - now)
         if b"deadline" in fields:
-            fixed.append((_digits(fields[b"deadline"]) or 0) - now)
+            fixed.append((self.deadline_ms or 0) - now)
         # Clock reads of one call may lie some milliseconds apart.
         cut_short = any(remaining is not None and remaining >= end - 5 for end in fixed)
         self.seen_ms: int | None = None
@@ -92,7 +95,7 @@ class Found:
 def _digits(value: bytes | None) -> int | None:
     # No seal protects these: whoever can write to Redis may have put anything there.
     digits = (value or b"").partition(b" ")[0]
-    return int(digits) if len(digits) < 20 and digits.isdigit() else None
+    return int(digits) if len(digits) < 18 and digits.isdigit() else None
 
 
 # -- finding ---------------------------------------------------------------------------
@@ -141,16 +144,29 @@ def find(console: Console, target: Target, name: str) -> Found:
     return alive[0]
 
 
-def forget_predecessors(target: Target, session_ids: Iterable[str]) -> None:
+def forget_predecessors(target: Target, session_ids: Iterable[str]) -> int:
     """Delete what sessions were migrated from, where that was cut off.
 
-    Before they end: else their old cookies would bring them back.
+    Before they end: else their old cookies would bring them back. The field that
+    names the old key has no seal; but the session's id was derived from it, so
+    nobody can make us delete another key.
+
+    :returns: how many old keys were left, as that cannot be verified.
     """
-    store = target.store
-    for stored in store.look(session_ids, OLD_KEY_FIELD).values():
+    left = 0
+    for session_id, stored in target.store.look(session_ids, OLD_KEY_FIELD).items():
         old = stored.fields.get(OLD_KEY_FIELD)
-        if old is not None:
-            store.delete_foreign(old.decode("utf-8", "surrogatepass"))
+        if old is None:
+            continue
+        try:
+            old_id = old.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            old_id = ""
+        if target.migration.new_id(old_id) == session_id:
+            target.store.delete_foreign(old_id)
+        else:
+            left += 1
+    return left
 
 
 # -- in words --------------------------------------------------------------------------

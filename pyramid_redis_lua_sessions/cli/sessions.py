@@ -223,8 +223,8 @@ def facts(target: Target, session: Found, revealed: bool) -> dict[str, str]:
     }
     if target.configured or b"timeout" in fields:
         found["idle timeout"] = f"{timeout} ({own})"
-    if b"deadline" in fields:
-        found["ends at last"] = moment(int(fields[b"deadline"]))
+    if session.deadline_ms is not None:
+        found["ends at last"] = moment(session.deadline_ms)
     found["memory"] = size(session.stored.size)
     for name, field in (("owner", OWNER_FIELD), ("label", LABEL_FIELD)):
         if field in fields:
@@ -264,7 +264,7 @@ def revoke_one(console: Console, args: argparse.Namespace, target: Target) -> No
         f"End session {name}, created {moment(session.started_ms)}, last seen {seen(session)}?",
         args.yes,
     )
-    forget_predecessors(target, [session.session_id])
+    left = forget_predecessors(target, [session.session_id])
     store = target.store
     ending = store.end(session.session_id)
     if ending.status is not Status.ENDED:
@@ -274,6 +274,15 @@ def revoke_one(console: Console, args: argparse.Namespace, target: Target) -> No
     if owner:
         store.forget(owner, [session.session_id])
     console.out(f"ended session {name}")
+    tell_of_predecessors(console, left)
+
+
+def tell_of_predecessors(console: Console, left: int) -> None:
+    if left:
+        console.error(
+            f"{plural(left, 'session')} may live again by an old cookie: they name what they were "
+            "migrated from, but with this configuration that cannot be verified"
+        )
 
 
 def owners_encoded(target: Target, owner: str) -> list[bytes]:
@@ -291,9 +300,10 @@ def revoke_owners(console: Console, args: argparse.Namespace, target: Target) ->
     sessions, _ = gather(console, target, args.owner, 0)
     console.ask(f"End {plural(len(sessions), 'session')} of this owner?", args.yes)
     registry = target.registry()
-    forget_predecessors(target, [session.session_id for session in sessions])
+    left = forget_predecessors(target, [session.session_id for session in sessions])
     ended = sum(revoke_owner(registry, owner) for owner in owners_named(args.owner))
     console.out(f"ended {plural(ended, 'session')}")
+    tell_of_predecessors(console, left)
 
 
 def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> None:
@@ -301,7 +311,7 @@ def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> No
         f"End ALL sessions under the prefix {target.settings.prefix!r}? Every user is logged out.",
         args.yes,
     )
-    ended, began = 0, None
+    ended, left, began = 0, 0, None
     stopped: set[str] = set()
     for number in range(MOST_PASSES):
         alive = 0
@@ -324,7 +334,7 @@ def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> No
                 names = [session.session_id for session in ending]
                 if names:
                     cut_off = [s.session_id for s in ending if OLD_KEY_FIELD in s.stored.fields]
-                    forget_predecessors(target, cut_off)
+                    left += forget_predecessors(target, cut_off)
                     ended += len(target.store.end_all(names))
                 advance(steps, f"{ended} ended")
         if not alive:
@@ -332,6 +342,7 @@ def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> No
     else:
         raise RedisFailure(f"{ended} ended, but sessions get new ids faster than they can be ended")
     console.out(f"ended {plural(ended, 'session')}")
+    tell_of_predecessors(console, left)
     if target.settings.migrate_from:
         console.out(
             "Sessions that were not carried over yet are as they were: their old cookies work "

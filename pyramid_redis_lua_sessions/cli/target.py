@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 from ..client import client_at, client_options, make_client, parse_url
 from ..cookies import CookiePolicy
 from ..factory import RedisSessionFactory
+from ..migrate import Migration
 from ..seals import Sealer, make_sealer
 from ..serializers import Codec, make_codec
 from ..settings import Settings
@@ -82,6 +83,10 @@ class Target:
     @cached_property
     def store(self) -> Store:
         return Store(self.client, self.settings, self.sealer)
+
+    @cached_property
+    def migration(self) -> Migration:
+        return self._made(lambda settings: Migration(settings, self.codec, self.sealer))
 
     def registry(self) -> Registry:
         """Return a registry for what asks one for the session factory."""

@@ -11,7 +11,7 @@ import redis
 
 from pyramid_redis_lua_sessions import sessions_of
 from pyramid_redis_lua_sessions.errors import fingerprint
-from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD
+from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, Migration
 from tests.support.app import Browser, make_browser
 from tests.support.command import run, write_ini
 from tests.support.topology import Cluster
@@ -57,17 +57,29 @@ def test_list_and_stats_see_all_primaries(
 
 
 def test_show_and_revoke_find_a_session_wherever_it_is(
-    users: list[Browser], cluster_client: Any, ini: str, capsys: Any
+    users: list[Browser], ini: str, capsys: Any
 ) -> None:
     for user in users[:3]:
         (name,) = names([user])
         assert run("show", ini, "--session", name, "--reveal") == 0
         assert "'number'" in capsys.readouterr().out
-        cluster_client.set("the old key", "an old session")
-        cluster_client.hset(user.key, OLD_KEY_FIELD.decode(), "the old key")
         assert run("revoke", ini, "--session", str(user.session_id), "--yes") == 0
-        assert not cluster_client.exists("the old key")
     assert alive(users) == list(range(3, 30))
+
+
+def test_revoke_ends_what_a_session_was_migrated_from_on_another_node(
+    users: list[Browser], cluster: Cluster, cluster_client: Any, ini: str
+) -> None:
+    factory = users[0].factory
+    name = Migration(factory.settings, factory.codec, factory.sealer).new_id("the old key")
+    moved = make_browser(cluster.url, id_generator=lambda: name)
+    moved.use(lambda session: session.update(a=1))
+    assert cluster.primary_of(moved.key).port != cluster.primary_of("the old key").port
+    cluster_client.set("the old key", "an old session")
+    cluster_client.hset(moved.key, OLD_KEY_FIELD.decode(), "the old key")
+    assert run("revoke", ini, "--session", name, "--yes") == 0
+    assert not cluster_client.exists("the old key")
+    assert alive([moved]) == []
 
 
 def test_revoke_ends_an_owners_and_all(users: list[Browser], ini: str, capsys: Any) -> None:

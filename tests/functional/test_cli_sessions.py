@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from pyramid_redis_lua_sessions import sessions_of
 from pyramid_redis_lua_sessions.errors import fingerprint
-from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD
+from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, Migration
+from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.app import SECRET, Browser, let_time_pass, make_browser
 from tests.support.command import on_a_terminal, run, write_ini
 
@@ -395,21 +397,40 @@ def test_request_cannot_take_back_its_ending_after_revoke_all(
     assert not store.revive(name, ending)
 
 
+def migrated_id(browser: Browser, old_id: str) -> str:
+    """The id under which a session of a predecessor goes on."""
+    factory = browser.factory
+    return Migration(factory.settings, factory.codec, factory.sealer).new_id(old_id)
+
+
 @pytest.mark.parametrize("which", ["session", "all", "owner"])
 def test_revoke_of_a_session_whose_migration_was_cut_off_ends_the_old_one_too(
-    which: str, browser: Browser, redis_client: Any, ini: str
+    which: str, browser: Browser, redis_url: str, redis_client: Any, ini: str, capsys: Any
+) -> None:
+    name = migrated_id(browser, "the old key")
+    moved = make_browser(redis_url, id_generator=lambda: name)
+    log_in(moved)
+    redis_client.set("the old key", "an old session")
+    redis_client.hset(moved.key, OLD_KEY_FIELD.decode(), "the old key")
+    args = {"session": [name], "all": [], "owner": [OWNER]}[which]
+    assert run("revoke", ini, "--yes", f"--{which}", *args) == 0
+    assert redis_client.exists("the old key") == 0
+    assert not is_alive(moved)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("which", ["session", "all", "owner"])
+def test_revoke_deletes_no_key_that_somebody_else_has_named(
+    which: str, browser: Browser, redis_client: Any, ini: str, capsys: Any
 ) -> None:
     log_in(browser)
-    redis_client.set("the old key", "an old session")
-    redis_client.hset(browser.key, OLD_KEY_FIELD.decode(), "the old key")
-    args = {
-        "session": ["--session", name_of(browser)],
-        "all": ["--all"],
-        "owner": ["--owner", OWNER],
-    }
-    assert run("revoke", ini, "--yes", *args[which]) == 0
-    assert redis_client.exists("the old key") == 0
+    redis_client.set("a neighbour's key", "text")
+    redis_client.hset(browser.key, OLD_KEY_FIELD.decode(), "a neighbour's key")
+    args = {"session": [name_of(browser)], "all": [], "owner": [OWNER]}[which]
+    assert run("revoke", ini, "--yes", f"--{which}", *args) == 0
+    assert redis_client.get("a neighbour's key") == b"text"
     assert not is_alive(browser)
+    assert "cannot be verified" in capsys.readouterr().err
 
 
 def test_revoke_all_says_that_sessions_of_a_predecessor_stay(
@@ -472,3 +493,60 @@ def test_commands_when_redis_cannot_be_reached(tmp_path: Path, capsys: Any) -> N
         assert printed.out == ""
         assert len(printed.err.splitlines()) == 1
         assert "cannot be reached" in printed.err
+
+
+def decoding_client(request: object, **options: Any) -> redis.Redis:
+    return redis.Redis(port=options["port"], decode_responses=True)
+
+
+def test_commands_with_a_client_that_decodes(
+    browser: Browser, redis_server: RedisServer, tmp_path: Path, capsys: Any
+) -> None:
+    log_in(browser)
+    name = name_of(browser)
+    ini = write_ini(
+        tmp_path, None, client_callable=f"{__name__}.decoding_client", port=redis_server.port
+    )
+    for command, shown in (
+        (["check"], "session tried"),
+        (["stats"], "1 session, "),
+        (["list", "--owner", OWNER, "--reveal"], OWNER),
+        (["show", "--session", name, "--reveal"], VALUE),
+        (["sweep"], "1 index "),
+        (["revoke", "--session", name, "--yes"], name),
+        (["revoke", "--all", "--yes"], "ended 0 sessions"),
+    ):
+        assert run(command[0], ini, *command[1:]) == 0, command
+        assert shown in capsys.readouterr().out
+    assert not is_alive(browser)
+
+
+@pytest.mark.parametrize("number", [b"-5", b"9" * 17, b"9" * 30, b"\xff\x1b[2J"])
+def test_commands_where_somebody_else_wrote_to_redis(
+    number: bytes, browser: Browser, redis_client: Any, ini: str, capsys: Any
+) -> None:
+    log_in(browser)
+    own = browser.key.encode()
+    redis_client.zadd(b"session:owner:\xff", {b"\xff\xfe": 1})
+    for key in (own, b"session:\xff", b"session:plain", b"session:\x1b[2J"):
+        for field in (b"timeout", b"expires", b"deadline", b"first", b"owner", b"label", b"old"):
+            redis_client.hset(key, field, number)
+        for field in (b".\xff", b"#x", b"~", b"~\xff\x1fx", b".\x1b[2J", b"", b"other"):
+            redis_client.hset(key, field, number)
+    for key in (own, b"session:plain"):
+        for created in (number, number + b" x", b"1 x"):
+            redis_client.hset(key, "created", created)
+            for command in (
+                ["list", "--reveal"],
+                ["show", "--reveal", "--session", str(browser.session_id)],
+                ["stats"],
+                ["sweep"],
+            ):
+                assert run(command[0], ini, *command[1:]) in (0, 1), command
+                printed = capsys.readouterr()
+                assert "\x1b" not in printed.out + printed.err
+    assert run("check", ini, "--no-write") == 0
+    assert run("revoke", ini, "--all", "--yes") == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert run("list", ini) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1  # the headings
