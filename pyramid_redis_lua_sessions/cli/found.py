@@ -50,7 +50,8 @@ class Found:
     :ivar seen_ms: how long ago its idle timeout was refreshed; ``None`` = it
         cannot be told.
     :ivar waiting: its cookie has not come back yet (``first_timeout``).
-    :ivar ended: it is the marker of a session.
+    :ivar ended: it is the marker of a session; ``kept``: which may go on under
+        a new id.
     """
 
     def __init__(self, session_id: str, stored: Stored, settings: Settings) -> None:
@@ -58,13 +59,16 @@ class Found:
         self.stored = stored
         fields, now = stored.fields, stored.now_ms
         created = _digits(fields.get(b"created"))
+        # A marker that keeps the fields of its session keeps its start, too.
+        was = _digits(fields.get(b"was", b"").partition(b" ")[2])
         if not settings.prefix and b" " not in fields.get(b"created", b""):
             created = None  # without a prefix this may be somebody else's hash
-        self.started_ms = created or 0
+        self.started_ms = created or was or 0
         self.age_ms = max(0, now - self.started_ms)
         self.stored_session = created is not None
         self.waiting = b"first" in fields
         self.ended = created is None and _digits(fields.get(b"moved")) is not None
+        self.kept = self.ended and was is not None
         own = _digits(fields.get(b"timeout"))
         self.timeout_ms = milliseconds(settings.timeout) if own is None else own
         remaining = None if stored.ttl_ms < 0 else stored.ttl_ms
@@ -101,16 +105,21 @@ def _digits(value: bytes | None) -> int | None:
 # -- finding ---------------------------------------------------------------------------
 
 
-def all_hashes(target: Target, *fields: bytes) -> Iterator[tuple[int, list[Found]]]:
+def all_hashes(
+    target: Target, *fields: bytes, batch: int = 500
+) -> Iterator[tuple[int, list[Found]]]:
     """Iterate over everything under the prefix that is a hash.
 
     :param fields: those to read; none: all.
+    :param batch: how many are read together.
     :returns: about how much of the work that was, 0 to 1000 in all; hashes.
     """
     store = target.store
     for steps, names in store.scan_sessions():
-        looked = store.look(names, *fields).items() if names else ()
-        yield steps, [Found(name, stored, target.settings) for name, stored in looked]
+        for start in range(0, len(names), batch):
+            looked = store.look(names[start : start + batch], *fields).items()
+            yield 0, [Found(name, stored, target.settings) for name, stored in looked]
+        yield steps, []
 
 
 def find(console: Console, target: Target, name: str) -> Found:

@@ -23,7 +23,10 @@ __all__ = ["add_to"]
 THOROUGH_PASSES = 3
 
 #: Passes before it gives up.
-MOST_PASSES = 20
+MOST_PASSES = 100
+
+#: Sessions that it looks at and ends together: few, so that none gets a new id between.
+ENDED_TOGETHER = 50
 
 
 def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
@@ -311,33 +314,32 @@ def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> No
         f"End ALL sessions under the prefix {target.settings.prefix!r}? Every user is logged out.",
         args.yes,
     )
-    ended, left, began = 0, 0, None
+    ended, left, began = 0, 0, 0
     stopped: set[str] = set()
     for number in range(MOST_PASSES):
-        alive = 0
+        # SCAN returns what is there all the time. So a session that gets a new id during
+        # a pass is seen alive, or as a marker that is new; a pass that sees neither has
+        # missed nothing.
+        quiet = True
         with console.progress() as advance:
-            for steps, found in all_hashes(target, *META):
-                now_ms = found[0].stored.now_ms if found else None
-                began = began or now_ms
+            for steps, found in all_hashes(target, *META, batch=ENDED_TOGETHER):
+                began = began or (found[0].stored.now_ms if found else 0)
                 ending = []
                 for session in found:
-                    if session.ended and session.fingerprint not in stopped:
-                        # Ended once more: a request can then not take its own ending back.
+                    if session.ended and session.fingerprint in stopped:
+                        continue
+                    early = session.started_ms <= began or number < THOROUGH_PASSES
+                    if session.ended or (session.stored_session and early):
+                        # What has ended is ended once more: a request can then not take
+                        # its own ending back.
                         ending.append(session)
-                        stopped.add(session.fingerprint)
-                    elif session.stored_session and (
-                        number < THOROUGH_PASSES or session.started_ms <= (began or 0)
-                    ):
-                        ending.append(session)
-                        stopped.add(session.fingerprint)
-                        alive += 1
-                names = [session.session_id for session in ending]
-                if names:
-                    cut_off = [s.session_id for s in ending if OLD_KEY_FIELD in s.stored.fields]
-                    left += forget_predecessors(target, cut_off)
-                    ended += len(target.store.end_all(names))
+                        quiet = quiet and not ((session.stored_session or session.kept) and early)
+                stopped.update(session.fingerprint for session in ending)
+                cut_off = [s.session_id for s in ending if OLD_KEY_FIELD in s.stored.fields]
+                left += forget_predecessors(target, cut_off) if cut_off else 0
+                ended += len(target.store.end_all([session.session_id for session in ending]))
                 advance(steps, f"{ended} ended")
-        if not alive:
+        if quiet:
             break
     else:
         raise RedisFailure(f"{ended} ended, but sessions get new ids faster than they can be ended")

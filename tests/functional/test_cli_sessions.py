@@ -6,6 +6,8 @@ import io
 import json
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +403,33 @@ def migrated_id(browser: Browser, old_id: str) -> str:
     """The id under which a session of a predecessor goes on."""
     factory = browser.factory
     return Migration(factory.settings, factory.codec, factory.sealer).new_id(old_id)
+
+
+def test_revoke_of_all_misses_no_session_that_gets_a_new_id_meanwhile(
+    browser: Browser, redis_client: Any, ini: str, capsys: Any
+) -> None:
+    users = some_sessions(browser, 8)
+    begun, over = threading.Barrier(len(users) + 1), threading.Event()
+
+    def keep_busy(user: Browser) -> int:
+        new_ids = 0
+        begun.wait(30)
+        while not over.is_set() and user.use(lambda s: s.regenerate_id() or True if s else False):
+            new_ids += 1
+        return new_ids
+
+    with ThreadPoolExecutor(len(users)) as threads:
+        busy = [threads.submit(keep_busy, user) for user in users]
+        begun.wait(30)
+        try:
+            assert run("revoke", ini, "--all", "--yes") == 0
+        finally:
+            over.set()
+        assert sum(task.result() for task in busy) > 0
+    capsys.readouterr()
+    assert run("list", ini, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert not any(is_alive(user) for user in users)
 
 
 @pytest.mark.parametrize("which", ["session", "all", "owner"])
