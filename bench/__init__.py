@@ -2,5 +2,8 @@
 
 ``contents`` says what a session holds, ``scenarios`` what a request does with it,
 ``contenders`` who does it; ``driving`` sends the requests, ``placement`` binds them to
-CPUs, ``measuring`` takes time, Redis CPU and traffic, ``report`` compares and prints.
+CPUs, ``delay`` slows down the network, ``filling`` fills Redis. ``measuring`` takes time, Redis
+CPU and traffic; ``memory``, ``seal_cost`` and ``capacity`` the rest. ``plan`` says what is
+measured, and how much. ``report`` compares, beside the targets, and prints; ``pages`` and
+``charts`` write the figures for the documentation.
 """

@@ -5,23 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import sys
-from collections.abc import Callable
+import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import redis
 
-from pyramid_redis_lua_sessions.testing import RedisServer
+from . import pages, report
+from .placement import PLACEMENTS
+from .plan import EFFORTS, PARTS, measure
 
-from . import report
-from .contents import of_size, size_of, typical
-from .measuring import measure_timings, measure_traffic
-from .placement import PLACEMENTS, placed
-from .scenarios import SCENARIOS
-
-#: Enough that a session is visited again only after more than a second.
-BATCHES_OF_BROWSERS = 20
-LARGE = 100_000
+#: What the figures depend on.
+PACKAGES = {
+    "redis-py": "redis",
+    "hiredis": "hiredis",
+    "Pyramid": "pyramid",
+    "WebOb": "WebOb",
+    "pyramid_session_redis": "pyramid_session_redis",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,35 +33,18 @@ def main(argv: list[str] | None = None) -> int:
     if not redis.utils.HIREDIS_AVAILABLE:
         print("hiredis is not installed: all would be slower, but not alike", file=sys.stderr)
         return 1
-    contents = typical() if options.size is None else of_size(options.size)
-    scenarios = tuple(s for s in SCENARIOS if options.only in (None, s.name))
-    with RedisServer(options.server) as server:
-        with placed(server, options.cpus) as placement:
-            timings = measure_timings(
-                server,
-                contents,
-                scenarios,
-                rounds=options.rounds,
-                batch=options.batch,
-                browsers=BATCHES_OF_BROWSERS * options.batch,
-                progress=_progress(options.rounds),
-            )
-        traffic = measure_traffic(server, contents, scenarios)
-        large = measure_traffic(server, of_size(LARGE), scenarios)
-        run = {
-            "redis": ".".join(map(str, server.version)),
-            **report.machine(),
-            "CPUs of application and Redis": placement,
-            "session": f"{size_of(contents)} bytes in {len(contents)} keys",
-            "rounds": f"{options.rounds} of {options.batch} requests",
-            "load of the machine at the end": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs",
-            "same session again after": f"{timings.revisit_seconds:.1f} s",
-        }
-    figures = report.compare(timings, traffic, large)
-    print(report.text(run, timings, traffic, figures))
+    found: dict[str, Any] = {}
+    start = time.monotonic()
+    parts = [part for part in PARTS if not options.parts or part in options.parts]
+    measured = measure(options.server, parts, EFFORTS[options.effort], options.cpus, _progress)
+    for part, one in measured:
+        found[part] = {**_machine(options.effort), **one} if part == "run" else one
+    found["run"]["took"] = f"{time.monotonic() - start:.0f} s"
+    print(report.text(found))
     if options.json is not None:
-        found = report.as_json(run, timings, traffic, large, figures)
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.pages is not None:
+        pages.write(found, options.pages)
     return 0
 
 
@@ -66,13 +53,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench",
         description="Measure sessions side by side with pyramid_session_redis 1.8.1.",
     )
-    parser.add_argument("--rounds", type=_positive, default=400, help="default: 400")
     parser.add_argument(
-        "--batch", type=_positive, default=20, help="requests per round and contender; default: 20"
+        "--effort", choices=EFFORTS, default="quick", help="how much to measure; default: quick"
     )
-    parser.add_argument("--size", type=_positive, help="bytes of a session; default: a typical one")
     parser.add_argument(
-        "--only", choices=[s.name for s in SCENARIOS], help="one scenario; default: all"
+        "--part", choices=PARTS, action="append", dest="parts", help="only this; may be repeated"
     )
     parser.add_argument(
         "--cpus",
@@ -82,22 +67,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--server", help="path of the redis-server binary; default: as the tests")
     parser.add_argument("--json", type=Path, help="write everything measured to this file")
+    parser.add_argument(
+        "--pages", type=Path, help="write JSON, tables and charts for the documentation there"
+    )
     return parser
 
 
-def _positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise ValueError
-    return number
+def _machine(effort: str) -> dict[str, Any]:
+    return {
+        "measured": time.strftime("%Y-%m-%d", time.gmtime()),
+        "command": f"python -m bench --effort {effort}",
+        "machine": f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()}",
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        **{name: version(package) for name, package in PACKAGES.items()},
+    }
 
 
-def _progress(rounds: int) -> Callable[[int], None]:
-    def show(done: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\rround {done} of {rounds}", end="" if done < rounds else "\n", file=sys.stderr)
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
-    return show
+
+def _progress(part: str) -> None:
+    print(f"measuring: {part}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Who is compared: this engine, its predecessor, and the two floors under both.
 
 Every contender is the same Pyramid application; only its sessions differ, each in its library's
-default configuration.
+default configuration, but for what a scenario sets in both.
 """
 
 from __future__ import annotations
@@ -16,9 +16,18 @@ from pyramid.response import Response
 from pyramid_redis_lua_sessions.client import make_client
 from pyramid_redis_lua_sessions.settings import Settings
 
-from .scenarios import SCENARIOS, Scenario
+from .scenarios import READ, SCENARIOS, Scenario
 
-__all__ = ["BARE", "NONE", "OURS", "PREDECESSOR", "Contender", "all_contenders", "make_app"]
+__all__ = [
+    "BARE",
+    "NONE",
+    "OURS",
+    "PREDECESSOR",
+    "Contender",
+    "all_contenders",
+    "libraries",
+    "make_app",
+]
 
 SECRET = "a secret of the benchmark, as long as one should be"
 
@@ -42,8 +51,11 @@ class Contender:
         """Tell whether the scenario makes sense for this contender."""
         return True
 
-    def configure(self, config: Any, url: str) -> None:
-        """Give the application its sessions, on the Redis at ``url``."""
+    def configure(self, config: Any, url: str, options: dict[str, str]) -> None:
+        """Give the application its sessions, on the Redis at ``url``.
+
+        :param options: settings of the sessions, without their prefix.
+        """
 
     def login(self, session: Any, user_id: int) -> None:
         """Renew the session's id and its CSRF token, keep the rest, note the user."""
@@ -59,8 +71,8 @@ class Ours(Contender):
 
     name = OURS
 
-    def configure(self, config: Any, url: str) -> None:
-        config.add_settings({"redis.sessions.secret": SECRET, "redis.sessions.url": url})
+    def configure(self, config: Any, url: str, options: dict[str, str]) -> None:
+        config.add_settings(_settings(secret=SECRET, url=url, **options))
         config.include("pyramid_redis_lua_sessions")
 
     def login(self, session: Any, user_id: int) -> None:
@@ -73,8 +85,8 @@ class Predecessor(Contender):
 
     name = PREDECESSOR
 
-    def configure(self, config: Any, url: str) -> None:
-        config.add_settings({"redis.sessions.secret": SECRET, "redis.sessions.redis_url": url})
+    def configure(self, config: Any, url: str, options: dict[str, str]) -> None:
+        config.add_settings(_settings(secret=SECRET, redis_url=url, **options))
         config.include("pyramid_session_redis")
 
     def login(self, session: Any, user_id: int) -> None:
@@ -105,9 +117,9 @@ class BareCall(Contender):
     SECONDS = 1200
 
     def covers(self, scenario: Scenario) -> bool:
-        return scenario.name == "read"
+        return scenario is READ
 
-    def configure(self, config: Any, url: str) -> None:
+    def configure(self, config: Any, url: str, options: dict[str, str]) -> None:
         settings = Settings.from_options({"secret": SECRET, "redis_url": url})
         self._call = make_client(settings).execute_command
         self._keys: Any = None
@@ -125,15 +137,29 @@ class BareCall(Contender):
         self._keys = itertools.cycle(names)
 
 
+def _settings(**options: str) -> dict[str, str]:
+    return {f"redis.sessions.{name}": value for name, value in options.items()}
+
+
 def all_contenders() -> list[Contender]:
     """Make all contenders; the floors first."""
     return [NoSession(), BareCall(), Predecessor(), Ours()]
 
 
-def make_app(contender: Contender, url: str, contents: dict[str, Any]) -> Any:
-    """Make a contender's WSGI application on the Redis at ``url``."""
+def libraries() -> list[Contender]:
+    """Make the contenders that have sessions."""
+    return [contender for contender in all_contenders() if contender.has_sessions]
+
+
+def make_app(
+    contender: Contender, url: str, contents: dict[str, Any], options: dict[str, str] | None = None
+) -> Any:
+    """Make a contender's WSGI application on the Redis at ``url``.
+
+    :param options: settings of the sessions, without their prefix.
+    """
     config = Configurator(settings={})
-    contender.configure(config, url)
+    contender.configure(config, url, options or {})
     for scenario in SCENARIOS:
         config.add_route(scenario.name, scenario.path)
         config.add_view(_view(contender, scenario, contents), route_name=scenario.name)

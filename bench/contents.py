@@ -8,7 +8,7 @@ from typing import Any
 
 from pyramid_redis_lua_sessions.state import CSRF_KEY
 
-__all__ = ["of_size", "size_of", "typical"]
+__all__ = ["of_keys", "of_size", "size_of", "typical", "with_long_values"]
 
 FILLER_CHARACTERS = 1000
 _ALPHABET = string.ascii_letters + string.digits + "-_"
@@ -24,6 +24,24 @@ def typical() -> dict[str, Any]:
         "groups": ["editor", "staff", "member"],
         "seen": 1_767_225_600.25,
     }
+
+
+def with_long_values() -> dict[str, Any]:
+    """Return typical contents and some values of more than 64 bytes."""
+    return {
+        **typical(),
+        "address": _text(120, seed=2),
+        "last_search": _text(90, seed=3),
+        "cart": [{"sku": _text(8, seed=n), "title": _text(20, seed=n), "n": n} for n in range(4)],
+    }
+
+
+def of_keys(count: int) -> dict[str, Any]:
+    """Return typical contents and as many short values as make ``count`` keys."""
+    contents = typical()
+    for number in range(count - len(contents)):
+        contents[f"key{number}"] = _text(20, seed=number)
+    return contents
 
 
 def of_size(size: int) -> dict[str, Any]:

@@ -31,6 +31,12 @@ class Browsers:
         self._turn = (self._turn + 1) % len(self._cookies)
         return self._cookies[self._turn]
 
+    def add(self, cookies: list[str]) -> None:
+        self._cookies += cookies
+
+    def __len__(self) -> int:
+        return len(self._cookies)
+
     def keep(self, cookie: str) -> None:
         """Replace the cookie of the browser whose turn it is."""
         self._cookies[self._turn] = cookie
@@ -47,11 +53,17 @@ class Lane:
         self._headers: list[tuple[str, str]] = []
         self._browsers: Browsers | None = None
         if scenario.cookie:
-            self._browsers = Browsers([self._new_cookie() for _ in range(browsers)])
+            self._browsers = Browsers([self.new_cookie() for _ in range(browsers)])
 
-    def run(self, requests: int) -> float:
-        """Send requests, and return the seconds that the application took for all."""
-        total = 0.0
+    def grow(self, browsers: int) -> None:
+        """Let at least so many sessions take turns."""
+        if self._browsers is not None:
+            missing = browsers - len(self._browsers)
+            self._browsers.add([self.new_cookie() for _ in range(missing)])
+
+    def run(self, requests: int) -> list[float]:
+        """Send requests, and return the seconds that the application took for each."""
+        seconds = []
         app, browsers, clock = self._app, self._browsers, time.perf_counter
         for _ in range(requests):
             cookie = None if browsers is None else browsers.next_cookie()
@@ -59,12 +71,12 @@ class Lane:
             start = clock()
             for _chunk in app(environ, self._start_response):
                 pass
-            total += clock() - start
+            seconds.append(clock() - start)
             self._check()
             new_cookie = self._set_cookie()
             if browsers is not None and new_cookie is not None:
                 browsers.keep(new_cookie)
-        return total
+        return seconds
 
     def _start_response(self, status: str, headers: Any, exc_info: Any = None) -> None:
         self._status = status
@@ -82,7 +94,8 @@ class Lane:
                 return value.partition(";")[0]
         return None
 
-    def _new_cookie(self) -> str:
+    def new_cookie(self) -> str:
+        """Store a session, and return its cookie."""
         if not self.contender.has_sessions:
             return NO_SESSIONS_COOKIE
         for _chunk in self._app(_environ(FIRST_WRITE.path, None), self._start_response):
@@ -101,13 +114,18 @@ def make_lanes(
     scenarios: tuple[Scenario, ...],
     browsers: int,
 ) -> list[Lane]:
-    """Make an application, and its lane in every scenario that it covers."""
-    app = make_app(contender, url, contents)
-    return [
-        Lane(contender, app, scenario, browsers)
-        for scenario in scenarios
-        if contender.covers(scenario)
-    ]
+    """Make an application, or several with settings of their own, and the lanes of a contender.
+
+    There is one for every scenario that it covers.
+    """
+    apps: dict[Any, Any] = {}
+    lanes = []
+    for scenario in scenarios:
+        if contender.covers(scenario):
+            if scenario.options not in apps:
+                apps[scenario.options] = make_app(contender, url, contents, dict(scenario.options))
+            lanes.append(Lane(contender, apps[scenario.options], scenario, browsers))
+    return lanes
 
 
 def _environ(path: str, cookie: str | None) -> dict[str, Any]:

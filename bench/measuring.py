@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,15 @@ from .contenders import all_contenders
 from .driving import Lane, make_lanes
 from .scenarios import Scenario
 
-__all__ = ["Series", "Spread", "Timings", "Traffic", "measure_timings", "measure_traffic"]
+__all__ = [
+    "Series",
+    "Spread",
+    "Timings",
+    "Traffic",
+    "measure_timings",
+    "measure_traffic",
+    "redis_cpu",
+]
 
 #: A read of ``pyramid_session_redis`` differs from one in the second of the last write.
 A_LITTLE_MORE_THAN_A_SECOND = 1.1
@@ -48,13 +56,14 @@ class Spread:
 
 @dataclass
 class Series:
-    """What one lane took, a figure per round, each a mean per request.
+    """What one lane took per request, a figure per round.
 
-    :ivar wall: seconds, waiting included.
-    :ivar app_cpu: CPU seconds of the application, which the load of the machine hardly
-        disturbs; the driver's own are included, and go when the floor is subtracted.
-    :ivar redis_cpu: CPU seconds of the Redis process; the reading itself is included, and goes
-        likewise.
+    :ivar wall: seconds, waiting included; the median, as where others use the machine a few
+        requests wait for a CPU, and much longer than a request takes.
+    :ivar app_cpu: CPU seconds of the application, the mean; the load of the machine hardly
+        disturbs it. The driver's own are included, and go when the floor is subtracted.
+    :ivar redis_cpu: CPU seconds of the Redis process, the mean; the reading itself is included,
+        and goes likewise.
     """
 
     wall: list[float] = field(default_factory=list)
@@ -91,8 +100,9 @@ def measure_timings(
     *,
     rounds: int,
     batch: int,
-    browsers: int,
-    progress: Callable[[int], None] = lambda done: None,
+    url: str | None = None,
+    least_browsers: int = 0,
+    revisit_seconds: float = 0.0,
 ) -> Timings:
     """Run every contender through every scenario, in rounds.
 
@@ -100,18 +110,27 @@ def measure_timings(
     the other and in alternating order: whatever disturbs the machine meanwhile hits all alike.
 
     :param batch: requests per contender, scenario and round.
-    :param browsers: sessions among which a contender's requests take turns.
+    :param url: where the contenders find the server; default: its own address.
+    :param least_browsers: sessions among which a contender's requests take turns, at least.
+    :param revisit_seconds: until a session is visited again, judged by a first round.
     """
     lanes = [
         lane
         for contender in all_contenders()
-        for lane in make_lanes(contender, server.url, contents, scenarios, browsers)
+        for lane in make_lanes(contender, url or server.url, contents, scenarios, batch)
     ]
     series = {(lane.scenario.name, lane.contender.name): Series() for lane in lanes}
     with server.client() as client:
         for _ in range(WARM_UP_ROUNDS):
             for lane in lanes:
                 lane.run(batch)
+        start = time.monotonic()
+        _round(lanes, scenarios, client, batch, 0, {where: Series() for where in series})
+        seconds = time.monotonic() - start
+        used_in_a_round = batch + WARM_UP_REQUESTS
+        browsers = max(least_browsers, math.ceil(revisit_seconds / seconds) * used_in_a_round)
+        for lane in lanes:
+            lane.grow(browsers)
         # The applications themselves are no garbage: the collector need not look at them, as
         # in a server that freezes them before it forks.
         gc.collect()
@@ -119,15 +138,25 @@ def measure_timings(
         start = time.monotonic()
         try:
             for number in range(rounds):
-                for scenario in scenarios:
-                    turns = [lane for lane in lanes if lane.scenario is scenario]
-                    for lane in turns if number % 2 == 0 else reversed(turns):
-                        _batch(lane, client, batch, series[scenario.name, lane.contender.name])
-                progress(number + 1)
+                _round(lanes, scenarios, client, batch, number, series)
         finally:
             gc.unfreeze()
-        seconds = time.monotonic() - start
-    return Timings(series, seconds / rounds * browsers / batch)
+        seconds = (time.monotonic() - start) / rounds
+    return Timings(series, seconds * browsers / used_in_a_round)
+
+
+def _round(
+    lanes: list[Lane],
+    scenarios: tuple[Scenario, ...],
+    client: redis.Redis,
+    batch: int,
+    number: int,
+    series: dict[Where, Series],
+) -> None:
+    for scenario in scenarios:
+        turns = [lane for lane in lanes if lane.scenario is scenario]
+        for lane in turns if number % 2 == 0 else reversed(turns):
+            _batch(lane, client, batch, series[scenario.name, lane.contender.name])
 
 
 def _batch(lane: Lane, client: redis.Redis, requests: int, series: Series) -> None:
@@ -135,17 +164,18 @@ def _batch(lane: Lane, client: redis.Redis, requests: int, series: Series) -> No
     # free lists, and slow down what is measured next.
     gc.collect(1)
     lane.run(WARM_UP_REQUESTS)
-    redis_cpu = _redis_cpu(client)
+    server_cpu = redis_cpu(client)
     app_cpu = time.thread_time()
-    wall = lane.run(requests)
+    seconds = lane.run(requests)
     app_cpu = time.thread_time() - app_cpu
-    redis_cpu = _redis_cpu(client) - redis_cpu
-    series.wall.append(wall / requests)
+    server_cpu = redis_cpu(client) - server_cpu
+    series.wall.append(statistics.median(seconds))
     series.app_cpu.append(app_cpu / requests)
-    series.redis_cpu.append(redis_cpu / requests)
+    series.redis_cpu.append(server_cpu / requests)
 
 
-def _redis_cpu(client: redis.Redis) -> float:
+def redis_cpu(client: redis.Redis) -> float:
+    """Return the CPU seconds that the server has used so far."""
     info: Any = client.info("cpu")
     return sum(info[name] for name in CPU_FIELDS)
 

@@ -12,7 +12,16 @@ from typing import Any
 
 from pyramid_redis_lua_sessions.state import CSRF_KEY
 
-__all__ = ["FIRST_WRITE", "SCENARIOS", "Scenario", "View"]
+__all__ = [
+    "FIRST_TOKEN",
+    "FIRST_WRITE",
+    "READ",
+    "READ_IN_WINDOW",
+    "SCENARIOS",
+    "WRITE",
+    "Scenario",
+    "View",
+]
 
 #: ``(session, contents, login)``: what the view does; ``login`` is the contender's.
 View = Callable[[Any, dict[str, Any], Callable[[Any, int], None]], None]
@@ -27,11 +36,14 @@ class Scenario:
     :ivar name: as the report prints it.
     :ivar view: what it does with the session.
     :ivar cookie: whether it carries the cookie of a session that lives.
+    :ivar options: settings of the sessions without their prefix, where they are not the
+        defaults. Both libraries know them by the same names.
     """
 
     name: str
     view: View
     cookie: bool
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def path(self) -> str:
@@ -67,13 +79,22 @@ def _login(session: Any, contents: Any, login: Callable[[Any, int], None]) -> No
     login(session, next(_numbers))
 
 
+READ = Scenario("read", _read, cookie=True)
+#: The session's last refresh lies so little back that nothing needs to be written.
+READ_IN_WINDOW = Scenario(
+    "read in trigger window", _read, cookie=True, options=(("timeout_trigger", "900"),)
+)
 FIRST_WRITE = Scenario("first write", _first_write, cookie=False)
+
+FIRST_TOKEN = Scenario("first token", _first_token, cookie=False)
+WRITE = Scenario("write one key", _write, cookie=True)
 
 SCENARIOS = (
     Scenario("no cookie", _no_cookie, cookie=False),
-    Scenario("read", _read, cookie=True),
+    READ,
+    READ_IN_WINDOW,
     FIRST_WRITE,
-    Scenario("first token", _first_token, cookie=False),
-    Scenario("write one key", _write, cookie=True),
+    FIRST_TOKEN,
+    WRITE,
     Scenario("login", _login, cookie=True),
 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,100 +12,313 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROUNDS = 3
-SCENARIOS = {"no cookie", "read", "first write", "first token", "write one key", "login"}
+SCENARIOS = {
+    "no cookie",
+    "read",
+    "read in trigger window",
+    "first write",
+    "first token",
+    "write one key",
+    "login",
+}
+OURS, PREDECESSOR, NONE, BARE = "lua", "psr 1.8.1", "no session", "bare GETEX"
 
 
-@pytest.fixture(scope="module")
-def run(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """What a tiny run prints, and its JSON."""
-    path = tmp_path_factory.mktemp("bench") / "bench.json"
-    options = ["--rounds", str(ROUNDS), "--batch", "2", "--server", redis_binary]
-    options += ["--json", str(path)]
-    # A process of its own: importing pyramid_session_redis changes the standard library.
+def python(*args: object) -> str:
+    """Run Python in a process of its own: importing pyramid_session_redis changes the standard
+    library."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench", *options],
+        [sys.executable, *map(str, args)],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout, json.loads(path.read_text(encoding="utf-8"))
+    return done.stdout
 
 
-def round_trips(found: dict[str, Any], contender: str) -> dict[str, int]:
+@pytest.fixture(scope="module")
+def pages(redis_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a tiny run of everything has written what the documentation includes."""
+    directory: Path = tmp_path_factory.mktemp("bench") / "figures"
+    options = ["--effort", "tiny", "--server", redis_binary, "--pages", directory]
+    (directory.parent / "printed").write_text(python("-m", "bench", *options))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def found(pages: Path) -> Any:
+    """The same, as JSON."""
+    return json.loads((pages / "benchmarks.json").read_text(encoding="utf-8"))
+
+
+def traffic(found: Any, contender: str, what: str) -> dict[str, Any]:
     return {
-        one["scenario"]: one["round_trips"]
-        for one in found["traffic"]
+        one["scenario"]: one[what]
+        for one in found["requests"]["found"]["traffic"]
         if one["contender"] == contender
     }
 
 
-def test_every_contender_is_timed_in_every_scenario(run: tuple[str, dict[str, Any]]) -> None:
-    _, found = run
-    timed = {(one["scenario"], one["contender"]) for one in found["timings"]}
-    sessions = {"no session", "psr 1.8.1", "lua"}
-    assert timed == {(s, c) for s in SCENARIOS for c in sessions} | {("read", "bare GETEX")}
-    for one in found["timings"]:
-        for kind in ("wall", "app_cpu", "redis_cpu"):
-            assert len(one[kind]) == ROUNDS
-        assert all(0 < seconds < math.inf for seconds in one["wall"] + one["app_cpu"])
-        assert all(0 <= seconds < math.inf for seconds in one["redis_cpu"])
+def test_every_contender_is_timed_in_every_scenario(found: Any) -> None:
+    timed = found["requests"]["found"]["absolute"]
+    assert {(one["scenario"], one["contender"]) for one in timed} == {
+        *(
+            (scenario, contender)
+            for scenario in SCENARIOS
+            for contender in (NONE, PREDECESSOR, OURS)
+        ),
+        ("read", BARE),
+    }
+    for one in timed:
+        assert 0 < one["whole request"]["median"] < math.inf
 
 
-def test_round_trips_are_those_that_the_design_states(run: tuple[str, dict[str, Any]]) -> None:
-    _, found = run
-    assert round_trips(found, "lua") == {
+def test_round_trips_are_those_that_the_design_states(found: Any) -> None:
+    assert traffic(found, OURS, "round_trips") == {
         "no cookie": 0,
         "read": 1,
+        "read in trigger window": 1,
         "first write": 1,
         "first token": 1,
         "write one key": 2,
         "login": 2,
     }
-    assert round_trips(found, "psr 1.8.1") == {
+    assert traffic(found, PREDECESSOR, "round_trips") == {
         "no cookie": 0,
         "read": 2,
+        "read in trigger window": 2,
         "first write": 4,
         "first token": 4,
         "write one key": 2,
         "login": 6,
     }
-    assert set(round_trips(found, "no session").values()) == {0}
-    assert round_trips(found, "bare GETEX") == {"read": 1}
+    assert set(traffic(found, NONE, "round_trips").values()) == {0}
+    assert traffic(found, BARE, "round_trips") == {"read": 1}
 
 
-def test_a_read_of_the_predecessor_does_its_usual_work(run: tuple[str, dict[str, Any]]) -> None:
+def test_a_read_of_the_predecessor_does_its_usual_work(found: Any) -> None:
     """Read twice within one second, a session is not written back: that would be no comparison."""
-    _, found = run
-    commands = {(one["scenario"], one["contender"]): one["commands"] for one in found["traffic"]}
-    assert commands["read", "psr 1.8.1"] == ["GET", "SETEX"]
+    assert traffic(found, PREDECESSOR, "commands")["read"] == ["GET", "SETEX"]
 
 
-def test_a_write_to_a_large_session_sends_only_what_changed(
-    run: tuple[str, dict[str, Any]],
-) -> None:
-    _, found = run
+def test_a_write_to_a_large_session_sends_only_what_changed(found: Any) -> None:
     sent = {
-        (one["scenario"], one["contender"]): one["bytes_sent"]
-        for one in found["traffic_of_large_session"]
+        one["contender"]: one["bytes_sent"]
+        for one in found["large"]["found"]
+        if one["scenario"] == "write one key"
     }
-    assert sent["write one key", "psr 1.8.1"] > 90_000
-    assert sent["write one key", "lua"] < 1_000
+    assert sent[PREDECESSOR] > 90_000
+    assert sent[OURS] < 1_000
 
 
-def test_the_report_shows_ratios_beside_the_targets(run: tuple[str, dict[str, Any]]) -> None:
-    printed, found = run
-    assert found["ratios"]
-    for one in found["ratios"]:
-        spread = one["ratio"]
-        assert spread["low"] <= spread["median"] <= spread["high"]
-        assert all(math.isfinite(value) for value in spread.values())
-    targets = {
-        (one["scenario"], one["of"], one["against"]): one["target"] for one in found["ratios"]
+def test_a_slow_network_makes_each_round_trip_slower(found: Any) -> None:
+    part = found["delay"]["found"]
+    seconds = {
+        (one["scenario"], one["contender"]): one["whole request"]["low"] / 1e6
+        for one in part["absolute"]
     }
-    assert targets["read", "time", "psr 1.8.1"] == 0.6
-    assert targets["read", "whole request", "bare GETEX"] == 1.5
-    assert targets["first write", "time", "psr 1.8.1"] == 0.4
-    assert targets["write one key", "time", "psr 1.8.1"] == 1.1
-    assert "<= 1.1 (aim 1.0)" in printed
+    delay = part["delay_ms"] / 1000
+    for contender, round_trips in ((BARE, 1), (OURS, 1), (PREDECESSOR, 2)):
+        assert seconds["read", contender] >= delay * round_trips
+    assert seconds["first write", PREDECESSOR] >= delay * 4
+    assert seconds["read", NONE] < delay
+
+
+def test_memory_depends_on_the_session_and_on_the_configuration(found: Any) -> None:
+    stored = {
+        (one["shape"], one["limit"], one["contender"]): (one["bytes"], one["encoding"])
+        for one in found["memory"]["found"]["shapes"]
+    }
+    for contender in (OURS, PREDECESSOR):
+        small, medium, large = (
+            stored[shape, 64, contender][0]
+            for shape in ("CSRF token only", "typical", "values over 64 bytes")
+        )
+        # What is stored, and no more than some hundred bytes around each key and value.
+        assert 100 < small < medium < large < 4000
+    assert stored["typical", 64, OURS][1] in ("listpack", "ziplist")
+    assert stored["values over 64 bytes", 64, OURS][1] == "hashtable"
+    assert stored["values over 64 bytes", 512, OURS][1] in ("listpack", "ziplist")
+    assert (
+        stored["values over 64 bytes", 512, OURS][0] < stored["values over 64 bytes", 64, OURS][0]
+    )
+
+
+def test_a_read_in_the_trigger_window_writes_nothing(found: Any) -> None:
+    written = {
+        (one["scenario"], one["contender"]): (one["replication"], one["aof"])
+        for one in found["propagation"]["found"]
+    }
+    assert written["read in trigger window", OURS] == (0, 0)
+    assert all(0 < bytes_written < 200 for bytes_written in written["read", OURS])
+    assert all(
+        bytes_written > 0 for bytes_written in written["read in trigger window", PREDECESSOR]
+    )
+
+
+def test_seals_of_long_values_cost_more(found: Any) -> None:
+    cost = {one["bytes"]: one["seal_us"]["median"] for one in found["seal"]["found"]}
+    assert 0 < cost[64] < cost[100_000]
+
+
+def test_redis_is_kept_busy_with_the_commands_of_real_requests(found: Any) -> None:
+    part = found["capacity"]["found"]
+    if "missing" in part:
+        assert part["requests"] == []  # the embedded server brings no redis-benchmark
+        return
+    commands = {(one["scenario"], one["contender"]): one["commands"] for one in part["requests"]}
+    assert commands["write one key", OURS] == ["EVALSHA", "EVALSHA"]
+    assert commands["read in trigger window", PREDECESSOR] == ["GET", "EXPIRE"]
+    for one in part["requests"]:
+        assert one["per_core"] == pytest.approx(1e6 / one["redis_cpu_us"])
+
+
+def test_the_report_shows_ratios_beside_the_targets(pages: Path) -> None:
+    printed = (pages.parent / "printed").read_text()
+    for text in (
+        "read: time, against psr 1.8.1",
+        "read: whole request, against bare GETEX",
+        "1.1 (aim 1)",
+        "sealing a value of 64 bytes",
+        "Memory per session, bytes",
+        "Load average of the machine",
+    ):
+        assert text in printed
+
+
+def test_every_figure_that_the_documentation_includes_is_written(pages: Path) -> None:
+    """And the other way round: what is written is included somewhere."""
+    included = set()
+    for page in (CHECKOUT / "docs").glob("*.rst"):
+        text = page.read_text(encoding="utf-8")
+        included |= {word for word in text.split() if word.startswith("figures/")}
+    written = {f"figures/{path.name}" for path in pages.iterdir() if path.suffix != ".json"}
+    assert included - {"figures/benchmarks.json"} == written
+    committed = {f"figures/{path.name}" for path in (CHECKOUT / "docs" / "figures").iterdir()}
+    assert written <= committed
+
+
+def test_the_committed_tables_are_those_of_the_committed_figures(tmp_path: Path) -> None:
+    committed = CHECKOUT / "docs" / "figures"
+    program = (
+        "import json, pathlib, sys; from bench.pages import includes\n"
+        "found = json.loads(pathlib.Path(sys.argv[1]).read_text())\n"
+        "print(json.dumps(dict(includes(found))))"
+    )
+    texts = json.loads(python("-c", program, committed / "benchmarks.json"))
+    assert texts == {path.stem: path.read_text() for path in committed.glob("*.inc")}
+
+
+def test_a_part_measured_again_replaces_that_part_only(
+    pages: Path, found: Any, tmp_path: Path, redis_binary: str
+) -> None:
+    copy = tmp_path / "figures"
+    shutil.copytree(pages, copy)
+    again = ["-m", "bench", "--effort", "tiny", "--part", "seal", "--server", redis_binary]
+    python(*again, "--pages", copy)
+    renewed = json.loads((copy / "benchmarks.json").read_text(encoding="utf-8"))
+    assert renewed["seal"] != found["seal"]
+    assert {**renewed, "seal": None} == {**found, "seal": None}
+
+    # Figures of two versions do not belong on one page.
+    renewed["run"]["Redis"] = "1.0"
+    (copy / "benchmarks.json").write_text(json.dumps(renewed))
+    with pytest.raises(AssertionError, match="measured elsewhere"):
+        python(*again, "--pages", copy)
+
+
+PARSE = """
+import sys
+from bench.__main__ import _parser
+for line in sys.argv[1:]:
+    _parser().parse_args(line.split())
+"""
+
+
+def test_commands_that_the_documentation_names_exist() -> None:
+    start = "$ python -m bench "
+    commands = [
+        line.strip().removeprefix(start)
+        for page in (CHECKOUT / "docs").glob("*.rst")
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.strip().startswith(start)
+    ]
+    assert len(commands) >= 4
+    python("-c", PARSE, *commands)
+    with pytest.raises(AssertionError, match="unrecognized"):
+        python("-c", PARSE, "--misspelt")
+
+
+# -- the arithmetic ----------------------------------------------------------------------
+
+COMPARE = """
+import json
+from dataclasses import asdict
+from bench.measuring import Series, Timings
+from bench.report import ratios, spreads
+
+def series(wall, redis_cpu):
+    return Series([w * 1e-6 for w in wall], [w * 1e-6 for w in wall], [c * 1e-6 for c in redis_cpu])
+
+timings = Timings({
+    ("read", "no session"): series([10, 20, 10], [1, 1, 1]),
+    ("read", "bare GETEX"): series([60, 70, 60], [21, 21, 21]),
+    ("read", "psr 1.8.1"): series([210, 220, 410], [51, 51, 51]),
+    ("read", "lua"): series([110, 70, 110], [26, 36, 21]),
+    ("no cookie", "no session"): series([10, 10, 10], [1, 1, 1]),
+    ("no cookie", "psr 1.8.1"): series([30, 30, 30], [1, 1, 1]),
+    ("no cookie", "lua"): series([20, 20, 20], [1, 1, 1]),
+}, 2.0)
+print(json.dumps([[asdict(r) for r in ratios(timings)], spreads(timings)]))
+"""
+
+
+def test_ratios_are_medians_of_the_rounds_with_the_floor_subtracted() -> None:
+    found, absolute = json.loads(python("-c", COMPARE))
+    ratio = {
+        (one["scenario"], one["of"], one["against"]): pytest.approx(
+            (one["low"], one["median"], one["high"])
+        )
+        for one in found
+    }
+    # 100/200, 50/200, 100/400 of a session's own cost: of those the quartiles.
+    assert ratio["read", "time", PREDECESSOR] == (0.25, 0.25, 0.375)
+    assert ratio["read", "Redis CPU", PREDECESSOR] == (0.45, 0.5, 0.6)
+    assert ratio["read", "whole request", BARE] == (1.4166667, 1.8333333, 1.8333333)
+    assert ratio["no cookie", "time", PREDECESSOR] == (0.5, 0.5, 0.5)
+    # Nothing was sent to Redis: no ratio of nothing to nothing.
+    assert ("no cookie", "Redis CPU", PREDECESSOR) not in ratio
+    ours = next(one for one in absolute if (one["scenario"], one["contender"]) == ("read", OURS))
+    assert ours["whole request"]["median"] == pytest.approx(110)
+    assert ours["time"]["median"] == pytest.approx(100)
+    assert ours["Redis CPU"]["median"] == pytest.approx(25)
+
+
+TARGETS = """
+import json
+from bench.measuring import Spread
+from bench.report import Target
+
+def verdict(most, aim, *spread):
+    return Target("what", most, aim, Spread(*spread)).verdict
+
+print(json.dumps([
+    verdict(1.1, 1.0, 0.9, 0.8, 1.2),
+    verdict(1.1, 1.0, 1.05, 0.8, 1.2),
+    verdict(1.1, 1.0, 1.15, 1.0, 1.2),
+    verdict(1.1, 1.0, 1.3, 1.2, 1.4),
+    verdict(0.6, None, 0.6, 0.5, 0.7),
+]))
+"""
+
+
+def test_a_target_is_met_by_the_median() -> None:
+    assert json.loads(python("-c", TARGETS)) == [
+        "met",
+        "met, not the aim",
+        "missed, within the spread",
+        "missed",
+        "met",
+    ]
