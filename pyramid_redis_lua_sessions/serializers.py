@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -29,6 +30,9 @@ __all__ = [
 #: Types of which a value cannot change in place, encoded without a serializer.
 #: Compared by ``type() is``: a subclass (IntEnum, Markup) goes to the serializer.
 ATOMS = frozenset((str, int, float, bool, type(None), bytes))
+
+#: IEEE 754 binary64: all bits of a float, also those of a NaN, in few bytes.
+_DOUBLE = struct.Struct(">d")
 
 KEY_KINDS = b".#"
 FLASH_KIND = b"~"
@@ -109,7 +113,7 @@ class Codec:
             if kind is bool:
                 return b"t" if value else b"f"
             if kind is float:
-                return b"d" + cast("float", value).hex().encode("ascii")
+                return b"d" + _DOUBLE.pack(value)
             if kind is bytes:
                 return b"b" + cast("bytes", value)
         data: bytes | str = self._serialize(value)
@@ -121,7 +125,7 @@ class Codec:
         """Decode one value.
 
         :raises Exception: the bytes are not an encoded value; the type is
-            that of the serializer, or ``ValueError``.
+            that of the serializer, ``struct.error``, or ``ValueError``.
         """
         if not self._atoms:
             return self._deserialize(data)
@@ -139,7 +143,7 @@ class Codec:
         if tag == b"f":
             return False
         if tag == b"d":
-            return float.fromhex(data[1:].decode("ascii"))
+            return _DOUBLE.unpack(data[1:])[0]
         if tag == b"b":
             return data[1:]
         raise ValueError("not encoded by this serializer")

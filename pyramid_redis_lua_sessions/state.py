@@ -42,7 +42,7 @@ from .store import (
     Saved,
     Store,
     Undoable,
-    draw_save_id,
+    draw_nonce,
 )
 
 __all__ = [
@@ -528,7 +528,7 @@ class SessionState:
         lifetime, checks = self._lifetime, contents.checks()
         seal = self._bound.seal
         sealed = {field: seal(field, data) for field, data in changes.values.items()}
-        undo, save_id = self.undo, draw_save_id()
+        undo, save_id = self.undo, draw_nonce()
         putting_back = None
         if undo is not None:
             # Before the call: if its reply is lost for good, it may have been saved.

@@ -58,7 +58,7 @@ __all__ = [
     "Store",
     "Stored",
     "Undoable",
-    "draw_save_id",
+    "draw_nonce",
     "milliseconds",
     "sha1",
 ]
@@ -376,7 +376,7 @@ class Store:
         """Apply changes to a session that still lives.
 
         :param values: fields to set, sealed; ``deletes``: fields to delete.
-        :param save_id: of :func:`draw_save_id`, if it is needed to take the
+        :param save_id: of :func:`draw_nonce`, if it is needed to take the
             save back.
         :returns: what was replaced; or what became of the session: ``Absent``,
             ``Status.CONFLICT``, ``Status.EMPTIED``.
@@ -386,7 +386,7 @@ class Store:
             *self._life_args,
             _optional(lifetime.timeout_ms),
             _optional(lifetime.deadline_ms),
-            save_id or draw_save_id(),
+            save_id or draw_nonce(),
             self._remember_s,
             undoable.value,
             b"%d" % (MARKER_MS if end_if_empty else 0),
@@ -418,7 +418,7 @@ class Store:
             _optional(lifetime.deadline_ms),
         ]
         if lifetime is not NO_LIFETIME:
-            args += (draw_save_id(), self._remember_s)
+            args += (draw_nonce(), self._remember_s)
         reply = self._call(_ADJUST, self._key(session_id), args)
         return Saved(reply[1]) if reply[0] == Status.ADJUSTED else _absent(reply)
 
@@ -504,7 +504,7 @@ class Store:
             one has written what was there already.
         :returns: how many were.
         """
-        args: list[Any] = [draw_save_id(), self._remember_s, undone]
+        args: list[Any] = [draw_nonce(), self._remember_s, undone]
         for field, new, expected in swaps:
             digest = "" if expected is None else sha1(expected)
             args += (field, digest, b"" if new is None else b"=" + new)
@@ -711,7 +711,7 @@ class Store:
     ) -> list[Any]:
         own = lifetime.timeout_ms
         return [
-            _nonce(),
+            draw_nonce(),
             _optional(created_ms),
             self._timeout_ms if own is None else own,
             b"" if own is None else b"1",
@@ -722,7 +722,7 @@ class Store:
         ]
 
     def _ending(self, keep_fields: bool, checks: Checks) -> list[Any]:
-        args: list[Any] = [_nonce(), MARKER_MS, b"1" if keep_fields else b"0", checks.names]
+        args: list[Any] = [draw_nonce(), MARKER_MS, b"1" if keep_fields else b"0", checks.names]
         for check in checks.fields.items():
             args += check
         return args
@@ -973,13 +973,12 @@ def milliseconds(seconds: float | None) -> int:
     return 0 if seconds is None else round(seconds * 1000)
 
 
-def draw_save_id() -> str:
-    """Return an id for a save, unique among those of one session within a minute."""
+def draw_nonce() -> str:
+    """Return what tells the calls for one session within a minute apart: 8 characters.
+
+    It is stored with every session, so each byte counts.
+    """
     return secrets.token_urlsafe(6)
-
-
-def _nonce() -> str:
-    return secrets.token_urlsafe(9)
 
 
 def _optional(number: int | None) -> bytes:

@@ -143,6 +143,10 @@ def test_float_comes_back_to_the_last_bit(value: float) -> None:
     assert back.hex() == value.hex()
 
 
+def test_float_takes_eight_bytes_and_its_tag() -> None:
+    assert len(codec().encode(1_767_225_600.25)) == 9
+
+
 def test_nan_comes_back_as_nan() -> None:
     assert math.isnan(codec().decode(codec().encode(math.nan)))
 
