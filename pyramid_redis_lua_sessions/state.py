@@ -280,7 +280,9 @@ class SessionState:
 
     def _just_ended(self, status: Status, age_ms: int) -> bool:
         """Whether a request that meets this marker was in flight when the session ended."""
-        return status is Status.MOVED and age_ms <= self._host.settings.grace * 1000
+        grace_ms = self._host.settings.grace * 1000
+        # A clock may step back a little; a marker of the far future is none of ours.
+        return status is Status.MOVED and -grace_ms <= age_ms <= grace_ms
 
     def _refuse_corrupt(self, session_id: str, reason: str) -> None:
         if self._phase is Phase.UNREAD:

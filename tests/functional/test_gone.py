@@ -249,6 +249,19 @@ def test_an_old_marker_counts_as_an_unknown_id_when_grace_is_over(
     assert key_of(answer.cookie) != key_of(cookie)
 
 
+@pytest.mark.parametrize("marker", ["9999999999999 x", "99999999999999999999 x", "1 x"])
+def test_a_marker_that_is_not_from_these_seconds_is_an_unknown_id(
+    start: Start, redis_client: Any, marker: str
+) -> None:
+    """Who writes a marker of the future into Redis must not keep a user out for good."""
+    overlap = start()
+    cookie = session_with(overlap, put("n", 1))
+    redis_client.delete(key_of(cookie))
+    redis_client.hset(key_of(cookie), "moved", marker)
+    answer = overlap.run(cookie, put("n", 2))
+    assert overlap.read(answer.cookie) == {"n": 2}
+
+
 def test_a_marker_counts_as_long_as_grace_says_when_it_is_longer_than_the_default(
     start: Start, redis_client: Any
 ) -> None:
