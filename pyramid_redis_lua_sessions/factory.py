@@ -429,11 +429,15 @@ class Turn:
             may_delete=self._allowed(),
             new_id=session.created_here,
             invalidated=session.cookie_is_stale and ticket is not None,
-            resend=due and not session.invalidated,
+            resend=due and not session.invalidated and not session.unreachable,
         )
         if action is Action.NOTHING:
             return
-        name = "" if action is Action.DELETE else session.session_id
+        try:
+            name = "" if action is Action.DELETE else session.session_id
+        except StoreError as exc:  # this is the first look at the session
+            log.warning("the cookie is not sent again: %s", exc)
+            return
         if name == self._cookie_sent:
             return
         if action is Action.DELETE:

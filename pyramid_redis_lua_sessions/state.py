@@ -140,6 +140,7 @@ class SessionState:
         "_regenerate",
         "_remaining_ms",
         "_restart_lifetime",
+        "_tried",
         "_was_adrift",
         "careful",
         "cookie_expires",
@@ -151,6 +152,7 @@ class SessionState:
         "loose_ends",
         "recookie",
         "undo",
+        "unreachable",
     )
 
     _bound: Bound
@@ -176,6 +178,10 @@ class SessionState:
         self.loose_ends: list[Callable[[], object]] = []
         #: Others' saves may be taken back.
         self.careful = False
+        #: It could not be loaded: what can wait does not make the request wait again.
+        self.unreachable = False
+        #: Ids that this request has tried to end; the reply may have been lost.
+        self._tried: set[str] = set()
         #: Why it could not be loaded (``on_redis_error = ephemeral``).
         self._failure: StoreUnavailable | None = None
         #: The session had ended while this request was under way.
@@ -220,6 +226,7 @@ class SessionState:
 
     def _load(self) -> None:
         host = self._host
+        self.unreachable = False
         absent: list[tuple[str, Absent]] = []
         try:
             session_ids = host.identify()
@@ -253,6 +260,7 @@ class SessionState:
 
     def _go_without(self, session_id: str | None, failure: StoreUnavailable) -> None:
         """Redis cannot be reached: give the request an empty session, if so configured."""
+        self.unreachable = True
         if self._host.settings.on_redis_error != "ephemeral":
             raise failure
         self._stand(Phase.ADRIFT)
@@ -452,8 +460,12 @@ class SessionState:
         """End the sessions that were invalidated."""
         while self.ends:
             session_id, seen, _ = self.ends[0]
+            again = session_id in self._tried
+            self._tried.add(session_id)
             ending = self._store().end(session_id, keep_fields=self.undo is not None)
             self._has_ended(ending)
+            if again:
+                continue  # it may well have been this request that ended it
             ended_meanwhile = seen and ending.status is not Status.ENDED
             if ended_meanwhile or self._just_ended(ending.status, ending.age_ms):
                 # A newer login may have a cookie by now: it must stay.
@@ -587,6 +599,7 @@ class SessionState:
         seal, owner = _Sealing(self._host.sealer, changes.values), changes.values.get(OWNER_FIELD)
         if self.ends:
             old_id, _, checks = self.ends[0]
+            self._tried.add(old_id)
             created, ending = store.replace(
                 old_id,
                 seal,

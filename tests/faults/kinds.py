@@ -153,7 +153,7 @@ KINDS = {
     "login without a session": Kind(
         log_in_first, State({"name": "value"}, owner=7), NOTHING, start_with_nothing
     ),
-    "logout": Kind(using(lambda session: session.invalidate()), NOTHING, ends=True),
+    "logout": Kind(using(lambda session: session.invalidate()), NOTHING),
     "logout and a new session": Kind(start_over, State({"name": "new"}), ends=True),
     "recookie": Kind(recookie, START),
     "flash": Kind(using(lambda session: session.flash("hello")), State(VALUES, ("hello",))),

@@ -310,10 +310,6 @@ def test_invalidate_raises_and_deletes_the_cookie(
     assert twin.use(lambda session: session["name"]) == "value"
 
 
-@pytest.mark.xfail(
-    reason="the response callback ends it again, and takes itself for a request in flight",
-    strict=True,
-)
 def test_invalidate_whose_reply_is_lost_deletes_the_cookie(proxy: FaultProxy) -> None:
     user = logged_in(proxy.url)
     twin = user.copy()
@@ -323,7 +319,6 @@ def test_invalidate_whose_reply_is_lost_deletes_the_cookie(proxy: FaultProxy) ->
     assert user.session_id is None
 
 
-@pytest.mark.xfail(reason="the session is loaded again in the response callback", strict=True)
 @pytest.mark.parametrize("how", ["asked for", "signed with an old secret"])
 def test_cookie_that_is_due_does_not_take_the_answer_away(how: str, proxy: FaultProxy) -> None:
     user = logged_in(proxy.url)
@@ -338,6 +333,16 @@ def test_cookie_that_is_due_does_not_take_the_answer_away(how: str, proxy: Fault
 
     user.visit(view, status=503)
     assert proxy.calls == 1
+
+
+def test_page_that_only_asks_for_the_cookie_is_served(
+    proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = logged_in(proxy.url)
+    break_off(proxy)
+    user.use(lambda session: session.please_recookie())
+    assert set_cookies(user.response) == []
+    assert "the cookie is not sent again" in caplog.text
 
 
 def with_settings(user: Browser, url: str, **options: Any) -> Browser:
