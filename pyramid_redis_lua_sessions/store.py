@@ -458,7 +458,17 @@ class Store:
             ]
             if owner is not None:
                 calls.insert(0, self._indexing(owner, session_id))
-            *indexed, made, ended = self._together(calls)
+            try:
+                *indexed, made, ended = self._together(calls)
+            except StoreUnavailable:
+                if keep_fields:
+                    # What was lost may be the replies: no browser will learn of the new id.
+                    undo: list[Call] = [
+                        (_REVIVE, self._key(old_id), [ending[0]]),
+                        (_END, self._key(session_id), self._ending(False, NO_CHECKS)),
+                    ]
+                    self._try(self._pipeline, undo)
+                raise
             failed = any(isinstance(reply, StoreError) for reply in (*indexed, made))
             if (
                 (failed or made[0] == Status.TAKEN)

@@ -120,6 +120,8 @@ class Kind:
     :ivar prepare: makes what there was before; returns a cookie that is not in the jar, if any.
     :ivar ends: it ends the old id. Where no response comes of it, so that the browser keeps
         that, the session may be lost.
+    :ivar undone: it ends the old id, which is taken back where no reply comes; unless Redis
+        gets the request only after that.
     """
 
     act: Callable[[Any], object]
@@ -128,6 +130,7 @@ class Kind:
     prepare: Callable[[Browser], str | None] = start
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     ends: bool = False
+    undone: bool = False
 
 
 RETRY = {"on_conflict": "retry"}
@@ -147,9 +150,9 @@ KINDS = {
     "adjust timeout": Kind(
         using(lambda session: session.adjust_session_timeout(900)), State(VALUES, timeout=900)
     ),
-    "regenerate": Kind(regenerate, COUNTED, ends=True),
-    "regenerate in retry mode": Kind(regenerate, COUNTED, settings=RETRY, ends=True),
-    "login": Kind(log_in, OWNED, ends=True),
+    "regenerate": Kind(regenerate, COUNTED, undone=True),
+    "regenerate in retry mode": Kind(regenerate, COUNTED, settings=RETRY, undone=True),
+    "login": Kind(log_in, OWNED, undone=True),
     "login without a session": Kind(
         log_in_first, State({"name": "value"}, owner=7), NOTHING, start_with_nothing
     ),

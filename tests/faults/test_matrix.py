@@ -113,7 +113,7 @@ class Trial:
         if failed:
             # Only now it has its effect: once, as any slow request.
             outcomes += [with_next(kind.after), with_next(kind.before)]
-            outcomes += [NOTHING] if kind.ends else []
+            outcomes += [NOTHING] if kind.ends or kind.undone else []
         assert_one_of(outcomes, state_of(user, self.client), failed)
         return struck
 
