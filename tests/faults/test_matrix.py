@@ -101,8 +101,8 @@ class Trial:
         seen = state_of(user, self.client, **({} if user.app.cookies else options))
         assert_one_of(outcomes, seen, failed)
 
-        if kind.ends and not seen.values:
-            # The id has just ended, and the browser may still send it: the user logs in again.
+        if failed and kind.ends and not seen.values:
+            # The old id has ended, and no cookie came for the new one: the user logs in again.
             user.use(lambda session: session.regenerate_id() or write_next(session))
         else:
             user.use(write_next, **({} if user.app.cookies else options))
