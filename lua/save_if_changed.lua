@@ -164,7 +164,9 @@ if not repeated then
     end
     if redis.call('HLEN', session_key) == held then
       redis.call('DEL', session_key)
-      redis.call('HSET', session_key, 'moved', string.format('%.0f ', now_ms) .. save_id)
+      -- No load takes itself for a request in flight here: what the user does
+      -- next goes into a new session.
+      redis.call('HSET', session_key, 'moved', '0 ' .. save_id)
       redis.call('PEXPIRE', session_key, end_if_empty)
       return {7}
     end

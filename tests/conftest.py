@@ -6,6 +6,7 @@ travels to it, are left out then. ``VARIANTS=3`` keeps at most three variants of
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,10 @@ pytest.register_assert_rewrite(
     *(f"tests.support.{name}" for name in ("app", "load", "overlap", "predecessors", "topology"))
 )
 from tests.support.topology import Cluster, Sentinels  # noqa: E402
+
+# A shell's background job ignores it, and so would the commands that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOPOLOGIES = {"cluster": Cluster, "sentinel": Sentinels}
 TOPOLOGY = os.environ.get("REDIS_TOPOLOGY", "")

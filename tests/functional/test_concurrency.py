@@ -947,8 +947,8 @@ def test_an_emptied_session_ends_where_it_is_empty_at_the_very_end(
     )
     app.get("/make")
     app.get("/empty")
-    immediate = not retries and not (tm and mode == "retry")
-    assert len(stored_sessions(redis_client)) == (late and not immediate)
+    # What the other one wrote is in the old session, or if that had ended already in a new one.
+    assert len(stored_sessions(redis_client)) == late
 
 
 def test_what_was_read_before_a_session_is_invalidated_must_still_be_so(start: Start) -> None:

@@ -369,3 +369,15 @@ def test_the_session_ends_once_when_the_reply_to_an_emptying_save_was_lost(
     assert driven.finish().cookies == []
     assert driven.problems == []
     assert stored_sessions(redis_client) == {}
+
+
+def test_what_follows_an_emptying_request_goes_into_a_new_session(
+    start: Start, redis_client: Any
+) -> None:
+    """A user empties the cart, and puts something in at once."""
+    overlap = start(invalidate_empty_session=True)
+    cookie = session_with(overlap, put("n", 1))
+    assert overlap.run(cookie, lambda session: session.clear()).cookies == []
+    answer = overlap.run(cookie, put("n", 2))
+    assert overlap.read(answer.cookie) == {"n": 2}
+    assert len(stored_sessions(redis_client)) == 1

@@ -193,7 +193,7 @@ def test_string_of_another_name_is_never_unpickled(psr: Any, ini: Path, redis_cl
 
 
 #: So many that a signal does not come too late on a busy machine.
-MANY = 6_000
+MANY = 3_000
 
 
 def test_interrupted_run_loses_nothing_and_is_taken_up(

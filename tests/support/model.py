@@ -7,6 +7,7 @@ when it finishes, in one step.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import itertools
@@ -105,6 +106,8 @@ class ModelRequest:
         self.in_flight = False
         self.invalidated = False
         self.ending: int | None = None
+        #: What it knew of the session that it ends, if it saw it alive.
+        self.ending_seen: ModelRequest | None = None
         self._stand(Phase.UNREAD)
 
     def _stand(self, phase: Phase) -> None:
@@ -191,6 +194,8 @@ class ModelRequest:
     def invalidate(self) -> None:
         if self.phase in (Phase.UNREAD, Phase.STORED):
             self.ending = self.cookie
+        if self.phase is Phase.STORED:
+            self.ending_seen = copy.copy(self)
         self.invalidated = True
         self._stand(Phase.FRESH)
 
@@ -225,11 +230,16 @@ class ModelRequest:
         elif self.phase is Phase.STORED and (own or self.deleted):
             self._finish_save(own, outcome)
         elif self.phase is Phase.FRESH and own:
-            outcome.created = world.create(own)
+            seen, stored = self.ending_seen, world.live.get(self.ending or 0)
+            if seen is not None and stored is not None and seen._outdated(stored):
+                outcome.conflict = True  # the new session may stand on what was read of the old
+            else:
+                outcome.created = world.create(own)
         if self.invalidated and self.cookie is not None and outcome.created is None:
-            # A logout deletes the cookie, unless another request has just ended the session:
+            # A logout deletes the cookie, unless another request has ended the session meanwhile:
             # the browser may have got the cookie of a newer login since.
-            outcome.deletes = not self.in_flight and self.ending not in world.markers
+            meanwhile = self.ending_seen is not None and self.ending not in world.live
+            outcome.deletes = not (self.in_flight or meanwhile or self.ending in world.markers)
         if self.ending is not None:
             world.end(self.ending)
         return outcome
@@ -244,8 +254,8 @@ class ModelRequest:
             self._apply(stored, own)
             emptied = not own and set(self.base) <= self.deleted and not stored
             if self.world.end_if_empty and emptied:
-                self.world.end(self.cookie or 0)
-                outcome.deletes = True
+                # What comes next with this cookie is none of a request in flight.
+                self.world.forget(self.cookie or 0)
 
     def _finish_regeneration(self, own: Data, outcome: Outcome) -> None:
         stored = self.world.live.get(self.cookie or 0)

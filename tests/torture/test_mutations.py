@@ -103,7 +103,7 @@ MUTATIONS = {
     ),
     "save: an emptied session leaves no marker": Mutation(
         SAVE,
-        "redis.call('HSET', session_key, 'moved', string.format('%.0f ', now_ms) .. save_id)\n",
+        "redis.call('HSET', session_key, 'moved', '0 ' .. save_id)\n",
         "",
         GONE,
     ),
