@@ -3,7 +3,8 @@ create_unique: create a session with its data, if its id is free.
 
 An id is free only if nothing at all is stored under it: no session, no marker
 of an ended one, no foreign value. The nonce makes a repeated call (the client
-lost the first reply) succeed as the first one did.
+lost the first reply) succeed as the first one did; or tells it that the session
+has ended meanwhile (see end_session), so that nothing brings it back.
 
 KEYS[1] session_key  hash to create
 ARGV[1] nonce        string without spaces, unique to this call
@@ -20,6 +21,8 @@ ARGV[9...]           field, value, field, value, ...
 
 Returns: {status, ...}
   0 GONE    {0} the session would already be at its end; nothing is created
+  2 MOVED   {2, age_ms} this call had created the session, which has ended
+            age_ms ago
   3 CREATED {3, remaining_ms, created_ms}; remaining_ms -1 = never ends
   4 TAKEN   {4} something else is stored under this id
 Writes: HSET, PEXPIRE; or nothing
@@ -50,6 +53,11 @@ if redis.call('EXISTS', session_key) == 1 then
       if expires then remaining = (tonumber(expires) or now_ms) - now_ms end
       return {3, remaining, tonumber(start)}
     end
+  end
+  local moved = redis.pcall('HGET', session_key, 'moved')
+  if type(moved) == 'string' then
+    local at, made_by = string.match(moved, '^(%d+) %S+ (.+)$')
+    if made_by == nonce then return {2, now_ms - tonumber(at)} end
   end
   return {4}
 end

@@ -7,15 +7,20 @@ id takes the data over, or a transaction may still fail) the fields stay beside
 the marker until it expires, without `created`, so that to every script the
 session has ended. But this call, repeated after a lost reply, returns them
 again, and no write which slipped in before the end is lost; and revive_session
-can take the end back.
+can take the end back. The marker also tells which call had created the session:
+should that one be repeated, it finds that its session has ended. So `moved` is
+`<ended_ms> <nonce> <nonce of create_unique>`; the last is missing where there
+was no session.
 
 KEYS[1] session_key  hash that holds the session
 ARGV[1] nonce        string without spaces, unique to this call
 ARGV[2] marker_ms    integer, TTL of the marker, ms
 ARGV[3] keep_fields  '1' = return the fields, and keep them beside the marker;
                      '0' = delete them
-ARGV[4] names        digest of the set of fields read; '' = not read
-ARGV[5...]           field, check, ... ('' = absent, '+' = present, else the
+ARGV[4] mark         '1' = where there is no session, leave a marker too: one that
+                     is about to be created under this id is not
+ARGV[5] names        digest of the set of fields read; '' = not read
+ARGV[6...]           field, check, ... ('' = absent, '+' = present, else the
                      SHA1 of its value): if one fails, nothing happens
 
 Returns: {status, ...}
@@ -29,26 +34,40 @@ local session_key = KEYS[1]
 local nonce = ARGV[1]
 local marker_ms = tonumber(ARGV[2])
 local keep_fields = ARGV[3] == '1'
-local names = ARGV[4]
-local FIRST_CHECK = 5
+local mark = ARGV[4] == '1'
+local names = ARGV[5]
+local FIRST_CHECK = 6
 
 local created, expires, moved = unpack(redis.call('HMGET', session_key,
   'created', 'expires', 'moved'))
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
+local marker = string.format('%.0f ', now_ms) .. nonce
+
 if not created then
-  if not moved then return {0} end
-  local at, ended_by = string.match(moved, '^(%d+) (.*)$')
+  if not moved then
+    if mark and redis.call('EXISTS', session_key) == 0 then
+      redis.call('HSET', session_key, 'moved', marker)
+      redis.call('PEXPIRE', session_key, marker_ms)
+    end
+    return {0}
+  end
+  local at, ended_by, made_by = string.match(moved, '^(%d+) (%S+) ?(.*)$')
   if ended_by ~= nonce then
     -- Ended twice: what the first call kept must not be revived any more.
     redis.call('HDEL', session_key, 'was')
     return {2, now_ms - (tonumber(at) or 0)}
   end
+  if made_by == '' then return {0} end
   return {9, keep_fields and redis.call('HGETALL', session_key) or {}}
 end
 if expires and (tonumber(expires) or 0) <= now_ms then
   redis.call('DEL', session_key)
+  if mark then
+    redis.call('HSET', session_key, 'moved', marker)
+    redis.call('PEXPIRE', session_key, marker_ms)
+  end
   return {0, 1}
 end
 
@@ -74,7 +93,8 @@ for i = FIRST_CHECK, #ARGV, 2 do
   end
 end
 
-local marker = string.format('%.0f ', now_ms) .. nonce
+-- A session that was stored otherwise has no nonce.
+marker = marker .. ' ' .. (string.match(created, '^%d+ (%S+)$') or '-')
 local fields = {}
 if keep_fields then
   local remaining = redis.call('PTTL', session_key)

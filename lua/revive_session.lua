@@ -17,7 +17,7 @@ local nonce = ARGV[1]
 
 local created, moved, was = unpack(redis.call('HMGET', session_key, 'created', 'moved', 'was'))
 if created and not moved then return {1} end
-local ended_by = moved and string.match(moved, '^%d+ (.*)$')
+local ended_by = moved and string.match(moved, '^%d+ (%S+)')
 local remaining, start = string.match(was or '', '^(-?%d+) (.*)$')
 if created or ended_by ~= nonce or not start then return {0} end
 

@@ -18,13 +18,6 @@ from .store import Description, Store
 
 __all__ = ["SessionInfo", "revoke", "sessions_of"]
 
-#: Passes over the index that end whatever lives; the later ones leave logins alone that
-#: came after the revoke.
-THOROUGH_PASSES = 3
-
-#: Passes before a revoke gives up.
-MOST_PASSES = 100
-
 
 @dataclasses.dataclass(frozen=True)
 class SessionInfo:
@@ -70,9 +63,9 @@ def revoke(
 ) -> int:
     """End the sessions of an owner, at once: also for requests in flight.
 
-    Reads the index again until a pass finds nothing alive, so that a login or
-    a new id under way at the same time is not missed. Logins that keep coming
-    after it began are left alone in the end.
+    A login or a new id that is under way at the same time counts as before
+    or after: before, and its session ends; or after, and then a new id is
+    refused to a session that was to end, while a login stands.
 
     :param except_current: spare the session of the request.
     :param fingerprint: end only the session with this fingerprint.
@@ -82,40 +75,23 @@ def revoke(
     factory, store, current = _context(request_or_registry)
     encoded = factory.codec.encode(exact_key(owner))
     spared = current if except_current else None
-    ended, began = 0, None
-    quiet: set[str] | None = None  # what the last pass looked at, if it found nothing alive
-    stopped: set[str] = set()
-    for number in range(MOST_PASSES):
-        members = store.members(encoded)
-        # A new id is in the index before the old one ends. So a pass that finds nothing
-        # alive has missed one only if something was added since it read the index.
-        if quiet is not None and quiet.issuperset(members):
-            return ended
-        found = store.survey(encoded, members)
-        owned = [
-            (name, known)
-            for name, known in found.owned
-            if name != spared and fingerprint in (None, errors.fingerprint(name))
-        ]
-        if began is None and owned:
-            began = owned[0][1].now_ms
-        if number >= THOROUGH_PASSES:
-            owned = [(name, known) for name, known in owned if _start(known) <= (began or 0)]
-        alive = [name for name, _ in owned]
-        # What has ended is ended again, once: no request can then take its own
-        # ending back.
-        again = [name for name in [*found.ended, *found.gone] if name not in stopped]
-        stopped.update(again)
-        lived = store.end_all([*alive, *again])
-        for name in lived:
-            ended += 1
-            _announce(request_or_registry, name)
-        late = number > THOROUGH_PASSES and quiet is not None
-        if not (alive or lived) and (late or not members):
-            return ended
-        quiet = None if alive or lived else set(members)
-        store.forget(encoded, alive)
-    raise errors.SessionError("an owner's sessions get new ids faster than they can be ended")
+    if fingerprint is None:
+        members = store.revoke_index(encoded, spared)
+        if spared is not None and spared not in members and store.survey(encoded, [spared]).owned:
+            # Its index was evicted, and in the new one it would count as revoked.
+            store.index(encoded, spared)
+    else:
+        members = [n for n in store.members(encoded) if errors.fingerprint(n) == fingerprint]
+    found = store.survey(encoded, [name for name in members if name != spared])
+    owned = [name for name, _ in found.owned]
+    # What has ended is ended again: no request can then take its own ending back. Nor can
+    # one create a session under an id that it has put into the index.
+    ended = store.end_all([*owned, *found.ended, *found.gone], mark=True)
+    for name in ended:
+        _announce(request_or_registry, name)
+    # What was gone stays in the index until it is old: it may be that of a login under way.
+    store.forget(encoded, list({*owned, *found.ended, *ended}))
+    return len(ended)
 
 
 def _announce(request_or_registry: Any, session_id: str) -> None:

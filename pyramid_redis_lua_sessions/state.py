@@ -96,6 +96,7 @@ class Host(Protocol):
 
 #: Why changes are dropped.
 ENDED = "session has ended; changes dropped"
+EXPIRED = "session has expired; changes dropped"
 UNREACHABLE = "Redis cannot be reached; changes dropped"
 UNDELIVERABLE = "the cookie cannot be sent; changes dropped"
 
@@ -610,7 +611,7 @@ class SessionState:
             )
             if ending.status is Status.CONFLICT:
                 # What is put into the new session may stand on what was read of the old one.
-                if created is not None:
+                if isinstance(created, Created):
                     store.end(created.session_id)
                 raise SessionConflict
             self._has_ended(ending)
@@ -618,7 +619,7 @@ class SessionState:
         else:
             created = store.create(seal, lifetime, owner=owner)
             self._adopt(created, seal)
-        if created is not None:
+        if isinstance(created, Created):
             self._host.announce(SessionCreated, fingerprint(created.session_id))
 
     def _create_now(self) -> None:
@@ -627,7 +628,7 @@ class SessionState:
         seal = _Sealing(self._host.sealer, values)
         created = self._store().create(seal, self._lifetime, owner=values.get(OWNER_FIELD))
         self._adopt(created, seal)
-        if created is not None:
+        if isinstance(created, Created):
             self._host.announce(SessionCreated, fingerprint(created.session_id))
 
     def _move(self, changes: Changes) -> None:
@@ -651,17 +652,20 @@ class SessionState:
             start,
             checks=checks,
             owner=merged.get(OWNER_FIELD),
+            carried=OWNER_FIELD not in own,
             returning=not self.created_here,
         )
         if ending.status is Status.CONFLICT:
-            if created is not None:
+            if isinstance(created, Created):
                 store.end(created.session_id)
             raise SessionConflict
         delivered = not self.created_here  # does a browser know the old id?
         if delivered:
             self._can_revive(old_id, ending)
         self._adopt(created, seal)
-        if created is None:
+        if isinstance(created, Absent):
+            if created.status is Status.MOVED and ending.status is Status.ENDED:  # revoked
+                self._host.announce(SessionInvalidated, fingerprint(old_id))
             return
         if ending.status is not Status.ENDED:
             self._or_undo(self._keep_own, [field for field in merged if field not in own])
@@ -718,10 +722,12 @@ class SessionState:
             self._store().save(cast("str", self._id), sealed, late.deletes, lifetime)
             self._contents.settle(late, sealed)
 
-    def _adopt(self, created: Created | None, sealing: _Sealing) -> None:
+    def _adopt(self, created: Created | Absent, sealing: _Sealing) -> None:
         """Stand as the session that was just created."""
-        if created is None:
-            self._drop("session has expired; changes dropped")
+        if isinstance(created, Absent):
+            moved = created.status is Status.MOVED
+            self._in_flight = self._in_flight or moved
+            self._drop(ENDED if moved else EXPIRED)
             return
         for ended in created.ended:
             self._host.announce(SessionInvalidated, fingerprint(ended))

@@ -190,7 +190,7 @@ class Replaced(NamedTuple):
     :ivar created: the new session, as :meth:`Store.create`.
     """
 
-    created: Created | None
+    created: Created | Absent
     ending: Ending
 
 
@@ -337,7 +337,7 @@ class Store:
         created_ms: int | None = None,
         owner: bytes | None = None,
         returning: bool = False,
-    ) -> Created | None:
+    ) -> Created | Absent:
         """Create a session under a new id.
 
         :param seal: ``(session_id) -> fields``: the data, sealed for an id.
@@ -346,7 +346,8 @@ class Store:
             the same pipeline.
         :param returning: the client has sent a cookie back before, so
             ``first_timeout`` does not apply.
-        :returns: ``None`` where its life would already be over.
+        :returns: ``GONE`` where its life would already be over; ``MOVED`` where it
+            was created, and ended before the client repeated the call.
         :raises StoreError: the id generator returns nothing but taken ids.
         """
         for _ in range(MOST_DRAWS):
@@ -422,12 +423,13 @@ class Store:
         reply = self._call(_ADJUST, self._key(session_id), args)
         return Saved(reply[1]) if reply[0] == Status.ADJUSTED else _absent(reply)
 
-    def end(self, session_id: str, keep_fields: bool = False) -> Ending:
+    def end(self, session_id: str, keep_fields: bool = False, mark: bool = False) -> Ending:
         """End a session, and leave the marker.
 
         :param keep_fields: so that :meth:`revive` can take it back.
+        :param mark: leave the marker also where there is no session yet.
         """
-        args = self._ending(keep_fields, NO_CHECKS)
+        args = self._ending(keep_fields, NO_CHECKS, mark)
         return _ended(self._call(_END, self._key(session_id), args), args)
 
     def replace(
@@ -439,6 +441,7 @@ class Store:
         keep_fields: bool = True,
         checks: Checks = NO_CHECKS,
         owner: bytes | None = None,
+        carried: bool = False,
         returning: bool = True,
     ) -> Replaced:
         """Create a session under a new id, and end the old one, in one pipeline.
@@ -448,6 +451,8 @@ class Store:
 
         :param checks: if they fail, the old session does not end.
         :param owner: as in :meth:`create`; ``returning`` too.
+        :param carried: the old session was the owner's as well, and if it was
+            revoked, the new one is too: it is ended again, and is ``MOVED``.
         """
         ending = self._ending(keep_fields, checks)
         for _ in range(MOST_DRAWS):
@@ -457,7 +462,7 @@ class Store:
                 (_END, self._key(old_id), ending),
             ]
             if owner is not None:
-                calls.insert(0, self._indexing(owner, session_id))
+                calls.insert(0, self._indexing(owner, session_id, old_id if carried else ""))
             try:
                 *indexed, made, ended = self._together(calls)
             except StoreUnavailable:
@@ -469,6 +474,8 @@ class Store:
                     ]
                     self._try(self._pipeline, undo)
                 raise
+            if indexed and _is_moved(indexed[0]):
+                return self._revoked(session_id, indexed[0], made, ended, ending)
             failed = any(isinstance(reply, StoreError) for reply in (*indexed, made))
             if (
                 (failed or made[0] == Status.TAKEN)
@@ -488,10 +495,21 @@ class Store:
             if keep_fields:
                 # On Redis Cluster, what was lost may be its reply.
                 self._try(self.revive, old_id, Ending(Status.ENDED, {}, ending[0], 0))
-            if created is not None:
+            if isinstance(created, Created):
                 self._try(self.end, created.session_id)
             raise ended
         return Replaced(created, _ended(ended, ending))
+
+    def _revoked(
+        self, session_id: str, indexed: Any, made: Any, ended: Any, ending: list[Any]
+    ) -> Replaced:
+        """The old session was revoked: nothing of it lives on under the new id."""
+        if isinstance(made, StoreError) or made[0] == Status.CREATED:
+            # Nobody knows the id yet. If its reply was lost, it may still come.
+            self._try(self.end, session_id, False, True)
+        if isinstance(ended, StoreError):
+            ended = indexed
+        return Replaced(_absent(indexed), _ended(ended, ending))
 
     def revive(self, session_id: str, ending: Ending) -> bool:
         """Take back an :meth:`end` that kept the fields.
@@ -529,7 +547,20 @@ class Store:
         :param owner: the owner, encoded.
         """
         found = self._command("ZRANGE", self._index_key(owner), 0, -1)
-        return _texts(found)
+        return [name for name in _texts(found) if name]  # an empty one is a revoke's tombstone
+
+    def revoke_index(self, owner: bytes, spared: str | None = None) -> list[str]:
+        """Refuse new ids to the sessions that are in an owner's index now.
+
+        :param owner: the owner, encoded.
+        :param spared: to this session they are not refused.
+        :returns: the ids in the index, the spared one too if it is there.
+        """
+        return _texts(self._index_call(_REVOKE, owner, [_encoded(spared or "")]))
+
+    def index(self, owner: bytes, session_id: str) -> None:
+        """Put a live session into its owner's index, where it is missing."""
+        self._call(*self._indexing(owner, session_id))
 
     def describe(self, session_ids: Sequence[str]) -> list[Description | Absent]:
         """Tell what is known of sessions without touching them."""
@@ -559,13 +590,14 @@ class Store:
                 found.owned.append((session_id, known))
         return found
 
-    def end_all(self, session_ids: Sequence[str]) -> list[str]:
+    def end_all(self, session_ids: Sequence[str], mark: bool = False) -> list[str]:
         """End sessions, and leave their markers.
 
+        :param mark: as in :meth:`end`.
         :returns: those that lived.
         """
         replies = self._together(
-            [(_END, self._key(name), self._ending(False, NO_CHECKS)) for name in session_ids]
+            [(_END, self._key(name), self._ending(False, NO_CHECKS, mark)) for name in session_ids]
         )
         _raise_failed(*replies)
         ended = zip(session_ids, replies, strict=True)
@@ -574,15 +606,21 @@ class Store:
     def forget(self, owner: bytes, session_ids: Sequence[str]) -> None:
         """Remove ids from an owner's index."""
         if session_ids:
-            self._command("ZREM", self._index_key(owner), *map(_encoded, session_ids))
+            self._index_call(_FORGET, owner, [*map(_encoded, session_ids)])
 
     def _index_key(self, owner: bytes) -> bytes:
         name = hashlib.blake2b(owner, digest_size=16, person=b"owner index").hexdigest()
         return b"%bowner:%b" % (self._prefix, name.encode("ascii"))
 
-    def _indexing(self, owner: bytes, session_id: str) -> Call:
-        args = [_encoded(session_id), self._most_sessions, self._absolute_ms]
-        return (_INDEX, self._index_key(owner), args)
+    def _index_call(self, script: Script, owner: bytes, args: list[Any]) -> Any:
+        status, detail = self._call(script, self._index_key(owner), args)
+        if status != Status.SAVED:
+            raise StoreError(f"Redis answered {script.name} with an error (WRONGTYPE)")
+        return detail
+
+    def _indexing(self, owner: bytes, session_id: str, old_id: str = "") -> Call:
+        names = (_encoded(session_id), _encoded(old_id))
+        return (_INDEX, self._index_key(owner), [*names, self._most_sessions, self._absolute_ms])
 
     def _tidy(self, owner: bytes, indexed: Any) -> list[str]:
         """End the sessions that are too many, and forget those that have ended.
@@ -731,8 +769,9 @@ class Store:
             self._use_ttl,
         ]
 
-    def _ending(self, keep_fields: bool, checks: Checks) -> list[Any]:
-        args: list[Any] = [draw_nonce(), MARKER_MS, b"1" if keep_fields else b"0", checks.names]
+    def _ending(self, keep_fields: bool, checks: Checks, mark: bool = False) -> list[Any]:
+        flags = (b"1" if keep_fields else b"0", b"1" if mark else b"0")
+        args: list[Any] = [draw_nonce(), MARKER_MS, *flags, checks.names]
         for check in checks.fields.items():
             args += check
         return args
@@ -803,12 +842,14 @@ class Store:
     def _in_turn(self, calls: list[Call]) -> list[Any]:
         """Make calls one after the other, as :meth:`_together`."""
         replies: list[Any] = []
+        revoked = False
         for call in calls:
-            if replies and isinstance(replies[-1], StoreError):
+            if replies and (revoked or isinstance(replies[-1], StoreError)):
                 replies.append(replies[-1])  # what comes later stands on it
                 continue
             try:
                 replies.append(self._call(*call))
+                revoked = call[0] is _INDEX and _is_moved(replies[-1])
             except StoreError as exc:
                 replies.append(exc)
         return replies
@@ -958,6 +999,8 @@ _SAVE = SCRIPTS["save_if_changed"]
 _ADJUST = SCRIPTS["adjust_timeout"]
 _END = SCRIPTS["end_session"]
 _INDEX = SCRIPTS["index_session"]
+_REVOKE = SCRIPTS["revoke_index"]
+_FORGET = SCRIPTS["forget_sessions"]
 _DESCRIBE = SCRIPTS["describe_session"]
 _REVIVE = SCRIPTS["revive_session"]
 _SWAP = SCRIPTS["swap_fields"]
@@ -1029,9 +1072,13 @@ def _raise_failed(*replies: Any) -> None:
             raise reply
 
 
-def _created(session_id: str, reply: Any, ended: Sequence[str]) -> Created | None:
+def _is_moved(reply: Any) -> bool:
+    return not isinstance(reply, StoreError) and bool(reply[0] == Status.MOVED)
+
+
+def _created(session_id: str, reply: Any, ended: Sequence[str]) -> Created | Absent:
     if reply[0] != Status.CREATED:
-        return None
+        return _absent(reply)
     return Created(session_id, reply[1], reply[2], ended)
 
 

@@ -13,7 +13,7 @@ from ..migrate import OLD_KEY_FIELD
 from ..scripts import Status
 from ..seals import Bound
 from ..settings import SAMPLE_SECRETS
-from ..store import MARKER_MS, NO_LIFETIME, Absent, Lifetime
+from ..store import MARKER_MS, NO_LIFETIME, Absent, Created, Lifetime
 from .console import plural, size
 from .findings import FAILED, NOTE, OK, WARNING, Finding
 from .found import all_hashes
@@ -121,7 +121,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
     created = None
     try:
         created = store.create(seal, lifetime, owner=owner)
-        if created is None:
+        if isinstance(created, Absent):
             raise StoreError("a new session is at its end at once")
         session_id = created.session_id
         sealed = target.sealer.bind(session_id).seal(field, value)
@@ -141,7 +141,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
         yield Finding(FAILED, "session tried", f"a session could not be used: {exc}")
         return
     finally:
-        if created is not None:
+        if isinstance(created, Created):
             _tidy_up(target, owner, created.session_id)
     took = (time.perf_counter() - began) * 1000
     yield Finding(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from pyramid_redis_lua_sessions import revoke
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.watch import watch
 from tests.support.app import Browser, make_browser, stored_values
@@ -143,6 +144,34 @@ def test_conflict_is_noticed_in_retry_mode(
     browser.use(count)
     values = stored_values(cluster_client, browser.factory, str(browser.session_id))
     assert values == {"count": 3}
+
+
+def test_new_id_of_a_revoked_session_is_not_created(
+    browser: Browser, cluster_client: redis.RedisCluster
+) -> None:
+    def log_in(session: Any) -> None:
+        session.owner = "ada"
+
+    def regenerate(request: Any) -> Any:
+        calls = watch(request)
+        request.session["name"] = "value"
+        request.session.regenerate_id()
+        revoke(request.registry, "ada")
+        return calls
+
+    browser.use(log_in)
+    other = browser.another()
+    other.use(log_in)
+    calls = browser.visit(regenerate)
+    assert [(call.name, call.status) for call in calls][-1:] == [("index_session", "MOVED")]
+    for user in (browser, other):
+        assert user.use(lambda session: session.owner) is None
+    other.use(log_in)
+    other.use(lambda session: session.regenerate_id())
+    assert other.use(lambda session: session.owner) == "ada"
+    alive = [key for key in cluster_client.keys("session:*") if b"owner:" not in key]
+    alive = [key for key in alive if cluster_client.hexists(key, "created")]
+    assert alive == [other.key.encode()]
 
 
 def test_calls_of_a_watched_request_are_recorded(browser: Browser, cluster: Cluster) -> None:

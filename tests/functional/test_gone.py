@@ -273,8 +273,8 @@ def test_a_marker_counts_as_long_as_grace_says_when_it_is_longer_than_the_defaul
 
 
 def age_marker(client: Any, key: str, milliseconds: int) -> None:
-    at, nonce = client.hget(key, "moved").split()
-    client.hset(key, "moved", b"%d %s" % (int(at) - milliseconds, nonce))
+    at, nonces = client.hget(key, "moved").split(maxsplit=1)
+    client.hset(key, "moved", b"%d %s" % (int(at) - milliseconds, nonces))
 
 
 def test_a_new_session_is_made_when_a_request_in_flight_invalidates_and_then_writes(

@@ -37,9 +37,44 @@ def test_create_refuses_when_a_marker_is_there(scripts: Scripts, keep_fields: bo
     scripts.create(fields={b".a": b"1"}, nonce="one")
     scripts.end(keep_fields=keep_fields)
     before, changes = scripts.hash(), scripts.changes()
-    for nonce in ("one", "end", "two"):
+    for nonce in ("end", "two", "on", "end one"):
         assert scripts.create(nonce=nonce) == [Status.TAKEN]
     assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+@pytest.mark.parametrize("keep_fields", [False, True])
+def test_create_again_after_the_end_tells_that_its_session_has_ended(
+    scripts: Scripts, keep_fields: bool
+) -> None:
+    # The client lost the reply, and before it repeats the call somebody ends the session.
+    scripts.create(fields={b".a": b"1"}, nonce="one")
+    scripts.end(keep_fields=keep_fields)
+    at, *nonces = scripts.hash()[b"moved"].split(b" ")
+    scripts.client.hset("s", "moved", b" ".join([b"%d" % (int(at) - MINUTE), *nonces]))
+    before, changes = scripts.hash(), scripts.changes()
+    status, age = scripts.create(nonce="one")
+    assert status is Status.MOVED
+    assert MINUTE <= age <= MINUTE + 20_000
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+def test_create_again_after_the_end_was_taken_back_is_one_creation(scripts: Scripts) -> None:
+    scripts.create(fields={b".a": b"1"}, nonce="one")
+    scripts.end(keep_fields=True)
+    scripts.revive()
+    assert scripts.create(nonce="one")[0] is Status.CREATED
+
+
+def test_create_refuses_an_id_that_was_marked_before(scripts: Scripts) -> None:
+    scripts.end(mark=True)
+    for nonce in ("one", "end", ""):
+        assert scripts.create(nonce=nonce) == [Status.TAKEN]
+
+
+@pytest.mark.parametrize("moved", ["", "x", "1", "1 2", "one one one", "1  one", "nan end one"])
+def test_create_refuses_a_marker_that_is_none_of_ours(scripts: Scripts, moved: str) -> None:
+    scripts.client.hset("s", "moved", moved)
+    assert scripts.create(nonce="one") == [Status.TAKEN]
 
 
 def test_create_twice_with_one_nonce_is_one_creation(scripts: Scripts) -> None:

@@ -11,13 +11,13 @@ FIELDS = {b".a": b"1", b".b": b"", b"~q\x1fid": b"2"}
 
 
 def test_end_leaves_a_marker_alone_in_its_hash(scripts: Scripts) -> None:
-    scripts.create(fields=FIELDS)
+    scripts.create(fields=FIELDS, nonce="made")
     before = scripts.now()
     assert scripts.end(nonce="xy", marker=5 * MINUTE) == [Status.ENDED, {}]
     assert set(scripts.hash()) == {b"moved"}
-    at, nonce = scripts.hash()[b"moved"].split(b" ")
+    at, nonce, made_by = scripts.hash()[b"moved"].split(b" ")
     assert before <= int(at) <= scripts.now()
-    assert nonce == b"xy"
+    assert (nonce, made_by) == (b"xy", b"made")
     assert scripts.pttl() == about(5 * MINUTE)
 
 
@@ -50,6 +50,58 @@ def test_end_of_nothing_leaves_no_marker(scripts: Scripts) -> None:
         assert scripts.end(keep_fields=keep_fields) == [Status.GONE]
     assert scripts.pttl() == -2
     assert scripts.changes() == changes
+
+
+@pytest.mark.parametrize("keep_fields", [False, True])
+def test_end_of_nothing_leaves_a_marker_when_it_is_to(scripts: Scripts, keep_fields: bool) -> None:
+    before = scripts.now()
+    assert scripts.end(mark=True, nonce="xy", keep_fields=keep_fields) == [Status.GONE]
+    at, nonce = scripts.hash()[b"moved"].split(b" ")
+    assert before <= int(at) <= scripts.now()
+    assert nonce == b"xy"
+    assert scripts.pttl() == about(MINUTE)
+    assert scripts.load()[0] is Status.MOVED
+    assert scripts.save(sets={b".a": b"1"})[0] is Status.MOVED
+
+
+def test_marking_again_is_not_the_end_of_a_session(scripts: Scripts) -> None:
+    scripts.end(mark=True, nonce="xy")
+    changes = scripts.changes()
+    assert scripts.end(mark=True, nonce="xy") == [Status.GONE]
+    assert scripts.changes() == changes
+    assert scripts.end(mark=True, nonce="other")[0] is Status.MOVED
+    assert scripts.revive(nonce="xy") == [Status.GONE]
+
+
+def test_end_is_the_same_where_there_is_a_session_to_be_marked(scripts: Scripts) -> None:
+    scripts.create(fields=FIELDS)
+    for _ in range(2):
+        status, fields = scripts.end(mark=True, keep_fields=True)
+        assert status is Status.ENDED
+        assert fields.items() >= FIELDS.items()
+
+
+def test_session_that_was_stored_without_a_nonce_ends_like_any(scripts: Scripts) -> None:
+    scripts.client.hset("s", "created", scripts.now())
+    for _ in range(2):
+        assert scripts.end() == [Status.ENDED, {}]
+
+
+def test_session_past_its_end_is_marked_and_not_taken_for_alive(scripts: Scripts) -> None:
+    scripts.create(fields=FIELDS, nonce="one", use_ttl=False)
+    scripts.client.hset("s", "expires", scripts.now() - 1)
+    assert scripts.end(mark=True) == [Status.GONE, 1]
+    assert set(scripts.hash()) == {b"moved"}
+    assert scripts.pttl() == about(MINUTE)
+    assert scripts.end(mark=True) == [Status.GONE]
+    assert scripts.create(nonce="one") == [Status.TAKEN]
+
+
+def test_foreign_value_is_not_marked(scripts: Scripts) -> None:
+    scripts.client.hset("s", "other", "1")
+    assert scripts.end(mark=True) == [Status.GONE]
+    assert scripts.hash() == {b"other": b"1"}
+    assert scripts.pttl() == -1
 
 
 @pytest.mark.parametrize("keep_fields", [False, True])

@@ -14,8 +14,10 @@ MINUTE = 60_000
 HOUR = 60 * MINUTE
 
 
-def add(scripts: Scripts, name: str, *, most: int = 100, absolute: int = 0) -> list[Any]:
-    return scripts.call("index_session", "i", name, most, absolute)
+def add(
+    scripts: Scripts, name: str, *, old: str = "", most: int = 100, absolute: int = 0
+) -> list[Any]:
+    return scripts.call("index_session", "i", name, old, most, absolute)
 
 
 def members(scripts: Scripts) -> list[bytes]:
@@ -45,7 +47,7 @@ def test_sessions_are_kept_in_the_order_in_which_they_were_added(scripts: Script
 
 def test_binary_id_is_kept_as_it_is(scripts: Scripts) -> None:
     name = bytes(range(1, 256))
-    scripts.call("index_session", "i", name, 100, 0)
+    scripts.call("index_session", "i", name, "", 100, 0)
     assert members(scripts) == [name]
 
 
@@ -190,3 +192,102 @@ def test_index_that_has_expired_starts_anew(scripts: Scripts) -> None:
     scripts.client.delete("i")
     assert add(scripts, "b", absolute=HOUR) == [Status.CREATED, [], []]
     assert members(scripts) == [b"b"]
+
+
+# -- after a revoke ----------------------------------------------------------------
+
+
+def revoke(scripts: Scripts, spared: str = "") -> None:
+    scripts.call("revoke_index", "i", spared)
+
+
+def test_new_id_is_added_when_nobody_has_revoked_the_old_one(scripts: Scripts) -> None:
+    add(scripts, "a")
+    assert add(scripts, "b", old="a") == [Status.CREATED, [], []]
+    # Nor does it say anything that the index does not know the old one.
+    assert add(scripts, "d", old="c") == [Status.CREATED, [], []]
+    assert members(scripts) == [b"a", b"b", b"d"]
+
+
+@pytest.mark.parametrize("old", ["a", "missing"])
+def test_new_id_of_a_revoked_session_is_not_added(scripts: Scripts, old: str) -> None:
+    add(scripts, "a")
+    revoke(scripts)
+    changes = scripts.changes()
+    status, age_ms = add(scripts, "b", old=old)
+    assert status is Status.MOVED
+    assert 0 <= age_ms < 20_000
+    assert scripts.changes() == changes
+    assert members(scripts) == [b"a", b""]
+
+
+def test_new_id_that_was_added_before_is_refused_when_the_call_is_repeated(
+    scripts: Scripts,
+) -> None:
+    add(scripts, "a")
+    add(scripts, "b", old="a")
+    revoke(scripts)
+    assert add(scripts, "b", old="a")[0] is Status.MOVED
+    assert add(scripts, "c", old="b")[0] is Status.MOVED
+
+
+def test_login_after_a_revoke_stands_and_gets_new_ids(scripts: Scripts) -> None:
+    add(scripts, "a")
+    revoke(scripts)
+    assert add(scripts, "b") == [Status.CREATED, [], []]
+    assert add(scripts, "c", old="b") == [Status.CREATED, [], []]
+    assert add(scripts, "d", old="c") == [Status.CREATED, [], []]
+    assert members(scripts) == [b"a", b"", b"b", b"c", b"d"]
+
+
+def test_spared_session_gets_new_ids(scripts: Scripts) -> None:
+    for name in ("a", "b"):
+        add(scripts, name)
+    revoke(scripts, "a")
+    assert add(scripts, "c", old="a")[0] is Status.CREATED
+    assert add(scripts, "d", old="c")[0] is Status.CREATED
+    assert add(scripts, "e", old="b")[0] is Status.MOVED
+
+
+def test_login_is_above_the_tombstone_also_when_the_clock_was_set_back(scripts: Scripts) -> None:
+    add(scripts, "a")
+    revoke(scripts)
+    for name in ("a", ""):
+        age(scripts, name, -HOUR)
+    assert add(scripts, "b")[0] is Status.CREATED
+    assert add(scripts, "c", old="b")[0] is Status.CREATED
+    assert add(scripts, "d", old="a") == [Status.MOVED, 0]
+    assert members(scripts) == [b"a", b"", b"b", b"c"]
+
+
+def test_tombstone_counts_for_a_minute_and_is_then_removed(scripts: Scripts) -> None:
+    add(scripts, "a")
+    revoke(scripts)
+    for name in ("a", ""):
+        age(scripts, name, MINUTE - 20_000)
+    status, age_ms = add(scripts, "b", old="a")
+    assert status is Status.MOVED
+    assert MINUTE - 20_000 <= age_ms <= MINUTE
+    for name in ("a", ""):
+        age(scripts, name, 20_000)
+    assert add(scripts, "b", old="a") == [Status.CREATED, [], [b"a"]]
+    assert members(scripts) == [b"a", b"b"]
+
+
+def test_tombstone_is_neither_too_many_nor_settled(scripts: Scripts) -> None:
+    for number, name in enumerate(("a", "b", "c")):
+        add(scripts, name)
+        age(scripts, name, HOUR - number)
+    revoke(scripts)
+    assert add(scripts, "d", most=4) == [Status.CREATED, [], [b"a", b"b", b"c"]]
+    assert add(scripts, "e", most=1) == [Status.CREATED, [b"a", b"b", b"c", b"d"], []]
+    assert add(scripts, "f", most=4) == [Status.CREATED, [b"a", b"b"], [b"c"]]
+
+
+def test_index_of_a_tombstone_lives_as_long_as_the_sessions_that_follow(scripts: Scripts) -> None:
+    revoke(scripts)
+    assert scripts.pttl("i") == about(MINUTE)
+    add(scripts, "a", absolute=HOUR)
+    assert scripts.pttl("i") == about(HOUR + MINUTE)
+    add(scripts, "b")
+    assert scripts.pttl("i") == -1

@@ -52,8 +52,8 @@ def test_load_of_nothing_is_gone_and_creates_nothing(scripts: Scripts) -> None:
 def test_load_of_a_marker_tells_its_age_and_leaves_it(scripts: Scripts, keep_fields: bool) -> None:
     scripts.create(fields={b".a": b"1"}, use_ttl=False)
     scripts.end(keep_fields=keep_fields)
-    at, nonce = scripts.hash()[b"moved"].split(b" ")
-    scripts.client.hset("s", "moved", b"%d %s" % (int(at) - 7 * SECOND, nonce))
+    at, nonces = scripts.hash()[b"moved"].split(b" ", 1)
+    scripts.client.hset("s", "moved", b"%d %s" % (int(at) - 7 * SECOND, nonces))
     changes = scripts.changes()
     for use_ttl in (True, False):
         status, age = scripts.load(use_ttl=use_ttl, absolute=1, trigger=1)

@@ -164,13 +164,13 @@ class Scripts:
         nonce: str = "end",
         marker: int = 60_000,
         keep_fields: bool = False,
+        mark: bool = False,
         names: str = "",
         checks: Mapping[bytes, str] = NOTHING,
     ) -> list[Any]:
         """The fields of an ENDED reply are a dict."""
-        reply = self.call(
-            "end_session", key, nonce, marker, _flag(keep_fields), names, *pairs(checks)
-        )
+        flags = (_flag(keep_fields), _flag(mark))
+        reply = self.call("end_session", key, nonce, marker, *flags, names, *pairs(checks))
         if reply[0] is Status.ENDED:
             reply[1] = _dict(reply[1])
         return reply

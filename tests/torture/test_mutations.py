@@ -32,6 +32,7 @@ GONE = "tests/functional/test_gone.py"
 JAR = "tests/functional/test_cookie_jar.py"
 REGENERATE = "tests/functional/test_regenerate.py"
 REVIVING = "tests/lua/test_revive_session.py"
+REVOKE = "tests/functional/test_revoke.py"
 
 SAVE = "lua/save_if_changed.lua"
 END = "lua/end_session.lua"
@@ -40,6 +41,8 @@ LOAD = "lua/load_and_touch.lua"
 ADJUST = "lua/adjust_timeout.lua"
 SWAP = "lua/swap_fields.lua"
 REVIVE = "lua/revive_session.lua"
+INDEX = "lua/index_session.lua"
+REVOKING = "lua/revoke_index.lua"
 
 
 class Mutation(NamedTuple):
@@ -111,10 +114,13 @@ MUTATIONS = {
         SAVE, "if string.match(moved, '^%d+ (.+)$') == save_id then return {7} end", "", GONE
     ),
     "end: no marker is left": Mutation(
-        END, "  redis.call('HSET', session_key, 'moved', marker)\n", "", JAR
+        END,
+        "  redis.call('DEL', session_key)\n  redis.call('HSET', session_key, 'moved', marker)\n",
+        "  redis.call('DEL', session_key)\n",
+        JAR,
     ),
     "end: the marker never expires": Mutation(
-        END, "redis.call('PEXPIRE', session_key, marker_ms)\n", "", GONE
+        END, "redis.call('PEXPIRE', session_key, marker_ms)\nreturn", "return", GONE
     ),
     "end: the old id lives on beside the new one": Mutation(
         END, "  redis.call('HDEL', session_key, 'created')\n", "", REGENERATE
@@ -140,7 +146,7 @@ MUTATIONS = {
         REGENERATE,
     ),
     "create: a repeated call finds its id taken": Mutation(
-        CREATE, "if made_by == nonce then", "if false then", GONE
+        CREATE, "if made_by == nonce then\n", "if false then\n", GONE
     ),
     "create: a new id starts a new life": Mutation(
         CREATE, "created_ms = created_ms or now_ms", "created_ms = now_ms", REGENERATE
@@ -162,6 +168,24 @@ MUTATIONS = {
     "swap: it creates a session": Mutation(SWAP, NOT_CREATED, UNCHECKED, CONCURRENCY),
     "revive: the ending of another request is taken back": Mutation(
         REVIVE, "or ended_by ~= nonce ", "", REVIVING
+    ),
+    "create: a session that was ended is created again": Mutation(
+        CREATE, "if made_by == nonce then return {2, now_ms - tonumber(at)} end", "", REVOKE
+    ),
+    "end: a session that is about to be created is not marked": Mutation(
+        END, "if mark and redis.call('EXISTS', session_key) == 0 then", "if false then", REVOKE
+    ),
+    "index: a revoked session gets new ids": Mutation(
+        INDEX, "if not added or added <= tombstone then", "if false then", REVOKE
+    ),
+    "index: a session that is not there was revoked": Mutation(
+        INDEX, "if tombstone then\n  if old_id", "if true then\n  if old_id", REVOKE
+    ),
+    "index: a login after a revoke gets no new ids": Mutation(
+        INDEX, "score = math.max(score, tombstone + 1)", "score = tombstone", REVOKE
+    ),
+    "revoke: the spared session gets no new ids": Mutation(
+        REVOKING, "if spared then redis.call(", "if false then redis.call(", REVOKE
     ),
     "request: all keys are saved": Mutation(
         "pyramid_redis_lua_sessions/contents.py",

@@ -150,6 +150,44 @@ def test_nothing_older_than_the_revoke_is_alive_after_a_storm(
     assert [f for f in stored_sessions(redis_client).values() if b"owner" in f] == []
 
 
+@pytest.mark.parametrize("restart_lifetime", [False, True])
+def test_no_session_is_alive_after_a_revoke_although_all_get_new_ids_in_a_loop(
+    redis_url: str, redis_client: redis.Redis, restart_lifetime: bool
+) -> None:
+    storm = Storm(redis_url)
+    registry = storm.browser.wsgi.registry
+
+    def regenerate(session: Any) -> None:
+        # As an old owner may be carried on only by those who have it.
+        if session.owner is not None:
+            session.regenerate_id(restart_lifetime=restart_lifetime)
+
+    def contend(browser: Browser) -> None:
+        try:
+            while not storm.stop.is_set() and browser.session_id is not None:
+                browser.use(regenerate)
+        except BaseException as exc:
+            storm.errors.append(exc)
+
+    for _ in range(5 * ROUNDS):
+        storm.stop.clear()
+        browsers = [storm.browser.another() for _ in range(3)]
+        for browser in browsers:
+            storm.log_in(browser)
+        threads = [threading.Thread(target=contend, args=(browser,)) for browser in browsers]
+        for thread in threads:
+            thread.start()
+        try:
+            time.sleep(random.uniform(0, 0.03))  # lets the loops get going
+            revoke(registry, "ada")
+        finally:
+            storm.stop.set()
+            for thread in threads:
+                thread.join()
+        assert storm.errors == []
+        assert stored_sessions(redis_client) == {}
+
+
 def test_every_session_ends_when_several_revoke_at_once(
     redis_url: str, redis_client: redis.Redis
 ) -> None:

@@ -13,12 +13,15 @@ from pyramid_redis_lua_sessions.scripts import SCRIPTS, Script, Status
 
 # Every command that a script may call, by what it does.
 HASH_READS = {"EXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET"}
-INDEX_READS = {"ZCARD", "ZRANGE", "ZRANGEBYSCORE"}
+INDEX_READS = {"ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"}
 READ_COMMANDS = HASH_READS | INDEX_READS | {"PTTL", "TIME"}
-WRITE_COMMANDS = {"DEL", "HDEL", "HSET", "PERSIST", "PEXPIRE", "ZADD"}
+WRITE_COMMANDS = {"DEL", "HDEL", "HSET", "PERSIST", "PEXPIRE", "ZADD", "ZREM"}
 
 # Every call of these writes; the others may find nothing to do.
-ALWAYS_WRITE = {"index_session"}
+ALWAYS_WRITE = {"revoke_index"}
+
+# The scripts whose key is an index; that of the others is a session's.
+OF_INDEXES = {"forget_sessions", "index_session", "revoke_index"}
 
 
 # -- loading -----------------------------------------------------------------------
@@ -162,7 +165,7 @@ def _statuses(header: str, body: str) -> list[str]:
 
 def _commands(name: str, header: str, body: str) -> list[str]:
     found = []
-    only_key = "index_key" if name == "index_session" else "session_key"
+    only_key = "index_key" if name in OF_INDEXES else "session_key"
     writes = re.search(r"^Writes: (.*)\Z", header, re.DOTALL | re.MULTILINE)
     if writes is None:
         return ["no 'Writes:' at the end of the header"]
