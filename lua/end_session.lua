@@ -28,7 +28,7 @@ Returns: {status, ...}
   2 MOVED    {2, age_ms} another call ended the session age_ms ago
   6 CONFLICT {6} a check failed; nothing was applied
   9 ENDED    {9, {field, value, ...}} the last fields (with keep_fields)
-Writes: HSET moved, HSET was, HDEL created, HDEL was, DEL, PEXPIRE; or nothing
+Writes: PEXPIRE, HSET moved, HSET was, HDEL; DEL; or nothing
 ]]
 local session_key = KEYS[1]
 local nonce = ARGV[1]
@@ -37,6 +37,7 @@ local keep_fields = ARGV[3] == '1'
 local mark = ARGV[4] == '1'
 local names = ARGV[5]
 local FIRST_CHECK = 6
+local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
 
 local created, expires, moved = unpack(redis.call('HMGET', session_key,
   'created', 'expires', 'moved'))
@@ -62,12 +63,24 @@ if not created then
   if made_by == '' then return {0} end
   return {9, keep_fields and redis.call('HGETALL', session_key) or {}}
 end
-if expires and (tonumber(expires) or 0) <= now_ms then
-  redis.call('DEL', session_key)
-  if mark then
-    redis.call('HSET', session_key, 'moved', marker)
-    redis.call('PEXPIRE', session_key, marker_ms)
+-- The TTL first: a script that has written is not refused memory for the rest.
+-- And the key never vanishes in between: in a slot that is leaving the node, it
+-- could not come back.
+local function leave_only_the_marker()
+  redis.call('PEXPIRE', session_key, marker_ms)
+  redis.call('HSET', session_key, 'moved', marker)
+  local names = redis.call('HKEYS', session_key)
+  for i = 1, #names, BATCH do
+    local gone = {}
+    for j = i, math.min(i + BATCH - 1, #names) do
+      if names[j] ~= 'moved' then gone[#gone + 1] = names[j] end
+    end
+    if #gone > 0 then redis.call('HDEL', session_key, unpack(gone)) end
   end
+end
+
+if expires and (tonumber(expires) or 0) <= now_ms then
+  if mark then leave_only_the_marker() else redis.call('DEL', session_key) end
   return {0, 1}
 end
 
@@ -98,13 +111,11 @@ marker = marker .. ' ' .. (string.match(created, '^%d+ (%S+)$') or '-')
 local fields = {}
 if keep_fields then
   local remaining = redis.call('PTTL', session_key)
-  -- HDEL first: a script that has written is not refused memory for the rest.
-  redis.call('HDEL', session_key, 'created')
+  redis.call('PEXPIRE', session_key, marker_ms)
   redis.call('HSET', session_key, 'moved', marker, 'was', remaining .. ' ' .. created)
+  redis.call('HDEL', session_key, 'created')
   fields = redis.call('HGETALL', session_key)
 else
-  redis.call('DEL', session_key)
-  redis.call('HSET', session_key, 'moved', marker)
+  leave_only_the_marker()
 end
-redis.call('PEXPIRE', session_key, marker_ms)
 return {9, fields}

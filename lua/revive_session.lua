@@ -21,10 +21,10 @@ local ended_by = moved and string.match(moved, '^%d+ (%S+)')
 local remaining, start = string.match(was or '', '^(-?%d+) (.*)$')
 if created or ended_by ~= nonce or not start then return {0} end
 
--- HDEL first: a script that has written is not refused memory for the rest.
-redis.call('HDEL', session_key, 'moved', 'was')
-redis.call('HSET', session_key, 'created', start)
+-- The TTL first: a script that has written is not refused memory for the rest.
 if tonumber(remaining) < 0 then redis.call('PERSIST', session_key)
 else redis.call('PEXPIRE', session_key, remaining)
 end
+redis.call('HSET', session_key, 'created', start)
+redis.call('HDEL', session_key, 'moved', 'was')
 return {1}

@@ -163,11 +163,12 @@ if not repeated then
       if meta[i] then held = held + 1 end
     end
     if redis.call('HLEN', session_key) == held then
-      redis.call('DEL', session_key)
+      redis.call('PEXPIRE', session_key, end_if_empty)
       -- No load takes itself for a request in flight here: what the user does
       -- next goes into a new session.
       redis.call('HSET', session_key, 'moved', '0 ' .. save_id)
-      redis.call('PEXPIRE', session_key, end_if_empty)
+      redis.call('HDEL', session_key,
+        'created', 'timeout', 'deadline', 'expires', 'first', 'saves')
       return {7}
     end
   end

@@ -709,6 +709,8 @@ class SessionState:
         its cookie must not replace that of one.
         """
         self._carry(Changes({}, lost), NO_LIFETIME)
+        if self._phase is not Phase.STORED:
+            return
         self._contents.lose(lost)
         if self._contents.held() <= {field_of(CSRF_KEY)}:
             self.take_back(ENDED)
@@ -719,7 +721,10 @@ class SessionState:
         """Save under the new id what the end of the old one brought to light."""
         if late or lifetime != NO_LIFETIME:
             sealed = {field: self._bound.seal(field, data) for field, data in late.values.items()}
-            self._store().save(cast("str", self._id), sealed, late.deletes, lifetime)
+            result = self._store().save(cast("str", self._id), sealed, late.deletes, lifetime)
+            if isinstance(result, Absent):
+                self._drop(ENDED)  # revoked already
+                return
             self._contents.settle(late, sealed)
 
     def _adopt(self, created: Created | Absent, sealing: _Sealing) -> None:
@@ -729,12 +734,14 @@ class SessionState:
             self._in_flight = self._in_flight or moved
             self._drop(ENDED if moved else EXPIRED)
             return
-        for ended in created.ended:
-            self._host.announce(SessionInvalidated, fingerprint(ended))
-        session_id = created.session_id
+        session_id, owner = created.session_id, sealing.data.get(OWNER_FIELD)
         if self.undo is not None:
             store = self._store()
             self.undo.append(lambda: store.end(session_id))
+        if owner is not None and created.index is not None:
+            self.loose_ends.append(lambda: self._tidy(owner, created.index))
+            if self.undo is None:
+                self.tie_up()
         self._phase = Phase.STORED
         self._id = session_id
         self._bound = sealing.bound
@@ -744,6 +751,11 @@ class SessionState:
         raw = {b"created": b"%d" % created.created_ms, **sealing.sealed}
         self._contents.rebase(raw, dict(sealing.data))
         self._settle_lifetime()
+
+    def _tidy(self, owner: bytes, index: Any) -> None:
+        """End the owner's sessions that are too many."""
+        for ended in self._store().tidy(owner, index):
+            self._host.announce(SessionInvalidated, fingerprint(ended))
 
     def _settle_lifetime(self) -> None:
         raw = self._contents.raw

@@ -137,13 +137,13 @@ class Created(NamedTuple):
 
     :ivar remaining_ms: as in :class:`Loaded`.
     :ivar created_ms: start of its life, ms since the epoch, by Redis' clock.
-    :ivar ended: the owner's other sessions that ended for it, being too many.
+    :ivar index: what was found in its owner's index, for :meth:`Store.tidy`.
     """
 
     session_id: str
     remaining_ms: int
     created_ms: int
-    ended: Sequence[str] = ()
+    index: Any = None
 
 
 class Saved(NamedTuple):
@@ -354,13 +354,12 @@ class Store:
             session_id, args = self._creation(seal, lifetime, created_ms, returning)
             call: Call = (_CREATE, self._key(session_id), args)
             if owner is None:
-                reply = self._call(*call)
+                indexed, reply = None, self._call(*call)
             else:
                 indexed, reply = self._together([self._indexing(owner, session_id), call])
                 _raise_failed(indexed, reply)
             if reply[0] != Status.TAKEN:
-                ended = [] if owner is None else self._tidy(owner, indexed)
-                return _created(session_id, reply, ended)
+                return _created(session_id, reply, indexed)
         raise StoreError(ALL_TAKEN)
 
     def save(
@@ -470,7 +469,7 @@ class Store:
                     # What was lost may be the replies: no browser will learn of the new id.
                     undo: list[Call] = [
                         (_REVIVE, self._key(old_id), [ending[0]]),
-                        (_END, self._key(session_id), self._ending(False, NO_CHECKS)),
+                        (_END, self._key(session_id), self._ending(False, NO_CHECKS, True)),
                     ]
                     self._try(self._pipeline, undo)
                 raise
@@ -489,8 +488,7 @@ class Store:
                 break
         else:
             raise StoreError(ALL_TAKEN)
-        surplus = [] if owner is None else self._tidy(owner, indexed[0])
-        created = _created(session_id, made, surplus)
+        created = _created(session_id, made, *indexed)
         if isinstance(ended, StoreError):
             if keep_fields:
                 # On Redis Cluster, what was lost may be its reply.
@@ -622,14 +620,15 @@ class Store:
         names = (_encoded(session_id), _encoded(old_id))
         return (_INDEX, self._index_key(owner), [*names, self._most_sessions, self._absolute_ms])
 
-    def _tidy(self, owner: bytes, indexed: Any) -> list[str]:
+    def tidy(self, owner: bytes, index: Any) -> list[str]:
         """End the sessions that are too many, and forget those that have ended.
 
         Most logins find nothing to do, and pay no round trip for it.
 
+        :param owner: the owner, encoded; ``index``: of :class:`Created`.
         :returns: those that it ended.
         """
-        too_many, settled = _texts(indexed[1]), _texts(indexed[2])
+        too_many, settled = _texts(index[1]), _texts(index[2])
         ended: list[str] = []
         if not too_many and len(settled) <= UNTIDY:
             return ended
@@ -1076,10 +1075,10 @@ def _is_moved(reply: Any) -> bool:
     return not isinstance(reply, StoreError) and bool(reply[0] == Status.MOVED)
 
 
-def _created(session_id: str, reply: Any, ended: Sequence[str]) -> Created | Absent:
+def _created(session_id: str, reply: Any, index: Any = None) -> Created | Absent:
     if reply[0] != Status.CREATED:
         return _absent(reply)
-    return Created(session_id, reply[1], reply[2], ended)
+    return Created(session_id, reply[1], reply[2], index)
 
 
 def _ended(reply: Any, args: list[Any]) -> Ending:

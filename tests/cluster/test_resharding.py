@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import redis
 
 from tests.support.app import make_browser
@@ -68,3 +69,26 @@ def test_slot_that_is_on_its_way_to_a_node_without_slots(
     assert browser.use(dict) == {"stays": 1, "changed": 1}
     browser.use(lambda session: session.regenerate_id())
     assert browser.use(dict) == {"stays": 1, "changed": 1}
+
+
+@pytest.mark.parametrize("what", ["invalidate", "regenerate_id", "clear"])
+def test_session_ends_while_its_slot_is_leaving(
+    cluster: Cluster, cluster_url: str, cluster_client: redis.RedisCluster, what: str
+) -> None:
+    """A key that vanishes in the middle of a script cannot be written again on that node."""
+    browser = make_browser(cluster_url, invalidate_empty_session=True)
+    browser.use(lambda session: session.update(a=1))
+    key = browser.key
+    source = cluster.primary_of(key)
+    target = next(node for node in cluster.primaries() if node.address != source.address)
+    slot = source.ask("CLUSTER", "KEYSLOT", key)
+    ids = {address: name for address, (name, _) in cluster.slots().items()}
+    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.address])
+    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.address])
+    try:
+        browser.use(lambda session: getattr(session, what)())
+        assert source.ask("HEXISTS", key, "moved")
+        assert not source.ask("HEXISTS", key, "created")
+    finally:
+        for node in (source, target):
+            node.ask("CLUSTER", "SETSLOT", slot, "STABLE")

@@ -352,6 +352,33 @@ def test_invalidated_session_ends_once_whatever_becomes_of_the_transaction(
     assert stored_sessions(redis_client) == {}
 
 
+def test_failed_login_ends_no_other_session_of_a_user_who_may_have_one(
+    redis_url: str, ledger: Ledger, on_conflict: str
+) -> None:
+    def log_in(request: Any) -> None:
+        request.session.owner = "ada"
+        if request.params:
+            refuse(ledger)(request)
+
+    devices = [
+        make_app(
+            redis_url,
+            {**VIEWS, "log_in": log_in},
+            settings=TM,
+            configure=rendering([]),
+            on_conflict=on_conflict,
+            owner_sessions=1,
+        )
+        for _ in range(2)
+    ]
+    devices[0].get("/log_in")
+    devices[1].get("/log_in?fail=1", status=500)
+    assert devices[0].get("/show").text.endswith(" ada")
+    devices[1].get("/log_in")
+    assert devices[0].get("/show").text.endswith(" None")
+    assert devices[1].get("/show").text.endswith(" ada")
+
+
 @pytest.mark.parametrize("save_on_exception", [True, False])
 def test_save_on_exception_decides_where_the_transaction_commits_all_the_same(
     redis_url: str, on_conflict: str, save_on_exception: bool
