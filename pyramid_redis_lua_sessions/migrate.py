@@ -35,6 +35,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
+from .census import Census
 from .contents import Contents, exact_key
 from .cookies import LONGEST_VALUE, MOST_VALUES, Ticket, cookie_values
 from .errors import (
@@ -489,7 +490,7 @@ def old_name(settings: Settings) -> re.Pattern[str]:
 
 def migrate_all(
     migration: Migration,
-    store: Store,
+    store: Census,
     *,
     names: re.Pattern[str] | None,
     match: str = "*",

@@ -1,4 +1,4 @@
-"""Sessions in Redis: the only module that sends commands.
+"""Sessions in Redis: only this module, and those beneath it, send commands.
 
 One method per script. Every call is one round trip, and one that the client
 repeats after a lost reply has the effect of one call.
@@ -11,29 +11,13 @@ import enum
 import hashlib
 import logging
 import math
-import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from redis.cluster import RedisCluster
-from redis.exceptions import (
-    AskError,
-    BusyLoadingError,
-    ClusterError,
-    ConnectionError,
-    MaxConnectionsError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-    TryAgainError,
-)
 
+from .calls import FAILURES, Call, Caller, failure, is_wrong_type, raise_failed, showable
 from .client import longest_repeat
 from .errors import StoreError, StoreUnavailable
 from .scripts import SCRIPTS, Script, Status
@@ -56,11 +40,12 @@ __all__ = [
     "Replaced",
     "Saved",
     "Store",
-    "Stored",
     "Undoable",
     "draw_nonce",
+    "encoded",
     "milliseconds",
     "sha1",
+    "texts",
 ]
 
 log = logging.getLogger(__package__)
@@ -78,32 +63,6 @@ UNTIDY = 8
 MOST_DRAWS = 32
 
 ALL_TAKEN = f"id_generator returned {MOST_DRAWS} session ids that are taken"
-
-#: What redis-py raises; that it finds no node of a cluster is no RedisError.
-FAILURES = (RedisError, RedisClusterException)
-
-#: Codes that redis-py cuts off the message, as it has a class for them.
-CODES = (
-    (ReadOnlyError, "READONLY"),
-    (OutOfMemoryError, "OOM"),
-    (NoPermissionError, "NOPERM"),
-    (TryAgainError, "TRYAGAIN"),
-    (AskError, "MOVED"),
-)
-
-#: Codes with which Redis says that it cannot serve the call at present.
-UNAVAILABLE_CODES = (
-    "BUSY",
-    "CLUSTERDOWN",
-    "LOADING",
-    "MASTERDOWN",
-    "MISCONF",
-    "NOREPLICAS",
-    "OOM",
-    "READONLY",
-    "TRYAGAIN",
-    "UNKILLABLE",
-)
 
 
 class Loaded(NamedTuple):
@@ -206,23 +165,6 @@ class Foreign(NamedTuple):
     now_ms: int
 
 
-class Stored(NamedTuple):
-    """A hash under the prefix, as it stands: a session, the marker of one, or something else.
-
-    :ivar fields: those that were asked for and are there.
-    :ivar length: number of all its fields.
-    :ivar ttl_ms: its TTL, ms; -1 = none.
-    :ivar size: bytes that it takes in memory, with its name.
-    :ivar now_ms: Redis' clock, ms since the epoch.
-    """
-
-    fields: dict[bytes, bytes]
-    length: int
-    ttl_ms: int
-    size: int
-    now_ms: int
-
-
 class Description(NamedTuple):
     """What is known of a live session without loading it.
 
@@ -278,13 +220,11 @@ class Checks(NamedTuple):
     names: str = ""
 
 
-Call = tuple[Script, bytes, list[Any]]
-
 NO_CHECKS = Checks()
 NO_LIFETIME = Lifetime()
 
 
-class Store:
+class Store(Caller):
     """The sessions of one factory.
 
     :param client: a redis-py client, ``Redis`` or ``RedisCluster``; one made
@@ -293,7 +233,7 @@ class Store:
     """
 
     def __init__(self, client: Any, settings: Settings, sealer: Sealer) -> None:
-        self.client = client
+        super().__init__(client)
         self._sealer = sealer
         self._most_sessions = settings.owner_sessions
         self._prefix = settings.prefix.encode("utf-8", "surrogatepass")
@@ -357,7 +297,7 @@ class Store:
                 indexed, reply = None, self._call(*call)
             else:
                 indexed, reply = self._together([self._indexing(owner, session_id), call])
-                _raise_failed(indexed, reply)
+                raise_failed(indexed, reply)
             if reply[0] != Status.TAKEN:
                 return _created(session_id, reply, indexed)
         raise StoreError(ALL_TAKEN)
@@ -483,7 +423,7 @@ class Store:
             ):
                 # No session must be without data under either id.
                 self.revive(old_id, _ended(ended, ending))
-            _raise_failed(*indexed, made)
+            raise_failed(*indexed, made)
             if made[0] != Status.TAKEN:
                 break
         else:
@@ -545,7 +485,7 @@ class Store:
         :param owner: the owner, encoded.
         """
         found = self._command("ZRANGE", self._index_key(owner), 0, -1)
-        return [name for name in _texts(found) if name]  # an empty one is a revoke's tombstone
+        return [name for name in texts(found) if name]  # an empty one is a revoke's tombstone
 
     def revoke_index(self, owner: bytes, spared: str | None = None) -> list[str]:
         """Refuse new ids to the sessions that are in an owner's index now.
@@ -554,7 +494,7 @@ class Store:
         :param spared: to this session they are not refused.
         :returns: the ids in the index, the spared one too if it is there.
         """
-        return _texts(self._index_call(_REVOKE, owner, [_encoded(spared or "")]))
+        return texts(self._index_call(_REVOKE, owner, [encoded(spared or "")]))
 
     def index(self, owner: bytes, session_id: str) -> None:
         """Put a live session into its owner's index, where it is missing."""
@@ -564,7 +504,7 @@ class Store:
         """Tell what is known of sessions without touching them."""
         args = [b"%d" % self._timeout_ms, b"%d" % self._absolute_ms]
         replies = self._together([(_DESCRIBE, self._key(name), args) for name in session_ids])
-        _raise_failed(*replies)
+        raise_failed(*replies)
         return [
             Description(reply[1], reply[2], reply[3], *reply[4])
             if reply[0] == Status.LOADED
@@ -597,14 +537,14 @@ class Store:
         replies = self._together(
             [(_END, self._key(name), self._ending(False, NO_CHECKS, mark)) for name in session_ids]
         )
-        _raise_failed(*replies)
+        raise_failed(*replies)
         ended = zip(session_ids, replies, strict=True)
         return [session_id for session_id, reply in ended if reply[0] == Status.ENDED]
 
     def forget(self, owner: bytes, session_ids: Sequence[str]) -> None:
         """Remove ids from an owner's index."""
         if session_ids:
-            self._index_call(_FORGET, owner, [*map(_encoded, session_ids)])
+            self._index_call(_FORGET, owner, [*map(encoded, session_ids)])
 
     def _index_key(self, owner: bytes) -> bytes:
         name = hashlib.blake2b(owner, digest_size=16, person=b"owner index").hexdigest()
@@ -617,7 +557,7 @@ class Store:
         return detail
 
     def _indexing(self, owner: bytes, session_id: str, old_id: str = "") -> Call:
-        names = (_encoded(session_id), _encoded(old_id))
+        names = (encoded(session_id), encoded(old_id))
         return (_INDEX, self._index_key(owner), [*names, self._most_sessions, self._absolute_ms])
 
     def tidy(self, owner: bytes, index: Any) -> list[str]:
@@ -628,7 +568,7 @@ class Store:
         :param owner: the owner, encoded; ``index``: of :class:`Created`.
         :returns: those that it ended.
         """
-        too_many, settled = _texts(index[1]), _texts(index[2])
+        too_many, settled = texts(index[1]), texts(index[2])
         ended: list[str] = []
         if not too_many and len(settled) <= UNTIDY:
             return ended
@@ -650,7 +590,7 @@ class Store:
             for script in SCRIPTS.values():
                 self.client.script_load(script.source)
         except FAILURES as exc:
-            raise _failure("script_load", exc) from _showable(exc)
+            raise failure("script_load", exc) from showable(exc)
 
     # -- sessions of another library, for migrate -----------------------------------
 
@@ -659,7 +599,7 @@ class Store:
 
         :param session_id: on Redis Cluster, the clock is that of its node.
         """
-        name = _encoded(key)
+        name = encoded(key)
         try:
             if isinstance(self.client, RedisCluster):
                 cluster = cast("Any", self.client)
@@ -674,9 +614,9 @@ class Store:
                     pipeline.execute_command("PTTL", name)
                     now, value, remaining_ms = pipeline.execute()
         except FAILURES as exc:
-            if _is_wrong_type(exc):
+            if is_wrong_type(exc):
                 return None
-            raise _failure("get", exc) from _showable(exc)
+            raise failure("get", exc) from showable(exc)
         if value is None:
             return None
         return Foreign(value, remaining_ms, now[0] * 1000 + now[1] // 1000)
@@ -711,26 +651,22 @@ class Store:
             (_ADJUST, key, [*self._life_args, b"", b""]),
         ]
         made, adjusted = self._together(calls)
-        _raise_failed(made, adjusted)
+        raise_failed(made, adjusted)
         alive = adjusted[0] == Status.ADJUSTED
         return Status(made[0]), adjusted[1] if alive else _absent(adjusted)
 
     def delete_foreign(self, key: str) -> None:
         """Delete what another library stored."""
-        self._command("DEL", _encoded(key))
+        self._command("DEL", encoded(key))
 
-    def scan_foreign(self, match: str = "*") -> Iterator[tuple[int, list[bytes]]]:
-        """Iterate over all keys that hold strings.
+    def _goes_on(self, call: Call, reply: Any) -> bool:
+        revoked = call[0] is _INDEX and _is_moved(reply)
+        return super()._goes_on(call, reply) and not revoked
 
-        :param match: glob-style pattern.
-        :returns: about how much of the work that was, 0 to 1000 in all; keys.
-        """
-        return self._scan(_encoded(match), "string")
-
-    # -- calls -------------------------------------------------------------------
+    # -- arguments ---------------------------------------------------------------
 
     def _key(self, session_id: str) -> bytes:
-        return self._prefix + _encoded(session_id)
+        return self._prefix + encoded(session_id)
 
     def _creation(
         self,
@@ -775,222 +711,6 @@ class Store:
             args += check
         return args
 
-    def _call(self, script: Script, key: bytes, args: Iterable[Any]) -> Any:
-        try:
-            # NEVER_DECODE: replies are bytes also from a decode_responses client.
-            return self.client.execute_command(
-                "EVALSHA", script.sha1, 1, key, *args, NEVER_DECODE=True
-            )
-        except NoScriptError:
-            return self._call_by_source(script, key, args)
-        except FAILURES as exc:
-            if self._left_demoted(exc):
-                return self._call_by_source(script, key, args)
-            if _is_wrong_type(exc):
-                return _FOREIGN_REPLY
-            raise _failure(script.name, exc) from _showable(exc)
-
-    def _call_by_source(
-        self, script: Script, key: bytes, args: Iterable[Any], again: bool = True
-    ) -> Any:
-        """EVAL runs the script and caches it, on the very node that lacked it."""
-        try:
-            return self.client.execute_command(
-                "EVAL", script.source, 1, key, *args, NEVER_DECODE=True
-            )
-        except FAILURES as exc:
-            if again and self._left_demoted(exc):
-                return self._call_by_source(script, key, args, again=False)
-            if _is_wrong_type(exc):
-                return _FOREIGN_REPLY
-            raise _failure(script.name, exc) from _showable(exc)
-
-    def _left_demoted(self, exc: Exception) -> bool:
-        """Leave a server that has become a replica; the next connection finds the primary.
-
-        :returns: whether that was so, and the call is worth repeating.
-        """
-        pool = getattr(self.client, "connection_pool", None) if _is_demoted(exc) else None
-        if pool is None:
-            return False
-        pool.disconnect(inuse_connections=False)
-        return True
-
-    def _try(self, method: Callable[..., Any], *args: Any) -> None:
-        """Clean up as far as Redis lets us; the failure before it is what is raised."""
-        try:
-            method(*args)
-        except StoreError as exc:
-            log.warning("after a failed call: %s", exc)
-
-    def _command(self, *args: Any) -> Any:
-        try:
-            return self.client.execute_command(*args, NEVER_DECODE=True)
-        except FAILURES as exc:
-            raise _failure(str(args[0]).lower(), exc) from _showable(exc)
-
-    def _together(self, calls: list[Call]) -> list[Any]:
-        """Make calls in one pipeline; on Redis Cluster one after the other, in order.
-
-        :returns: their replies; for a call that failed the ``StoreError``.
-        """
-        if not isinstance(self.client, RedisCluster):
-            return self._pipeline(calls) if calls else []
-        return self._in_turn(calls)
-
-    def _in_turn(self, calls: list[Call]) -> list[Any]:
-        """Make calls one after the other, as :meth:`_together`."""
-        replies: list[Any] = []
-        revoked = False
-        for call in calls:
-            if replies and (revoked or isinstance(replies[-1], StoreError)):
-                replies.append(replies[-1])  # what comes later stands on it
-                continue
-            try:
-                replies.append(self._call(*call))
-                revoked = call[0] is _INDEX and _is_moved(replies[-1])
-            except StoreError as exc:
-                replies.append(exc)
-        return replies
-
-    def _pipeline(self, calls: list[Call]) -> list[Any]:
-        """Send calls together; return their replies, or what they failed with."""
-        try:
-            with self.client.pipeline(transaction=False) as pipeline:
-                for script, key, args in calls:
-                    pipeline.execute_command(
-                        "EVALSHA", script.sha1, 1, key, *args, NEVER_DECODE=True
-                    )
-                replies = pipeline.execute(raise_on_error=False)
-        except FAILURES as exc:
-            raise _failure(calls[0][0].name, exc) from _showable(exc)
-        if any(_is_demoted(reply) and self._left_demoted(reply) for reply in replies):
-            # The new primary may lack what the old one did for the other calls.
-            return self._in_turn(calls)
-        for number, (script, key, args) in enumerate(calls):
-            reply = replies[number]
-            if isinstance(reply, NoScriptError):
-                try:
-                    replies[number] = self._call_by_source(script, key, args)
-                except StoreError as exc:
-                    replies[number] = exc
-            elif isinstance(reply, RedisError):
-                wrong = _is_wrong_type(reply)
-                replies[number] = _FOREIGN_REPLY if wrong else _failure(script.name, reply)
-        return cast("list[Any]", replies)
-
-    # -- all sessions, for operators -------------------------------------------------
-
-    def scan_sessions(self) -> Iterator[tuple[int, list[str]]]:
-        """Iterate over the hashes under the prefix, each once: see :class:`Stored`.
-
-        :returns: as :meth:`scan_foreign`, with session ids.
-        """
-        seen: set[int] = set()  # SCAN may return a key twice; a set of ids would be large
-        for steps, keys in self._scan(_literal(self._prefix) + b"*", "hash"):
-            fresh = [key for key in dict.fromkeys(keys) if hash(key) not in seen]
-            seen.update(map(hash, fresh))
-            yield steps, _texts(key[len(self._prefix) :] for key in fresh)
-
-    def scan_indexes(self) -> Iterator[tuple[int, list[bytes]]]:
-        """Iterate over the keys of the owners' indexes, as :meth:`scan_foreign`."""
-        return self._scan(_literal(self._prefix) + b"owner:*", "zset")
-
-    def sweep(self, index_key: bytes) -> tuple[int, int]:
-        """Remove what is gone from an owner's index.
-
-        A younger entry than a minute may belong to a login that is under way.
-
-        :returns: how many ids were removed; how many are left.
-        """
-        before = self._command("ZCARD", index_key)
-        limit_us = (self.now_ms(index_key) - MARKER_MS) * 1000
-        names = _texts(self._command("ZRANGEBYSCORE", index_key, "-inf", b"(%d" % limit_us))
-        found = zip(names, self.describe(names), strict=True)
-        gone = [n for n, known in found if isinstance(known, Absent) and known.status == 0]
-        removed = self._command("ZREM", index_key, *map(_encoded, gone)) if gone else 0
-        return removed, before - removed
-
-    def now_ms(self, key: bytes) -> int:
-        """Return the clock of a key's node, ms since the epoch."""
-        try:
-            ((client, _),) = self._by_node([key])
-            now = client.execute_command("TIME")
-        except FAILURES as exc:
-            raise _failure("time", exc) from _showable(exc)
-        return cast("int", now[0] * 1000 + now[1] // 1000)
-
-    def look(self, session_ids: Iterable[str], *fields: bytes) -> dict[str, Stored]:
-        """Read hashes as they stand, without touching them.
-
-        :param fields: those to read; none: all.
-        :returns: those that are there.
-        """
-        names = {self._key(session_id): session_id for session_id in session_ids}
-        found = {}
-        try:
-            for client, keys in self._by_node(names):
-                with client.pipeline(transaction=False) as pipeline:
-                    pipeline.execute_command("TIME")
-                    for key in keys:
-                        for command in _looking(key, fields):
-                            pipeline.execute_command(*command, NEVER_DECODE=True)
-                    now, *replies = pipeline.execute(raise_on_error=False)
-                _raise_errors(now)
-                now_ms = now[0] * 1000 + now[1] // 1000
-                for number, key in enumerate(keys):
-                    read = replies[4 * number : 4 * number + 4]
-                    if any(isinstance(reply, (AskError, TryAgainError)) for reply in read):
-                        # Its slot is on the move: the client of the cluster follows it.
-                        ask = self.client.execute_command
-                        read = [ask(*line, NEVER_DECODE=True) for line in _looking(key, fields)]
-                    values, length, ttl_ms, size = read
-                    if _is_wrong_type(values):
-                        continue
-                    _raise_errors(*read)
-                    if length and size:
-                        if fields:
-                            pairs = zip(fields, values, strict=True)
-                            values = {f: value for f, value in pairs if value is not None}
-                        found[names[key]] = Stored(values, length, ttl_ms, size, now_ms)
-        except FAILURES as exc:
-            raise _failure("look", exc) from _showable(exc)
-        return found
-
-    def _by_node(self, keys: Iterable[bytes]) -> list[tuple[Any, list[bytes]]]:
-        """Return the client of each node that has some of the keys, and those."""
-        if not isinstance(self.client, RedisCluster):
-            return [(self.client, list(keys))]
-        cluster = cast("Any", self.client)
-        held: dict[Any, list[bytes]] = {}
-        for key in keys:
-            held.setdefault(cluster.get_node_from_key(key), []).append(key)
-        return [(cluster.get_redis_connection(node), some) for node, some in held.items()]
-
-    def _scan(self, match: bytes, kind: str, count: int = 500) -> Iterator[tuple[int, list[bytes]]]:
-        """Iterate over all keys of a type, as :meth:`scan_foreign`."""
-        clients = [self.client]
-        if isinstance(self.client, RedisCluster):
-            primaries = cast("Any", self.client).get_primaries()
-            clients = [self.client.get_redis_connection(node) for node in primaries]
-        args = ("MATCH", match, "COUNT", count, "TYPE", kind)
-        done = 0
-        try:
-            sizes = [client.execute_command("DBSIZE") for client in clients]
-            total = max(1, sum(sizes))
-            for number, client in enumerate(clients):
-                cursor = seen = 0
-                while True:
-                    cursor, keys = client.execute_command("SCAN", cursor, *args, NEVER_DECODE=True)
-                    seen = min(seen + count, sizes[number]) if cursor else sizes[number]
-                    now_done = 1000 * (sum(sizes[:number]) + seen) // total
-                    yield now_done - done, keys
-                    done = now_done
-                    if not cursor:
-                        break
-        except FAILURES as exc:
-            raise _failure("scan", exc) from _showable(exc)
-
 
 _LOAD = SCRIPTS["load_and_touch"]
 _CREATE = SCRIPTS["create_unique"]
@@ -1004,9 +724,6 @@ _DESCRIBE = SCRIPTS["describe_session"]
 _REVIVE = SCRIPTS["revive_session"]
 _SWAP = SCRIPTS["swap_fields"]
 
-#: How a script says that something else is stored under the id.
-_FOREIGN_REPLY = (Status.GONE, 2)
-
 
 def default_id() -> str:
     """Return a session id of 256 random bits, 43 characters.
@@ -1016,7 +733,7 @@ def default_id() -> str:
     return secrets.token_urlsafe(32)
 
 
-def _encoded(name: str) -> bytes:
+def encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogatepass")
 
 
@@ -1037,7 +754,7 @@ def _optional(number: int | None) -> bytes:
     return b"" if number is None else b"%d" % number
 
 
-def _texts(names: Iterable[bytes]) -> list[str]:
+def texts(names: Iterable[bytes]) -> list[str]:
     """Decode session ids; what does not decode is none of ours."""
     texts = []
     for name in names:
@@ -1046,29 +763,6 @@ def _texts(names: Iterable[bytes]) -> list[str]:
         except UnicodeDecodeError:
             continue
     return texts
-
-
-def _literal(name: bytes) -> bytes:
-    """Return the glob-style pattern that matches exactly a name."""
-    return re.sub(rb"([*?\[\]\\])", rb"\\\1", name)
-
-
-def _looking(key: bytes, fields: Sequence[bytes]) -> list[tuple[Any, ...]]:
-    """Return the commands with which :meth:`Store.look` reads a hash."""
-    read = ("HMGET", key, *fields) if fields else ("HGETALL", key)
-    return [read, ("HLEN", key), ("PTTL", key), ("MEMORY USAGE", key)]
-
-
-def _raise_errors(*replies: Any) -> None:
-    for reply in replies:
-        if isinstance(reply, RedisError):
-            raise reply
-
-
-def _raise_failed(*replies: Any) -> None:
-    for reply in replies:
-        if isinstance(reply, StoreError):
-            raise reply
 
 
 def _is_moved(reply: Any) -> bool:
@@ -1098,42 +792,3 @@ def _absent(reply: Any) -> Absent:
     if reply[0] == Status.MOVED:
         return Absent(Status.MOVED, age_ms=detail)
     return Absent(Status.GONE, expired=detail == 1, foreign=detail == 2)
-
-
-def _is_wrong_type(exc: Exception) -> bool:
-    return isinstance(exc, ResponseError) and "WRONGTYPE" in str(exc)
-
-
-def _is_demoted(reply: Any) -> bool:
-    """Whether a write met a replica, which was the primary when the connection was made."""
-    return isinstance(reply, ReadOnlyError) or (
-        isinstance(reply, ResponseError) and "-READONLY " in str(reply)  # as 6.2 wraps it
-    )
-
-
-def _showable(exc: Exception) -> Exception | None:
-    """Return an error that may be chained: an answer of Redis may quote keys and values."""
-    return None if isinstance(exc, ResponseError) else exc
-
-
-def _failure(call: str, exc: Exception) -> StoreError:
-    """Classify an error; Redis 6.2 wraps a script's, so the code may stand anywhere."""
-    if isinstance(
-        exc,
-        (
-            BusyLoadingError,
-            ClusterError,
-            ConnectionError,
-            MaxConnectionsError,
-            RedisClusterException,
-            TimeoutError,
-        ),
-    ):
-        return StoreUnavailable(f"Redis cannot be reached for {call} ({type(exc).__name__})")
-    words = [code for kind, code in CODES if isinstance(exc, kind)]
-    words += str(exc).replace("-", " ").replace(":", " ").split()
-    for code in UNAVAILABLE_CODES:
-        if code in words:
-            return StoreUnavailable(f"Redis refuses {call} at present ({code})")
-    code = next((word for word in words if word.isupper() and word.isalpha()), "ERR")
-    return StoreError(f"Redis answered {call} with an error ({code})")

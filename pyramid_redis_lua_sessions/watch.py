@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, cast
 import redis
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
+from .calls import Call as ScriptCall
 from .errors import StoreError
 from .factory import TURNS, WATCHER
 from .scripts import Script, Status
 from .store import Absent, Foreign, Loaded, Store
-from .store import Call as ScriptCall
 
 __all__ = ["Call", "watch"]
 

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..census import Stored
 from ..errors import fingerprint
 from ..migrate import OLD_KEY_FIELD
 from ..seals import NoSeal
 from ..serializers import FLASH_KIND, LABEL_FIELD, OWNER_FIELD, UNIT_SEPARATOR, key_of
 from ..settings import Settings
-from ..store import Stored, milliseconds
+from ..store import milliseconds
 from .console import Console, RedisFailure, printable
 from .target import Target
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from pyramid.exceptions import ConfigurationError
 
+from ..census import Census
 from ..errors import SessionError
 from ..migrate import Migration, Summary, migrate_all, old_name
 from ..seals import make_sealer
 from ..serializers import make_codec
-from ..store import Store
 from .console import Console, RedisFailure, UsageError
 from .target import add_ini_arguments, client_of, settings_of_ini
 
@@ -60,7 +60,7 @@ def migrate(console: Console, args: argparse.Namespace) -> int:
         try:
             migrate_all(
                 migration,
-                Store(client, settings, make_sealer(settings)),
+                Census(client, settings, make_sealer(settings)),
                 names=None if args.match else old_name(settings),
                 match=args.match or "*",
                 dry_run=args.dry_run,

@@ -21,6 +21,7 @@ from pyramid.scripts.common import parse_vars
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
+from ..census import Census
 from ..client import client_at, client_options, make_client, parse_url
 from ..cookies import CookiePolicy
 from ..factory import RedisSessionFactory
@@ -28,7 +29,6 @@ from ..migrate import Migration
 from ..seals import Sealer, make_sealer
 from ..serializers import Codec, make_codec
 from ..settings import Settings
-from ..store import Store
 from .console import UsageError
 
 __all__ = [
@@ -81,8 +81,8 @@ class Target:
         return CookiePolicy(self.settings)
 
     @cached_property
-    def store(self) -> Store:
-        return Store(self.client, self.settings, self.sealer)
+    def store(self) -> Census:
+        return Census(self.client, self.settings, self.sealer)
 
     @cached_property
     def migration(self) -> Migration:

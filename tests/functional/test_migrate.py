@@ -19,6 +19,7 @@ import redis
 from redis.cluster import RedisCluster
 from webob.cookies import SignedSerializer
 
+from pyramid_redis_lua_sessions.census import Census
 from pyramid_redis_lua_sessions.errors import RawDeserializationError
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, migrate_all, old_name
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
@@ -812,7 +813,9 @@ def test_session_moves_on_a_cluster(
             client.set(secrets.token_urlsafe(48), payload, ex=1000)
         factory = new.factory
         summary = migrate_all(
-            factory.migration, factory.store_for(None), names=old_name(factory.settings)
+            factory.migration,
+            Census(factory.store_for(None).client, factory.settings, factory.sealer),
+            names=old_name(factory.settings),
         )
         assert (summary.moved, summary.others) == (60, 0)
         found = list(client.scan_iter(match="session:*"))

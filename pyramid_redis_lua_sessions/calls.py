@@ -1,0 +1,239 @@
+"""How commands and scripts travel to Redis, and what their failures mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from redis.cluster import RedisCluster
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterError,
+    ConnectionError,
+    MaxConnectionsError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+    TryAgainError,
+)
+
+from .errors import StoreError, StoreUnavailable
+from .scripts import Script, Status
+
+__all__ = [
+    "FAILURES",
+    "Call",
+    "Caller",
+    "failure",
+    "is_wrong_type",
+    "raise_failed",
+    "showable",
+]
+
+log = logging.getLogger(__package__)
+
+#: What redis-py raises; that it finds no node of a cluster is no RedisError.
+FAILURES = (RedisError, RedisClusterException)
+
+#: Codes that redis-py cuts off the message, as it has a class for them.
+CODES = (
+    (ReadOnlyError, "READONLY"),
+    (OutOfMemoryError, "OOM"),
+    (NoPermissionError, "NOPERM"),
+    (TryAgainError, "TRYAGAIN"),
+    (AskError, "MOVED"),
+)
+
+#: Codes with which Redis says that it cannot serve the call at present.
+UNAVAILABLE_CODES = (
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "UNKILLABLE",
+)
+
+#: A script, its key, its arguments.
+Call = tuple[Script, bytes, list[Any]]
+
+#: How a script says that something else is stored under the id.
+_FOREIGN_REPLY = (Status.GONE, 2)
+
+
+class Caller:
+    """Calls scripts over a client; each call is one round trip.
+
+    A script that Redis does not know heals within the call, and so does a
+    server that has become a replica.
+
+    :param client: a redis-py client, ``Redis`` or ``RedisCluster``; one made
+        with ``decode_responses`` will do.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def _call(self, script: Script, key: bytes, args: Iterable[Any]) -> Any:
+        try:
+            # NEVER_DECODE: replies are bytes also from a decode_responses client.
+            return self.client.execute_command(
+                "EVALSHA", script.sha1, 1, key, *args, NEVER_DECODE=True
+            )
+        except NoScriptError:
+            return self._call_by_source(script, key, args)
+        except FAILURES as exc:
+            if self._left_demoted(exc):
+                return self._call_by_source(script, key, args)
+            if is_wrong_type(exc):
+                return _FOREIGN_REPLY
+            raise failure(script.name, exc) from showable(exc)
+
+    def _call_by_source(
+        self, script: Script, key: bytes, args: Iterable[Any], again: bool = True
+    ) -> Any:
+        """EVAL runs the script and caches it, on the very node that lacked it."""
+        try:
+            return self.client.execute_command(
+                "EVAL", script.source, 1, key, *args, NEVER_DECODE=True
+            )
+        except FAILURES as exc:
+            if again and self._left_demoted(exc):
+                return self._call_by_source(script, key, args, again=False)
+            if is_wrong_type(exc):
+                return _FOREIGN_REPLY
+            raise failure(script.name, exc) from showable(exc)
+
+    def _left_demoted(self, exc: Exception) -> bool:
+        """Leave a server that has become a replica; the next connection finds the primary.
+
+        :returns: whether that was so, and the call is worth repeating.
+        """
+        pool = getattr(self.client, "connection_pool", None) if _is_demoted(exc) else None
+        if pool is None:
+            return False
+        pool.disconnect(inuse_connections=False)
+        return True
+
+    def _try(self, method: Callable[..., Any], *args: Any) -> None:
+        """Clean up as far as Redis lets us; the failure before it is what is raised."""
+        try:
+            method(*args)
+        except StoreError as exc:
+            log.warning("after a failed call: %s", exc)
+
+    def _command(self, *args: Any) -> Any:
+        try:
+            return self.client.execute_command(*args, NEVER_DECODE=True)
+        except FAILURES as exc:
+            raise failure(str(args[0]).lower(), exc) from showable(exc)
+
+    def _together(self, calls: list[Call]) -> list[Any]:
+        """Make calls in one pipeline; on Redis Cluster one after the other, in order.
+
+        :returns: their replies; for a call that failed the ``StoreError``.
+        """
+        if not isinstance(self.client, RedisCluster):
+            return self._pipeline(calls) if calls else []
+        return self._in_turn(calls)
+
+    def _in_turn(self, calls: list[Call]) -> list[Any]:
+        """Make calls one after the other, as :meth:`_together`."""
+        replies: list[Any] = []
+        goes_on = True
+        for call in calls:
+            if not goes_on:
+                replies.append(replies[-1])  # what comes later stands on it
+                continue
+            try:
+                replies.append(self._call(*call))
+            except StoreError as exc:
+                replies.append(exc)
+            goes_on = self._goes_on(call, replies[-1])
+        return replies
+
+    def _goes_on(self, call: Call, reply: Any) -> bool:
+        """Tell whether the calls after this one are still to be made."""
+        return not isinstance(reply, StoreError)
+
+    def _pipeline(self, calls: list[Call]) -> list[Any]:
+        """Send calls together; return their replies, or what they failed with."""
+        try:
+            with self.client.pipeline(transaction=False) as pipeline:
+                for script, key, args in calls:
+                    pipeline.execute_command(
+                        "EVALSHA", script.sha1, 1, key, *args, NEVER_DECODE=True
+                    )
+                replies = pipeline.execute(raise_on_error=False)
+        except FAILURES as exc:
+            raise failure(calls[0][0].name, exc) from showable(exc)
+        if any(_is_demoted(reply) and self._left_demoted(reply) for reply in replies):
+            # The new primary may lack what the old one did for the other calls.
+            return self._in_turn(calls)
+        for number, (script, key, args) in enumerate(calls):
+            reply = replies[number]
+            if isinstance(reply, NoScriptError):
+                try:
+                    replies[number] = self._call_by_source(script, key, args)
+                except StoreError as exc:
+                    replies[number] = exc
+            elif isinstance(reply, RedisError):
+                wrong = is_wrong_type(reply)
+                replies[number] = _FOREIGN_REPLY if wrong else failure(script.name, reply)
+        return cast("list[Any]", replies)
+
+
+def raise_failed(*replies: Any) -> None:
+    for reply in replies:
+        if isinstance(reply, StoreError):
+            raise reply
+
+
+def is_wrong_type(exc: Exception) -> bool:
+    return isinstance(exc, ResponseError) and "WRONGTYPE" in str(exc)
+
+
+def _is_demoted(reply: Any) -> bool:
+    """Whether a write met a replica, which was the primary when the connection was made."""
+    return isinstance(reply, ReadOnlyError) or (
+        isinstance(reply, ResponseError) and "-READONLY " in str(reply)  # as 6.2 wraps it
+    )
+
+
+def showable(exc: Exception) -> Exception | None:
+    """Return an error that may be chained: an answer of Redis may quote keys and values."""
+    return None if isinstance(exc, ResponseError) else exc
+
+
+def failure(call: str, exc: Exception) -> StoreError:
+    """Classify an error; Redis 6.2 wraps a script's, so the code may stand anywhere."""
+    if isinstance(
+        exc,
+        (
+            BusyLoadingError,
+            ClusterError,
+            ConnectionError,
+            MaxConnectionsError,
+            RedisClusterException,
+            TimeoutError,
+        ),
+    ):
+        return StoreUnavailable(f"Redis cannot be reached for {call} ({type(exc).__name__})")
+    words = [code for kind, code in CODES if isinstance(exc, kind)]
+    words += str(exc).replace("-", " ").replace(":", " ").split()
+    for code in UNAVAILABLE_CODES:
+        if code in words:
+            return StoreUnavailable(f"Redis refuses {call} at present ({code})")
+    code = next((word for word in words if word.isupper() and word.isalpha()), "ERR")
+    return StoreError(f"Redis answered {call} with an error ({code})")

@@ -1,0 +1,171 @@
+"""All sessions at once, for operators and for bulk migration: found by SCAN, never touched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+from redis.cluster import RedisCluster
+from redis.exceptions import AskError, RedisError, TryAgainError
+
+from .calls import FAILURES, failure, is_wrong_type, showable
+from .store import MARKER_MS, Absent, Store, encoded, texts
+
+__all__ = ["Census", "Stored"]
+
+
+class Stored(NamedTuple):
+    """A hash under the prefix, as it stands: a session, the marker of one, or something else.
+
+    :ivar fields: those that were asked for and are there.
+    :ivar length: number of all its fields.
+    :ivar ttl_ms: its TTL, ms; -1 = none.
+    :ivar size: bytes that it takes in memory, with its name.
+    :ivar now_ms: Redis' clock, ms since the epoch.
+    """
+
+    fields: dict[bytes, bytes]
+    length: int
+    ttl_ms: int
+    size: int
+    now_ms: int
+
+
+class Census(Store):
+    """The store of sessions, seen as a whole."""
+
+    def scan_foreign(self, match: str = "*") -> Iterator[tuple[int, list[bytes]]]:
+        """Iterate over all keys that hold strings.
+
+        :param match: glob-style pattern.
+        :returns: about how much of the work that was, 0 to 1000 in all; keys.
+        """
+        return self._scan(encoded(match), "string")
+
+    def scan_sessions(self) -> Iterator[tuple[int, list[str]]]:
+        """Iterate over the hashes under the prefix, each once: see :class:`Stored`.
+
+        :returns: as :meth:`scan_foreign`, with session ids.
+        """
+        seen: set[int] = set()  # SCAN may return a key twice; a set of ids would be large
+        for steps, keys in self._scan(_literal(self._prefix) + b"*", "hash"):
+            fresh = [key for key in dict.fromkeys(keys) if hash(key) not in seen]
+            seen.update(map(hash, fresh))
+            yield steps, texts(key[len(self._prefix) :] for key in fresh)
+
+    def scan_indexes(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Iterate over the keys of the owners' indexes, as :meth:`scan_foreign`."""
+        return self._scan(_literal(self._prefix) + b"owner:*", "zset")
+
+    def sweep(self, index_key: bytes) -> tuple[int, int]:
+        """Remove what is gone from an owner's index.
+
+        A younger entry than a minute may belong to a login that is under way.
+
+        :returns: how many ids were removed; how many are left.
+        """
+        before = self._command("ZCARD", index_key)
+        limit_us = (self.now_ms(index_key) - MARKER_MS) * 1000
+        names = texts(self._command("ZRANGEBYSCORE", index_key, "-inf", b"(%d" % limit_us))
+        found = zip(names, self.describe(names), strict=True)
+        gone = [n for n, known in found if isinstance(known, Absent) and known.status == 0]
+        removed = self._command("ZREM", index_key, *map(encoded, gone)) if gone else 0
+        return removed, before - removed
+
+    def now_ms(self, key: bytes) -> int:
+        """Return the clock of a key's node, ms since the epoch."""
+        try:
+            ((client, _),) = self._by_node([key])
+            now = client.execute_command("TIME")
+        except FAILURES as exc:
+            raise failure("time", exc) from showable(exc)
+        return cast("int", now[0] * 1000 + now[1] // 1000)
+
+    def look(self, session_ids: Iterable[str], *fields: bytes) -> dict[str, Stored]:
+        """Read hashes as they stand, without touching them.
+
+        :param fields: those to read; none: all.
+        :returns: those that are there.
+        """
+        names = {self._key(session_id): session_id for session_id in session_ids}
+        found = {}
+        try:
+            for client, keys in self._by_node(names):
+                with client.pipeline(transaction=False) as pipeline:
+                    pipeline.execute_command("TIME")
+                    for key in keys:
+                        for command in _looking(key, fields):
+                            pipeline.execute_command(*command, NEVER_DECODE=True)
+                    now, *replies = pipeline.execute(raise_on_error=False)
+                _raise_errors(now)
+                now_ms = now[0] * 1000 + now[1] // 1000
+                for number, key in enumerate(keys):
+                    read = replies[4 * number : 4 * number + 4]
+                    if any(isinstance(reply, (AskError, TryAgainError)) for reply in read):
+                        # Its slot is on the move: the client of the cluster follows it.
+                        ask = self.client.execute_command
+                        read = [ask(*line, NEVER_DECODE=True) for line in _looking(key, fields)]
+                    values, length, ttl_ms, size = read
+                    if is_wrong_type(values):
+                        continue
+                    _raise_errors(*read)
+                    if length and size:
+                        if fields:
+                            pairs = zip(fields, values, strict=True)
+                            values = {f: value for f, value in pairs if value is not None}
+                        found[names[key]] = Stored(values, length, ttl_ms, size, now_ms)
+        except FAILURES as exc:
+            raise failure("look", exc) from showable(exc)
+        return found
+
+    def _by_node(self, keys: Iterable[bytes]) -> list[tuple[Any, list[bytes]]]:
+        """Return the client of each node that has some of the keys, and those."""
+        if not isinstance(self.client, RedisCluster):
+            return [(self.client, list(keys))]
+        cluster = cast("Any", self.client)
+        held: dict[Any, list[bytes]] = {}
+        for key in keys:
+            held.setdefault(cluster.get_node_from_key(key), []).append(key)
+        return [(cluster.get_redis_connection(node), some) for node, some in held.items()]
+
+    def _scan(self, match: bytes, kind: str, count: int = 500) -> Iterator[tuple[int, list[bytes]]]:
+        """Iterate over all keys of a type, as :meth:`scan_foreign`."""
+        clients = [self.client]
+        if isinstance(self.client, RedisCluster):
+            primaries = cast("Any", self.client).get_primaries()
+            clients = [self.client.get_redis_connection(node) for node in primaries]
+        args = ("MATCH", match, "COUNT", count, "TYPE", kind)
+        done = 0
+        try:
+            sizes = [client.execute_command("DBSIZE") for client in clients]
+            total = max(1, sum(sizes))
+            for number, client in enumerate(clients):
+                cursor = seen = 0
+                while True:
+                    cursor, keys = client.execute_command("SCAN", cursor, *args, NEVER_DECODE=True)
+                    seen = min(seen + count, sizes[number]) if cursor else sizes[number]
+                    now_done = 1000 * (sum(sizes[:number]) + seen) // total
+                    yield now_done - done, keys
+                    done = now_done
+                    if not cursor:
+                        break
+        except FAILURES as exc:
+            raise failure("scan", exc) from showable(exc)
+
+
+def _literal(name: bytes) -> bytes:
+    """Return the glob-style pattern that matches exactly a name."""
+    return re.sub(rb"([*?\[\]\\])", rb"\\\1", name)
+
+
+def _looking(key: bytes, fields: Sequence[bytes]) -> list[tuple[Any, ...]]:
+    """Return the commands with which :meth:`Store.look` reads a hash."""
+    read = ("HMGET", key, *fields) if fields else ("HGETALL", key)
+    return [read, ("HLEN", key), ("PTTL", key), ("MEMORY USAGE", key)]
+
+
+def _raise_errors(*replies: Any) -> None:
+    for reply in replies:
+        if isinstance(reply, RedisError):
+            raise reply
