@@ -111,16 +111,27 @@ MUTATIONS = {
         GONE,
     ),
     "save: a repeated emptying save is dropped": Mutation(
-        SAVE, "if string.match(moved, '^%d+ (.+)$') == save_id then return {7} end", "", GONE
+        SAVE, "if string.match(moved, '^%d+ (%S+)') == save_id then return {7} end", "", GONE
+    ),
+    "save: an emptied session is in flight": Mutation(
+        SAVE, "'moved', '0 ' .. save_id", "'moved', string.format('%.0f ', now_ms) .. save_id", GONE
+    ),
+    "save: nobody notes that a save found what it wrote": Mutation(
+        SAVE, "if found[i] == (sets[i] or false) then", "if false then", CONCURRENCY
     ),
     "end: no marker is left": Mutation(
         END,
-        "  redis.call('DEL', session_key)\n  redis.call('HSET', session_key, 'moved', marker)\n",
-        "  redis.call('DEL', session_key)\n",
+        "  redis.call('HSET', session_key, 'moved', marker)\n  local names",
+        "  local names",
         JAR,
     ),
     "end: the marker never expires": Mutation(
-        END, "redis.call('PEXPIRE', session_key, marker_ms)\nreturn", "return", GONE
+        END,
+        "  redis.call('PEXPIRE', session_key, marker_ms)\n"
+        "  redis.call('HSET', session_key, 'moved', marker)\n",
+        "  redis.call('PERSIST', session_key)\n"
+        "  redis.call('HSET', session_key, 'moved', marker)\n",
+        GONE,
     ),
     "end: the old id lives on beside the new one": Mutation(
         END, "  redis.call('HDEL', session_key, 'created')\n", "", REGENERATE
