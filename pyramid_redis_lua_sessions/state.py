@@ -608,6 +608,7 @@ class SessionState:
                 keep_fields=self.undo is not None,
                 checks=checks,
                 owner=owner,
+                returning=False,
             )
             if ending.status is Status.CONFLICT:
                 # What is put into the new session may stand on what was read of the old one.

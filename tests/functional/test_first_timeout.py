@@ -172,3 +172,23 @@ def test_own_timeout_of_a_new_session_does_not_lengthen_its_first_life(
     assert redis_client.ttl(browser.key) <= 60  # type: ignore[operator]
     browser.use(dict)
     assert redis_client.ttl(browser.key) > 80000  # type: ignore[operator]
+
+
+def test_cookie_of_a_session_that_is_gone_buys_no_longer_life(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    """A crawler that replays one old cookie, at a view that logs out and flashes a message."""
+
+    def leave(session: Any) -> None:
+        session.invalidate()
+        session.flash("goodbye")
+
+    browser = make_browser(redis_url, timeout=TIMEOUT, first_timeout=FIRST_TIMEOUT)
+    browser.use(lambda session: session.update(a=1))
+    old = browser.copy()
+    for _ in range(3):
+        user = old.copy()
+        user.use(leave)
+        assert 0 < redis_client.pttl(user.key) <= FIRST_TIMEOUT * 1000
+        user.use(dict)
+        assert redis_client.pttl(user.key) > FIRST_TIMEOUT * 1000
