@@ -58,6 +58,13 @@ if not created then
   if ended_by ~= nonce then
     -- Ended twice: what the first call kept must not be revived any more.
     redis.call('HDEL', session_key, 'was')
+    if at == '0' then
+      -- It emptied itself (see save_if_changed). From this login or logout on,
+      -- who still comes with the id is in flight.
+      redis.call('HSET', session_key, 'moved', marker)
+      redis.call('PEXPIRE', session_key, marker_ms)
+      return {2, 0}
+    end
     return {2, now_ms - (tonumber(at) or 0)}
   end
   if made_by == '' then return {0} end

@@ -22,8 +22,8 @@ ARGV[4] absolute_ms  integer, absolute timeout, ms, after which the index itself
 Returns: {status, ...}
   2 MOVED   {2, age_ms} old_id was revoked age_ms ago; nothing was added
   3 CREATED {3, {session_id, ...}, {session_id, ...}} the oldest ones that are
-            too many, never the one added; and the others that were added over
-            a minute ago
+            too many, never the one added; and the oldest of those that were
+            added over a minute ago
 Writes: ZADD, ZREM, DEL, PEXPIRE, PERSIST; or nothing
 ]]
 local index_key = KEYS[1]
@@ -34,6 +34,7 @@ local absolute_ms = tonumber(ARGV[4])
 -- A younger entry may belong to a login that is under way, a younger tombstone
 -- decides about new ids that are.
 local SETTLED_US = 60000000
+local SETTLED = 100 -- ids named at a time
 
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
@@ -79,5 +80,5 @@ if surplus > 0 then
   end
 end
 local settled = redis.call('ZRANGEBYSCORE', index_key, '-inf',
-  '(' .. string.format('%.0f', now_us - SETTLED_US), 'LIMIT', #too_many, 1000)
+  '(' .. string.format('%.0f', now_us - SETTLED_US), 'LIMIT', 0, SETTLED)
 return {3, too_many, settled}

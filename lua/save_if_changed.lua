@@ -73,6 +73,8 @@ if not created then
   if string.find(' ' .. (saves or ''), ' ' .. save_id .. ':', 1, true) then
     return {5, 0} -- it was saved before the session ended
   end
+  -- Emptied by another request: what this one read is no longer so.
+  if string.sub(moved, 1, 2) == '0 ' and (n_checks > 0 or names ~= '') then return {6} end
   return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
 end
 

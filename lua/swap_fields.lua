@@ -40,20 +40,21 @@ if not created then
   return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
 end
 
-local later = undone ~= ''
+local found, same_later = false, false
 local remembered = {save_id .. ':' .. now_s}
 for save in string.gmatch(saves or '', '%S+') do
   local id, at, same = string.match(save, '^([^:]+):(%d+)(!?)$')
   if id == save_id then return {5, -1} end
-  if id == undone then later = false end
-  if later and same == '!' then return {5, 0} end
+  if id == undone then found = true end
+  if not found and same == '!' then same_later = true end
   if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
     remembered[#remembered + 1] = save
   end
 end
 
 local swapped = 0
-for i = FIRST_SWAP, #ARGV, 3 do
+local last = found and same_later and 0 or #ARGV
+for i = FIRST_SWAP, last, 3 do
   local field, expected, new = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local value = redis.call('HGET', session_key, field)
   if expected == (value and redis.sha1hex(value) or '') then

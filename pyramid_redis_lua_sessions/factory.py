@@ -398,10 +398,10 @@ class Turn:
             if session.created_here and not may_set:
                 session.take_back(UNDELIVERABLE)
             self.save()
-        session.tie_up()
         self._reseal()
         if self.response is not None:
             self._send_cookie(ticket, may_set, due)
+        session.tie_up()
 
     def _reseal(self) -> None:
         """Complete a rotation of secrets; the next request tries again if it fails."""

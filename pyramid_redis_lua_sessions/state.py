@@ -216,6 +216,7 @@ class SessionState:
         self._remaining_ms = -1
         self.created_here = False
         self._moved = None
+        self.loose_ends.clear()
         self._contents = self._make_contents({}, {})
 
     def _make_contents(self, raw: dict[bytes, bytes], plain: dict[bytes, bytes]) -> Contents:
@@ -435,7 +436,10 @@ class SessionState:
     def tie_up(self) -> None:
         """Nothing can fail any more: do what waited for that."""
         while self.loose_ends:
-            self.loose_ends.pop(0)()
+            try:
+                self.loose_ends.pop(0)()
+            except StoreError as exc:
+                log.warning("after a request that is served: %s", exc)
 
     def _end_if_empty(self) -> None:
         """End a session that an attempt emptied which might still have failed."""
@@ -512,6 +516,7 @@ class SessionState:
                 self._store().end(orphan)
         finally:
             ended, self._ended = self._ended, []
+            self._tried.difference_update(item.session_id for item in ended)
             self.ends += ended
             if self.ends:
                 self._stand(Phase.FRESH)
@@ -552,7 +557,7 @@ class SessionState:
             undo.append(putting_back)
         result: Saved | Absent | Status
         if not changes and checks == NO_CHECKS:
-            result = store.adjust(session_id, lifetime)
+            result = store.adjust(session_id, lifetime, save_id)
         else:
             empties = self._host.settings.invalidate_empty_session and contents.would_empty(changes)
             if empties and undo is not None:
@@ -611,6 +616,7 @@ class SessionState:
                 returning=False,
             )
             if ending.status is Status.CONFLICT:
+                self._tried.discard(old_id)
                 # What is put into the new session may stand on what was read of the old one.
                 if isinstance(created, Created):
                     store.end(created.session_id)
@@ -620,6 +626,7 @@ class SessionState:
         else:
             created = store.create(seal, lifetime, owner=owner)
             self._adopt(created, seal)
+        self._tidy_later(created, owner)
         if isinstance(created, Created):
             self._host.announce(SessionCreated, fingerprint(created.session_id))
 
@@ -629,6 +636,7 @@ class SessionState:
         seal = _Sealing(self._host.sealer, values)
         created = self._store().create(seal, self._lifetime, owner=values.get(OWNER_FIELD))
         self._adopt(created, seal)
+        self._tidy_later(created, values.get(OWNER_FIELD))
         if isinstance(created, Created):
             self._host.announce(SessionCreated, fingerprint(created.session_id))
 
@@ -670,6 +678,7 @@ class SessionState:
             return
         if ending.status is not Status.ENDED:
             self._or_undo(self._keep_own, [field for field in merged if field not in own])
+            self._tidy_later(created, changes.values.get(OWNER_FIELD))
             return
         self._moved = (old_id, ending) if delivered else None
         self._host.announce(
@@ -689,6 +698,7 @@ class SessionState:
             )
         )
         self._or_undo(self._carry, Changes(values, gone), own_lifetime)
+        self._tidy_later(created, merged.get(OWNER_FIELD), login=OWNER_FIELD in own)
 
     def _or_undo(self, step: Callable[..., None], *args: Any) -> None:
         """Complete a new id, or if that fails do without it: no cookie tells of it."""
@@ -735,14 +745,10 @@ class SessionState:
             self._in_flight = self._in_flight or moved
             self._drop(ENDED if moved else EXPIRED)
             return
-        session_id, owner = created.session_id, sealing.data.get(OWNER_FIELD)
+        session_id = created.session_id
         if self.undo is not None:
             store = self._store()
             self.undo.append(lambda: store.end(session_id))
-        if owner is not None and created.index is not None:
-            self.loose_ends.append(lambda: self._tidy(owner, created.index))
-            if self.undo is None:
-                self.tie_up()
         self._phase = Phase.STORED
         self._id = session_id
         self._bound = sealing.bound
@@ -753,10 +759,20 @@ class SessionState:
         self._contents.rebase(raw, dict(sealing.data))
         self._settle_lifetime()
 
-    def _tidy(self, owner: bytes, index: Any) -> None:
-        """End the owner's sessions that are too many."""
-        for ended in self._store().tidy(owner, index):
-            self._host.announce(SessionInvalidated, fingerprint(ended))
+    def _tidy_later(
+        self, created: Created | Absent, owner: bytes | None, login: bool = True
+    ) -> None:
+        """End the owner's sessions that are too many, once this one is sure to stand."""
+
+        if owner is None or self._phase is not Phase.STORED or not isinstance(created, Created):
+            return
+        index = created.index
+
+        def tidy(owner: bytes = owner) -> None:
+            for ended in self._store().tidy(owner, index, login):
+                self._host.announce(SessionInvalidated, fingerprint(ended))
+
+        self.loose_ends.append(tidy)
 
     def _settle_lifetime(self) -> None:
         raw = self._contents.raw

@@ -350,15 +350,20 @@ class Store(Caller):
             return Status(status)
         return _absent(reply)
 
-    def adjust(self, session_id: str, lifetime: Lifetime = NO_LIFETIME) -> Saved | Absent:
-        """Change only the lifetime of a session, or just refresh it."""
+    def adjust(
+        self, session_id: str, lifetime: Lifetime = NO_LIFETIME, save_id: str | None = None
+    ) -> Saved | Absent:
+        """Change only the lifetime of a session, or just refresh it.
+
+        :param save_id: as in :meth:`save`.
+        """
         args: list[Any] = [
             *self._life_args,
             _optional(lifetime.timeout_ms),
             _optional(lifetime.deadline_ms),
         ]
         if lifetime is not NO_LIFETIME:
-            args += (draw_nonce(), self._remember_s)
+            args += (save_id or draw_nonce(), self._remember_s)
         reply = self._call(_ADJUST, self._key(session_id), args)
         return Saved(reply[1]) if reply[0] == Status.ADJUSTED else _absent(reply)
 
@@ -560,22 +565,26 @@ class Store(Caller):
         names = (encoded(session_id), encoded(old_id))
         return (_INDEX, self._index_key(owner), [*names, self._most_sessions, self._absolute_ms])
 
-    def tidy(self, owner: bytes, index: Any) -> list[str]:
+    def tidy(self, owner: bytes, index: Any, login: bool) -> list[str]:
         """End the sessions that are too many, and forget those that have ended.
 
         Most logins find nothing to do, and pay no round trip for it.
 
         :param owner: the owner, encoded; ``index``: of :class:`Created`.
+        :param login: the session is one more; else it carries on another, and
+            none is too many for it.
         :returns: those that it ended.
         """
         too_many, settled = texts(index[1]), texts(index[2])
         ended: list[str] = []
+        if not login:
+            too_many = []
         if not too_many and len(settled) <= UNTIDY:
             return ended
         try:
-            found = self.survey(owner, self.members(owner))
+            found = self.survey(owner, self.members(owner) if too_many else settled)
             # The youngest is the session that was just added.
-            surplus = [name for name, _ in found.owned[: -self._most_sessions]]
+            surplus = [name for name, _ in found.owned[: -self._most_sessions] if too_many]
             ended = self.end_all(surplus)
             self.forget(owner, [*surplus, *(set(settled) & set(found.gone))])
         except StoreError as exc:

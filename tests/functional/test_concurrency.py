@@ -1043,3 +1043,25 @@ def test_no_database_votes_when_the_session_conflicts_whatever_its_sort_key(
     slow.do_request(lambda request: Meanwhile(request, lambda: votes.append(name), name))
     assert slow.finish_attempt(), "it must be repeated"
     assert votes == []
+
+
+def test_a_coupon_is_redeemed_once_where_taking_it_empties_the_session(start: Start) -> None:
+    overlap = start(on_conflict="retry", invalidate_empty_session=True)
+    cookie = session_with(overlap, put("coupon", 10))
+    first, second = loaded(overlap, cookie), loaded(overlap, cookie)
+    for driven in (first, second):
+        assert driven.do(lambda session: session.pop("coupon")) == 10
+    assert sorted([first.finish().status, second.finish().status]) == [200, 409]
+
+
+def test_own_timeout_of_a_failed_transaction_is_taken_back(
+    start: Start, database: Database
+) -> None:
+    overlap = transactional(start, "retry")
+    cookie = session_with(overlap, put("key", 1))
+    overlap.run(cookie, put("key", 1))  # found what it wrote, long before
+    slow = loaded(overlap, cookie)
+    slow.do(lambda session: session.adjust_timeout_for_session(5))
+    slow.do_request(lambda request: database.pay(request, order_id=404))
+    assert slow.finish().status == 503
+    assert loaded(overlap, cookie).do(lambda session: session.timeout) == 1200

@@ -294,3 +294,18 @@ def test_request_that_emptied_the_session_spares_the_cookie_of_a_login(emptying:
     jar.receive(login.finish())
     jar.receive(emptied)
     assert logged_in(overlap, jar)
+
+
+@pytest.mark.parametrize("late", ["write", "logout"])
+def test_request_in_flight_spares_the_login_that_followed_an_emptied_session(
+    emptying: Overlap, late: str
+) -> None:
+    overlap = emptying
+    jar = anonymous(overlap)
+    login, slow = begin(overlap, jar, loads=True), begin(overlap, jar, loads=False)
+    overlap.run(jar.cookie, lambda session: session.clear())
+    login.do(log_in)
+    jar.receive(login.finish())
+    slow.do(BYSTANDERS[late])
+    jar.receive(slow.finish())
+    assert logged_in(overlap, jar)

@@ -106,7 +106,7 @@ def test_session_that_ends_for_a_later_login_is_invalidated(redis_url: str, even
     second = first.another()
     second.use(lambda session: setattr(session, "owner", "ada"))
     found = [(type(event), event.fingerprint) for event in events.take()]
-    assert found == [(SessionInvalidated, name_of(first)), (SessionCreated, name_of(second))]
+    assert found == [(SessionCreated, name_of(second)), (SessionInvalidated, name_of(first))]
 
 
 @pytest.mark.parametrize(

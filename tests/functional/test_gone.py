@@ -119,9 +119,13 @@ def test_a_save_changes_nothing_and_is_reported_when_its_session_is_gone(
     before = everything_in(redis_client)
     answer = slow.finish()
     assert everything_in(redis_client) == before
-    assert [type(problem) for problem in slow.problems] == [InvalidSession_ChangesDropped]
-    assert answer.status == 200
     assert answer.cookies == []
+    if answer.status == 409:
+        # What it had read is no longer so: the request has to run again.
+        assert (mode, end) == ("retry", empty)
+    else:
+        assert answer.status == 200
+        assert [type(problem) for problem in slow.problems] == [InvalidSession_ChangesDropped]
 
 
 @pytest.mark.parametrize("end", ENDINGS)

@@ -16,6 +16,7 @@ from pyramid_redis_lua_sessions import SessionError, SessionInfo, revoke, sessio
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.app import Browser, let_time_pass, make_browser, stored_values
+from tests.support.overlap import Overlap
 from tests.support.waiting import wait_until
 
 UTC = datetime.timezone.utc
@@ -817,3 +818,19 @@ def test_response_that_carries_no_cookie_leaves_no_session_in_the_list(redis_url
 
     browser.visit(view)
     assert listed(browser) == []
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_double_click_on_a_new_id_logs_nobody_out(redis_url: str, most: int) -> None:
+    """Two requests of one session get a new id for it at once: none of it is a login."""
+    with Overlap(redis_url, owner_sessions=most) as overlap:
+        log_in = lambda session: setattr(session, "owner", "ada")  # noqa: E731
+        cookies = [overlap.run(None, log_in).cookie for _ in range(most)]
+        clicks = [overlap.begin(cookies[-1]) for _ in range(2)]
+        for click in clicks:
+            click.do(lambda session: session.owner)
+            click.do(lambda session: session.regenerate_id())
+        answers = [click.finish() for click in clicks]
+        (cookies[-1],) = [answer.cookie for answer in answers if answer.cookie]
+        owners = [overlap.begin(cookie).do(lambda session: session.owner) for cookie in cookies]
+        assert owners == ["ada"] * most

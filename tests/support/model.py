@@ -60,6 +60,8 @@ class World:
         self.live: dict[int, Data] = {}
         #: Names of sessions that have ended not long ago.
         self.markers: set[int] = set()
+        #: Names of sessions that emptied themselves, and that nobody has ended since.
+        self.emptied: set[int] = set()
         self._names = itertools.count(1)
 
     def create(self, data: Data) -> int:
@@ -69,6 +71,9 @@ class World:
 
     def end(self, name: int) -> bool:
         """End a session; tell whether it lived."""
+        if name in self.emptied:
+            self.emptied.discard(name)
+            self.markers.add(name)
         if self.live.pop(name, None) is None:
             return False
         self.markers.add(name)
@@ -78,6 +83,7 @@ class World:
         """Expiry or eviction: of a session, or of the marker that one has ended."""
         self.live.pop(name, None)
         self.markers.discard(name)
+        self.emptied.discard(name)
 
 
 @dataclasses.dataclass
@@ -239,7 +245,8 @@ class ModelRequest:
             # A logout deletes the cookie, unless another request has ended the session meanwhile:
             # the browser may have got the cookie of a newer login since.
             meanwhile = self.ending_seen is not None and self.ending not in world.live
-            outcome.deletes = not (self.in_flight or meanwhile or self.ending in world.markers)
+            ended = self.ending in world.markers | world.emptied
+            outcome.deletes = not (self.in_flight or meanwhile or ended)
         if self.ending is not None:
             world.end(self.ending)
         return outcome
@@ -247,7 +254,9 @@ class ModelRequest:
     def _finish_save(self, own: Data, outcome: Outcome) -> None:
         stored = self.world.live.get(self.cookie or 0)
         if stored is None:
-            outcome.dropped = True
+            read = self.world.retry and bool(self.reads or self.names_read)
+            outcome.conflict = read and self.cookie in self.world.emptied
+            outcome.dropped = not outcome.conflict
         elif self._outdated(stored):
             outcome.conflict = True
         else:
@@ -256,6 +265,7 @@ class ModelRequest:
             if self.world.end_if_empty and emptied:
                 # What comes next with this cookie is none of a request in flight.
                 self.world.forget(self.cookie or 0)
+                self.world.emptied.add(self.cookie or 0)
 
     def _finish_regeneration(self, own: Data, outcome: Outcome) -> None:
         stored = self.world.live.get(self.cookie or 0)
@@ -264,6 +274,7 @@ class ModelRequest:
                 outcome.dropped = True  # nothing, or only a token, is no login
             else:
                 outcome.created = self.world.create(own)
+            self.world.end(self.cookie or 0)
         elif self._outdated(stored):
             outcome.conflict = True
         else:
