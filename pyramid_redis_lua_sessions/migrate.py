@@ -4,9 +4,9 @@ Their session is one string, a pickle as a rule, at a key that is the session id
 in their cookie. It moves in steps, each of which can be repeated:
 
 1. Read it. Convert it. Nothing has changed yet if it cannot be converted.
-2. Create the new session, under an id derived from the old one with a MAC: of
-   several requests that do so at once, one creates, the others find it taken.
-   The new session remembers the old key.
+2. Create the new session, under an id derived from the old one alone: of several
+   requests that do so at once, one creates, the others find it taken, whichever
+   secrets they have. The new session remembers the old key.
 3. Delete the old key, which now cannot lose anything.
 4. Let the new session forget the old key.
 
@@ -47,7 +47,7 @@ from .errors import (
     fingerprint,
 )
 from .scripts import Status
-from .seals import Sealer, derive_key
+from .seals import Sealer
 from .serializers import Codec
 from .settings import Settings, SettingsError
 from .store import MARKER_MS, Absent, Foreign, Lifetime, Store, milliseconds
@@ -296,15 +296,16 @@ class Migration:
         self._sealer = sealer
         self._predecessors = [PREDECESSORS[name](settings) for name in settings.migrate_from]
         self._deserialize = _deserializer(settings)
-        # The oldest secret, which signed the old cookies: so the derived ids
-        # stay the same while newer secrets are put before it.
-        secrets = settings.secret or settings.seal_secret
-        self._key = derive_key(secrets[-1], b"session migrate") if secrets else b""
 
     def new_id(self, old_id: str) -> str:
-        """Return the id under which an old session lives from now on."""
+        """Return the id under which an old session lives from now on.
+
+        No secret goes into it, so that it stays the same in every step of a rotation.
+        It needs none: whoever knows an id has no cookie yet, as that is signed, and
+        what is stored under it is sealed.
+        """
         data = old_id.encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(data, key=self._key, digest_size=32).digest()
+        digest = hashlib.blake2b(data, digest_size=32, person=b"session migrate").digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
     def over(self) -> bool:

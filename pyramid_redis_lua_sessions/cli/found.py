@@ -158,21 +158,22 @@ def forget_predecessors(target: Target, session_ids: Iterable[str]) -> int:
     """Delete what sessions were migrated from, where that was cut off.
 
     Before they end: else their old cookies would bring them back. The field that
-    names the old key has no seal; but the session's id was derived from it, so
-    nobody can make us delete another key.
+    names the old key has no seal; but the session's id was derived from it, and
+    values are sealed for that id, so nobody can make us delete another key.
 
     :returns: how many old keys were left, as that cannot be verified.
     """
     left = 0
-    for session_id, stored in target.store.look(session_ids, OLD_KEY_FIELD).items():
-        old = stored.fields.get(OLD_KEY_FIELD)
-        if old is None:
-            continue
+    looked = target.store.look(session_ids, OLD_KEY_FIELD).items()
+    cut_off = [session_id for session_id, stored in looked if stored.fields]
+    for session_id, stored in target.store.look(cut_off).items():
+        old = stored.fields.get(OLD_KEY_FIELD, b"")
         try:
             old_id = old.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             old_id = ""
-        if target.migration.new_id(old_id) == session_id:
+        ours = bool(target.sealer.bind(session_id).open_all(stored.fields))
+        if ours and target.migration.new_id(old_id) == session_id:
             target.store.delete_foreign(old_id)
         else:
             left += 1

@@ -462,6 +462,19 @@ def test_revoke_deletes_no_key_that_somebody_else_has_named(
     assert "cannot be verified" in capsys.readouterr().err
 
 
+def test_revoke_deletes_no_key_for_a_session_that_somebody_else_has_made(
+    browser: Browser, redis_client: Any, ini: str, capsys: Any
+) -> None:
+    log_in(browser)
+    redis_client.set("a neighbour's key", "text")
+    forged = "session:" + migrated_id(browser, "a neighbour's key")
+    redis_client.copy(browser.key, forged)
+    redis_client.hset(forged, OLD_KEY_FIELD.decode(), "a neighbour's key")
+    assert run("revoke", ini, "--yes", "--all") == 0
+    assert redis_client.get("a neighbour's key") == b"text"
+    assert "cannot be verified" in capsys.readouterr().err
+
+
 def test_revoke_all_says_that_sessions_of_a_predecessor_stay(
     redis_url: str, tmp_path: Path, capsys: Any
 ) -> None:

@@ -419,10 +419,26 @@ def test_old_cookies_survive_that_a_newer_secret_is_put_before_theirs(
     assert rotated.session_id == first.session_id
 
 
-def test_new_id_cannot_be_derived_without_the_secret(redis_url: str) -> None:
-    secrets = (SECRET, OTHER_SECRET)
-    ids = {moving(redis_url, secret=secret).factory.migration.new_id("a") for secret in secrets}
-    assert len(ids) == 2
+#: The settings of ``secret`` in the steps of a rotation, until the old one is removed.
+STEPS = ([SECRET], [SECRET, OTHER_SECRET], [OTHER_SECRET, SECRET])
+
+
+@pytest.mark.parametrize(("moved_in", "met_in"), [(0, 1), (0, 2), (1, 0), (1, 2), (2, 1)])
+@pytest.mark.parametrize("bulk", [True, False])
+def test_old_cookie_leads_to_its_session_in_every_step_of_a_rotation(
+    moved_in: int, met_in: int, bulk: bool, psr: Any, redis_url: str, redis_client: Any
+) -> None:
+    old = psr()
+    old.do("session['a'] = 1")
+    first = moving(redis_url, secret=STEPS[moved_in])
+    if bulk:
+        census = Census(redis_client, first.factory.settings, first.factory.sealer)
+        assert migrate_all(first.factory.migration, census, names=None).moved == 1
+    else:
+        come_back(first, old)
+    # The response with the new cookie was lost.
+    assert come_back(moving(redis_url, secret=STEPS[met_in]), old) == {"a": 1}
+    assert len(new_keys(redis_client)) == 1
 
 
 def test_one_of_several_cookies_is_old(psr: Any, redis_url: str, redis_client: Any) -> None:
