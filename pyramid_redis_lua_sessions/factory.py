@@ -387,7 +387,7 @@ class Turn:
         due = ticket is not None and (session.recookie or self.factory.cookies.due(ticket))
         idle = not (due or session.has_work() or session.created_here or session.cookie_is_stale)
         if idle and not session.loose_ends:
-            self._reseal()
+            self._reseal(ticket)
             return
         if self._failed() and not self.settings.save_on_exception:
             session.discard_changes()
@@ -398,13 +398,18 @@ class Turn:
             if session.created_here and not may_set:
                 session.take_back(UNDELIVERABLE)
             self.save()
-        self._reseal()
+        self._reseal(ticket)
         if self.response is not None:
             self._send_cookie(ticket, may_set, due)
         session.tie_up()
 
-    def _reseal(self) -> None:
-        """Complete a rotation of secrets; the next request tries again if it fails."""
+    def _reseal(self, ticket: Ticket | None) -> None:
+        """Complete a rotation of secrets; the next request tries again if it fails.
+
+        The cookie comes first: as long as the browser has an older one, the seals show it.
+        """
+        if ticket is not None and ticket.outdated:
+            return
         try:
             if self.session.outdated():
                 self.session.reseal()

@@ -12,9 +12,9 @@ from ..errors import StoreError
 from ..migrate import OLD_KEY_FIELD
 from ..scripts import Status
 from ..seals import Bound
-from ..settings import SAMPLE_SECRETS
+from ..settings import SAMPLE_SECRETS, Settings
 from ..store import MARKER_MS, NO_LIFETIME, Absent, Created, Lifetime
-from .console import plural, size
+from .console import duration, plural, size
 from .findings import FAILED, NOTE, OK, WARNING, Finding
 from .found import all_hashes
 from .target import Target
@@ -222,7 +222,7 @@ def check_stored(
         yield Finding(NOTE, "stored sessions", "there are none yet, or none were to be looked at")
         return
     if rotating:
-        yield _rotation(found)
+        yield _rotation(found, s)
     if found.broken:
         yield Finding(
             WARNING,
@@ -254,7 +254,7 @@ def _verify(found: Stored, bound: Bound, fields: Mapping[bytes, bytes]) -> None:
         found.values += len(bound.outdated)
 
 
-def _rotation(found: Stored) -> Finding:
+def _rotation(found: Stored, s: Settings) -> Finding:
     data = {
         "looked_at": found.looked,
         "outdated_sessions": found.outdated,
@@ -271,13 +271,39 @@ def _rotation(found: Stored) -> Finding:
             f"their users have not come back since, and removing it would log them out{bare}",
             data,
         )
-    return Finding(
-        OK,
-        "rotation",
-        f"all {plural(found.looked, 'session')} are under the first secret: older ones can be "
-        f"removed{bare}",
-        data,
+    words = f"all {plural(found.looked, 'session')} are under the first"
+    if len(s.secret) < 2:
+        # Then no cookie depends on what is rotated.
+        several = len(s.seal_secret) > 1 or len(s.encryption_key) > 1
+        words += ": older ones can be removed" if several else " key"
+        return Finding(OK, "rotation", words, data)
+    if s.migrate_from:
+        words = (
+            "keep all secrets as long as migrate_from stands: the users of "
+            f"{' and '.join(s.migrate_from)} who have not come back since have a cookie under one, "
+            "and that is not stored"
+        )
+        return Finding(NOTE, "rotation", words, data)
+    wait = f"older ones can be removed {_when(s)}"
+    if s.encryption_key:
+        words = "values are encrypted, and do not tell under which secret their users' cookies are"
+        return Finding(NOTE, "rotation", f"{words}: {wait}", data)
+    words += (
+        f" secret{bare}. Cookies are not stored: a user whose last answer was lost may have an "
+        f"older one, though the values were written anew. So {wait}"
     )
+    return Finding(OK, "rotation", words, data)
+
+
+def _when(s: Settings) -> str:
+    """Say how long to wait: a user needs a visit for the cookie, and one for the values."""
+    if s.timeout:
+        wait = f"{duration(2000 * s.timeout)} (twice the idle timeout)"
+    elif s.absolute_timeout:
+        wait = f"{duration(1000 * s.absolute_timeout)} (absolute_timeout)"
+    else:
+        return "when all users have come back, as no session ends"
+    return f"{wait} after the first one was put first"
 
 
 # -- memory ----------------------------------------------------------------------------
