@@ -16,10 +16,11 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from ..scripts import SCRIPTS
+from ..settings import Settings
 from .console import duration, plural, size
 from .findings import FAILED, NOTE, OK, WARNING, Finding
 from .stats import percentile
@@ -412,10 +413,10 @@ def _enters_without_password(node: Node) -> bool:
     try:
         with redis.Redis(**options) as stranger:
             stranger.execute_command("DBSIZE")
-    except AuthenticationError:
-        return False
+    except NoPermissionError:
+        return True  # let in, though not allowed this
     except RedisError:
-        return False  # NOPERM: let in, but to no avail; or refused altogether
+        return False  # refused, as by AuthenticationError; or not let as far as that
     return True
 
 
@@ -447,6 +448,22 @@ def needed_commands(key: str) -> dict[str, tuple[Any, ...]]:
     return {**forms, "pexpire": ("PEXPIRE", key, 1000), "del": ("DEL", key)}
 
 
+def more_commands(node: Node) -> dict[str, tuple[Any, ...]]:
+    """Return what a cluster, and sessions of another library, need in addition."""
+    forms: dict[str, tuple[Any, ...]] = {}
+    if node.greeting.get("mode") == "cluster":
+        forms |= {"cluster|slots": ("CLUSTER", "SLOTS"), "command": ("COMMAND", "COUNT")}
+        forms["asking"] = ("ASKING",)
+    settings = node.target.settings
+    if settings.migrate_from:
+        # As their own generators name it; a prefix that is set was theirs, too.
+        prefix = "" if settings.prefix == Settings.prefix else settings.prefix
+        key = prefix + secrets.token_urlsafe(48)
+        for name in ("get", "pttl", "del"):
+            forms[f"{name} on {' or '.join(settings.migrate_from)} keys"] = (name.upper(), key)
+    return forms
+
+
 #: What a user for sessions need not be able to do.
 TOO_MUCH = (("FLUSHALL",), ("CONFIG", "GET", "*"), ("GET", "a key of somebody else"))
 
@@ -454,9 +471,11 @@ TOO_MUCH = (("FLUSHALL",), ("CONFIG", "GET", "*"), ("GET", "a key of somebody el
 def check_permissions(node: Node) -> Iterator[Finding]:
     """Ask Redis 7 what the user may do; or try it, on a key of our own."""
     commands = needed_commands(f"{node.target.settings.prefix}check:{secrets.token_hex(16)}")
+    more = more_commands(node)
     beyond: list[str] = []
     try:
         missing = [name for name, form in commands.items() if not _may(node, form)]
+        outside = [name for name, form in more.items() if not _may(node, form)]
         beyond = [" ".join(form) for form in TOO_MUCH if _may(node, form)]
     except ResponseError:
         if not node.may_write:
@@ -464,7 +483,8 @@ def check_permissions(node: Node) -> Iterator[Finding]:
             yield Finding(NOTE, "permissions", f"not known: {why}, and nothing is to be written")
             return
         missing = [name for name, form in commands.items() if not _can(node, form)]
-    data = {"missing": missing}
+        outside = [name for name, form in more.items() if not _can(node, form)]
+    data = {"missing": missing + outside}
     if missing:
         yield Finding(
             FAILED,
@@ -472,7 +492,12 @@ def check_permissions(node: Node) -> Iterator[Finding]:
             f"user {node.user} may not, under the prefix: {', '.join(missing)}",
             data,
         )
-    elif beyond:
+    if outside:
+        words = f"user {node.user} may not: {', '.join(outside)}"
+        yield Finding(FAILED, "permissions", words, data)
+    if missing or outside:
+        return
+    if beyond:
         yield Finding(
             NOTE,
             "permissions",

@@ -368,6 +368,40 @@ def test_check_fails_where_the_user_may_not_do_what_is_needed(
     assert not redis_client.keys("session:check:*") or missing == "del"
 
 
+@pytest.mark.parametrize("may_ask", [True, False])
+def test_check_fails_where_the_user_may_not_move_sessions_in(
+    may_ask: bool, redis_server: RedisServer, redis_client: Any, check: Check
+) -> None:
+    add_user(redis_server)
+    if may_ask:
+        redis_client.execute_command("ACL", "SETUSER", USER, "+acl")
+    url, moving = with_user(redis_server.url), {"migrate_from": "pyramid_session_redis"}
+    try:
+        assert check(url)["permissions"]["level"] == "ok"
+        found = check(url, status=1, **moving)["permissions"]
+        assert [words.split()[0] for words in found["missing"]] == ["get", "pttl", "del"]
+        redis_client.execute_command("ACL", "SETUSER", USER, "+get")
+        # The old keys have the prefix if one is set.
+        found = check(url, prefix="session:shop:", **moving)["permissions"]
+        assert found["level"] == "ok"
+        redis_client.execute_command("ACL", "SETUSER", USER, "~*")
+        assert check(url, **moving)["permissions"]["missing"] == []
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", USER)
+
+
+@pytest.mark.parametrize("may_ask", [True, False])
+def test_check_fails_where_the_user_may_not_use_a_cluster(
+    may_ask: bool, new_redis_server: NewServer, check: Check
+) -> None:
+    server = new_redis_server(config={"cluster-enabled": "yes"})
+    add_user(server)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", USER, "+acl" if may_ask else "-acl")
+        found = check(with_user(server.url), status=1)["permissions"]
+        assert found["missing"] == ["cluster|slots", "command", "asking"]
+
+
 def test_check_fails_where_the_prefix_is_not_the_users(
     redis_server: RedisServer, redis_client: Any, check: Check
 ) -> None:
@@ -403,6 +437,22 @@ def test_check_tells_whether_strangers_get_in(
         level = "failed"  # its protected mode does not count with a bind
     found = check(server.url, status=int(level == "failed"))["access"]
     assert found["level"] == level, found
+
+
+def test_check_tells_that_strangers_get_in_though_they_may_do_little(
+    new_redis_server: NewServer, check: Check
+) -> None:
+    server = new_redis_server(config={"bind": "127.0.0.1 -192.0.2.1", "protected-mode": "no"})
+    add_user(server)
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", USER, "allkeys", "+@all")
+        client.execute_command("ACL", "SETUSER", "default", "-@all", "+ping")
+        try:
+            found = check(with_user(server.url), status=1)["access"]
+        finally:
+            with server.client(username=USER, password=PASSWORD) as owner:
+                owner.execute_command("ACL", "SETUSER", "default", "+@all")
+    assert found["level"] == "failed"
 
 
 # -- settings ----------------------------------------------------------------------
