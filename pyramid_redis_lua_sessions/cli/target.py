@@ -233,7 +233,10 @@ def client_of(settings: Settings, config_uri: str) -> Any:
 
 def public_url(url: str) -> str:
     """Return a URL without what may be secret: credentials and query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its message may quote the password
+        return "--url"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

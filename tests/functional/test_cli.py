@@ -103,6 +103,18 @@ def test_load_scripts_when_redis_cannot_be_reached(
         assert PASSWORD not in printed.err
 
 
+@pytest.mark.parametrize("netloc", [f"[{PASSWORD}", f"u:{PASSWORD}\u2100@h", f"h:{PASSWORD}"])
+@pytest.mark.parametrize("command", ["check", "stats", "load-scripts"])
+def test_url_that_is_malformed_is_an_error_of_one_line_without_the_password(
+    netloc: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command, "--url", f"redis://{netloc}/0") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert PASSWORD not in printed.err
+
+
 def test_load_scripts_when_the_password_is_wrong(
     new_redis_server: NewServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
