@@ -5,15 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pyramid.exceptions import ConfigurationError
-
-from ..census import Census
 from ..errors import SessionError
-from ..migrate import Migration, Summary, migrate_all, old_name
-from ..seals import make_sealer
-from ..serializers import make_codec
+from ..migrate import Summary, migrate_all, old_name
 from .console import Console, RedisFailure, UsageError
-from .target import add_ini_arguments, client_of, settings_of_ini
+from .target import Target, connected
 
 __all__ = ["add_to", "migrate"]
 
@@ -21,13 +16,13 @@ __all__ = ["add_to", "migrate"]
 def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
     command = commands.add_parser(
         "migrate",
+        parents=[target],
         help="take over all sessions of another library",
         description="Convert all sessions of the libraries that redis.sessions.migrate_from "
         "names, ahead of the users' return. Their old cookies lead to the converted sessions. "
         "The old application must not run any more; the new one may. The command can be "
         "interrupted, and run again.",
     )
-    add_ini_arguments(command)
     command.add_argument(
         "--dry-run", action="store_true", help="convert everything, but store nothing"
     )
@@ -43,11 +38,14 @@ def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
 
 
 def migrate(console: Console, args: argparse.Namespace) -> int:
-    settings = settings_of_ini(args.config_uri, args.config_vars)
-    try:
-        migration = Migration(settings, make_codec(settings), make_sealer(settings))
-    except ConfigurationError as exc:
-        raise UsageError(f"{args.config_uri}: {exc}") from exc
+    with connected(args) as target:
+        target.require_configuration("migrate")
+        take_over(console, args, target)
+    return 0
+
+
+def take_over(console: Console, args: argparse.Namespace, target: Target) -> None:
+    settings, migration = target.settings, target.migration
     if not settings.migrate_from:
         raise UsageError(f"{args.config_uri}: redis.sessions.migrate_from names no library")
     if migration.over():
@@ -56,11 +54,11 @@ def migrate(console: Console, args: argparse.Namespace) -> int:
     console.ask(f"Convert all sessions of {libraries}?", args.yes or args.dry_run)
 
     summary = Summary()
-    with client_of(settings, args.config_uri) as client, console.progress() as advance:
+    with console.progress() as advance:
         try:
             migrate_all(
                 migration,
-                Census(client, settings, make_sealer(settings)),
+                target.store,
                 names=None if args.match else old_name(settings),
                 match=args.match or "*",
                 dry_run=args.dry_run,
@@ -79,4 +77,3 @@ def migrate(console: Console, args: argparse.Namespace) -> int:
             console.out(f"{count:>9}  {meaning[args.dry_run]}")
     if ended is not None:
         raise RedisFailure(f"{ended}; no session is lost: run the command again to go on")
-    return 0

@@ -326,6 +326,28 @@ def test_redis_that_refuses_to_delete_loses_nothing(
     assert come_back(moving(redis_server.url), old) == {"a": 1}
 
 
+def test_operator_may_log_in_as_another_user_than_the_applications(
+    psr: Any, redis_server: RedisServer, redis_client: Any, tmp_path: Path, capsys: Any
+) -> None:
+    old = psr()
+    old.do("session['a'] = 1")
+    redis_client.acl_setuser("weak", enabled=True, nopass=True, commands=["+ping"])
+    page = (Path(__file__).parents[2] / "docs" / "operations.rst").read_text("utf-8")
+    (words,) = re.findall(r"^    ACL SETUSER operator ((?:.+\n)+)", page, re.MULTILINE)
+    redis_client.execute_command("ACL", "SETUSER", "operator", *words.split(), "+get", "~*")
+    url = redis_server.url
+    ini = write_ini(tmp_path, url.replace("://", "://weak:x@"), f"migrate_from = {PSR}")
+    try:
+        assert run(ini, "--yes") == 1
+        assert run(ini, "--yes", "--url", url.replace("://", "://operator:PASSWORD@")) == 0
+    finally:
+        redis_client.acl_deluser("weak", "operator")
+    assert counts(capsys.readouterr().out)["sessions converted"] == 1
+    assert come_back(moving(url), old) == {"a": 1}
+    assert run("--url", url, "--yes") == 2
+    assert "configuration file" in capsys.readouterr().err
+
+
 def test_operator_is_asked_first(
     psr: Any, ini: Path, redis_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
