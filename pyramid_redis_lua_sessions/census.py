@@ -12,7 +12,11 @@ from redis.exceptions import AskError, RedisError, TryAgainError
 from .calls import FAILURES, failure, is_wrong_type, showable
 from .store import MARKER_MS, Absent, Store, encoded, texts
 
-__all__ = ["Census", "Stored"]
+__all__ = ["SIMULATED", "Census", "Stored"]
+
+
+#: Begins the prefix, under that of the sessions, of those that ``simulate`` makes.
+SIMULATED = "simulate:"
 
 
 class Stored(NamedTuple):
@@ -46,13 +50,16 @@ class Census(Store):
     def scan_sessions(self) -> Iterator[tuple[int, list[str]]]:
         """Iterate over the hashes under the prefix, each once: see :class:`Stored`.
 
+        Those of a simulation are left out: they are no sessions of users.
+
         :returns: as :meth:`scan_foreign`, with session ids.
         """
         seen: set[int] = set()  # SCAN may return a key twice; a set of ids would be large
         for steps, keys in self._scan(_literal(self._prefix) + b"*", "hash"):
             fresh = [key for key in dict.fromkeys(keys) if hash(key) not in seen]
             seen.update(map(hash, fresh))
-            yield steps, texts(key[len(self._prefix) :] for key in fresh)
+            ids = texts(key[len(self._prefix) :] for key in fresh)
+            yield steps, [name for name in ids if not name.startswith(SIMULATED)]
 
     def scan_indexes(self) -> Iterator[tuple[int, list[bytes]]]:
         """Iterate over the keys of the owners' indexes, as :meth:`scan_foreign`."""

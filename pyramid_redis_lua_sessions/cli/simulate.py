@@ -24,6 +24,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from redis.exceptions import RedisClusterException, RedisError
 
+from ..census import SIMULATED
 from ..errors import SessionError
 from ..factory import RedisSessionFactory
 from .console import Console, RedisFailure, UsageError, plural
@@ -45,8 +46,6 @@ KINDS = {
     "read": "read",
     "write": "read and write",
 }
-
-PREFIX = "simulate:"
 
 
 class Outcome(NamedTuple):
@@ -284,7 +283,7 @@ class Users:
     def __init__(self, target: Target, args: argparse.Namespace, number: int) -> None:
         self.dice = random.Random(number)
         self._bytes = args.bytes
-        self._store, self._prefix = target.store, f"{target.settings.prefix}{PREFIX}"
+        self._store, self._prefix = target.store, f"{target.settings.prefix}{SIMULATED}"
         self._factory = RedisSessionFactory.from_settings(
             dataclasses.replace(
                 target.settings,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pyramid_redis_lua_sessions.testing import RedisServer
+from tests.support.app import make_browser
 from tests.support.command import run, write_ini
 from tests.support.waiting import wait_until
 
@@ -37,6 +38,24 @@ def test_simulate_puts_load_on_redis_and_leaves_nothing(
     # A request that reads is one call, one that writes is two.
     assert calls(redis_client) == pytest.approx(20 + reads + 2 * writes, abs=10)
     assert redis_client.keys("*") == [b"session:of a user"]
+
+
+def test_sessions_of_a_simulation_are_not_taken_for_those_of_users(
+    redis_url: str, redis_client: Any, tmp_path: Path, capsys: Any
+) -> None:
+    make_browser(redis_url).use(lambda session: session.update(a=1))
+    simulated = make_browser(redis_url, prefix="session:simulate:")
+    simulated.use(lambda session: session.update(a=1))
+    ini = write_ini(tmp_path, redis_url)
+    assert run("stats", ini, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sessions"] == 1
+    assert run("list", ini, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
+    assert run("check", ini, "--no-write") == 0
+    assert "not authentic" not in capsys.readouterr().out
+    assert run("revoke", ini, "--all", "--yes") == 0
+    assert "ended 1 session\n" in capsys.readouterr().out
+    assert redis_client.hexists(simulated.key, "created")
 
 
 def test_simulate_prints_a_table(redis_url: str, capsys: Any) -> None:
