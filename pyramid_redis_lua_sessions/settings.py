@@ -745,9 +745,61 @@ def _quote(key: str, value: Any, hide: bool) -> str:
     return key if hide else f"{key} = {value!r}"
 
 
-#: Secrets that stand in documentation and tutorials, so attackers try them.
+#: Secrets that stand in documentation and tutorials, so attackers try them; in small letters.
 SAMPLE_SECRETS = frozenset(
-    (b"secret", b"mysecret", b"your-secret", b"your_secret", b"itsaseekreet", b"seekrit", b"s3cr3t")
+    line.strip().encode("ascii")
+    for line in """
+        secret
+        mysecret
+        my-secret
+        my_secret
+        my-secret-key
+        my_secret_key
+        secretkey
+        secret-key
+        secret_key
+        supersecret
+        super-secret
+        super-secret-key
+        super_secret_key
+        your-secret
+        your_secret
+        your-secret-here
+        your-secret-key
+        your_secret_key
+        your-secret-key-here
+        your_secret_key_here
+        your-256-bit-secret
+        your-super-secret-key
+        your-very-long-secret-key
+        a-string-secret-at-least-256-bits-long
+        this-is-a-secret
+        this is a secret
+        this-is-a-very-long-secret-key
+        changeme
+        change-me
+        change_me
+        changeit
+        change-this
+        change-this-secret
+        change-this-secret-key
+        change-me-in-production
+        change-this-in-production
+        change-this-to-a-random-string
+        change-this-to-a-long-random-string
+        please-change-me
+        replace-me
+        replace-with-a-long-random-string
+        a-very-long-random-string
+        itsaseekreet
+        seekrit
+        s3cr3t
+        password
+        the old secret, of at least thirty-two bytes
+        the new secret, of at least thirty-two bytes
+        another secret, of at least thirty-two bytes
+        for tests only, at least 32 bytes
+    """.strip().splitlines()
 )
 
 
@@ -775,7 +827,7 @@ def _check(settings: Settings) -> None:
         )
     for name in ("secret", "seal_secret", "encryption_key"):
         found = getattr(s, name)
-        if any(item in SAMPLE_SECRETS for item in found):
+        if any(item.lower() in SAMPLE_SECRETS for item in found):
             log.warning(
                 "redis.sessions.%s is a well-known sample value; anybody can guess it", name
             )

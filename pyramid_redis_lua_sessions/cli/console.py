@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["Console", "RedisFailure", "UsageError", "duration", "plural", "printable", "size"]
 
@@ -89,8 +89,10 @@ class Console:
         from rich.text import Text
 
         table = Table(box=SIMPLE, show_header=any(headings), pad_edge=False)
-        for heading in headings:
-            table.add_column(heading, justify="right" if heading in numbers else "left")
+        for number, heading in enumerate(headings):
+            # What a row is about stays whole, so that it can be copied; nothing is cut off.
+            justify: Literal["left", "right"] = "right" if heading in numbers else "left"
+            table.add_column(heading, justify=justify, no_wrap=not number, overflow="fold")
         for row in rows:
             # Text, not str: what stands in a cell is no markup.
             table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))

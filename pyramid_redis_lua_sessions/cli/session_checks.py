@@ -45,6 +45,12 @@ def check_settings(target: Target) -> Iterator[Finding]:
     yield from _check_secrets(target)
     yield from _check_cookie(target)
     yield from _check_lifetimes(target)
+    if target.settings.migrate_from and target.settings.migrate_until is None:
+        words = (
+            "migrate_from without migrate_until: sessions of another library, pickles as a rule, "
+            "are read until migrate_from is removed"
+        )
+        yield Finding(NOTE, "migration", words)
 
 
 def _check_secrets(target: Target) -> Iterator[Finding]:
@@ -52,7 +58,7 @@ def _check_secrets(target: Target) -> Iterator[Finding]:
     well = True
     for name in ("secret", "seal_secret", "encryption_key"):
         for item in getattr(s, name):
-            if item in SAMPLE_SECRETS:
+            if item.lower() in SAMPLE_SECRETS:
                 well = False
                 words = f"{name} is a well-known sample value: anybody can make cookies"
                 yield Finding(FAILED, "secrets", words)

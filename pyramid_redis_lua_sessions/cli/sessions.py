@@ -293,8 +293,11 @@ def owners_encoded(target: Target, owner: str) -> list[bytes]:
 
 
 def owners_named(owner: str) -> list[str | int]:
-    """Return the owners that an argument may mean: a number may be text, or an ``int``."""
-    number = re.fullmatch("-?[0-9]{1,40}", owner)
+    """Return the owners that an argument may mean: a number may be text, or an ``int``.
+
+    One that Python does not write so, as ``007``, is text alone.
+    """
+    number = re.fullmatch("0|-?[1-9][0-9]{0,39}", owner)
     return [owner, int(owner)] if number else [owner]
 
 

@@ -108,6 +108,8 @@ def stats(console: Console, args: argparse.Namespace) -> int:
     found = Statistics()
     with connected(args) as target, console.progress() as advance:
         found.gather(target, advance)
+        # Sessions that migrate carried over wait for their users without it, too.
+        reason = " (first_timeout)" if target.settings.first_timeout else ""
     for values in found.values.values():
         values[:] = array("q", sorted(values))
     if args.json:
@@ -117,7 +119,7 @@ def stats(console: Console, args: argparse.Namespace) -> int:
     for count, what in (
         (found.owned, "with an owner"),
         (found.never, "never end"),
-        (found.waiting, "whose cookie has not come back yet (first_timeout)"),
+        (found.waiting, f"whose cookie has not come back yet{reason}"),
         (found.expired, "more are at their end, and still stored"),
         (found.markers, "ended within the last minute"),
         (found.others, "other hashes under the prefix"),

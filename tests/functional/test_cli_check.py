@@ -463,6 +463,8 @@ def test_check_tells_that_strangers_get_in_though_they_may_do_little(
     [
         ({"secret": "short"}, "secrets", "warning", "shorter than 32"),
         ({"secret": "seekrit"}, "secrets", "failed", "sample"),
+        ({"secret": "Your-Very-Long-Secret-Key"}, "secrets", "failed", "sample"),
+        ({"migrate_from": "pyramid_session_redis"}, "migration", "note", "migrate_until"),
         ({"seal": "false", "serialize": "json"}, "secrets", "warning", "not sealed"),
         ({"seal": "false", "allow_unsealed_pickle": "true"}, "secrets", "failed", "run code"),
         ({"cookie_secure": "false"}, "cookie", "warning", "plain http"),

@@ -405,6 +405,26 @@ def migrated_id(browser: Browser, old_id: str) -> str:
     return Migration(factory.settings, factory.codec, factory.sealer).new_id(old_id)
 
 
+def test_owner_who_is_a_number_is_not_found_by_another_way_to_write_it(
+    browser: Browser, ini: str, capsys: Any
+) -> None:
+    log_in(browser, 7)
+    assert run("revoke", ini, "--owner", "007", "--yes") == 0
+    assert "ended 0 sessions" in capsys.readouterr().out
+    assert is_alive(browser)
+    assert run("revoke", ini, "--owner", "7", "--yes") == 0
+    assert not is_alive(browser)
+
+
+def test_list_on_a_narrow_terminal_cuts_nothing_off(browser: Browser, ini: str) -> None:
+    log_in(browser)
+    for args in ([], ["--reveal"]):
+        status, shown = on_a_terminal("list", ini, *args, columns=80)
+        assert status == 0
+        assert name_of(browser) in shown
+        assert "…" not in shown
+
+
 def test_revoke_of_all_misses_no_session_that_gets_a_new_id_meanwhile(
     browser: Browser, redis_client: Any, ini: str, capsys: Any
 ) -> None:

@@ -160,3 +160,14 @@ def test_sweep_is_one_script_call_a_session(proxy: Any, redis_client: Any, capsy
     assert run("sweep", "--url", proxy.url) == 0
     assert proxy.command_names.count("EVALSHA") == 20
     assert proxy.round_trips < 12
+
+
+def test_stats_speak_of_first_timeout_only_where_it_is_set(
+    redis_url: str, tmp_path: Path, capsys: Any
+) -> None:
+    make_browser(redis_url, first_timeout=300).use(lambda session: session.update(a=1))
+    for options, expected in (({"first_timeout": 300}, True), ({}, False)):
+        assert run("stats", write_ini(tmp_path, redis_url, **options)) == 0
+        out = capsys.readouterr().out
+        assert "1  whose cookie has not come back yet" in out
+        assert ("first_timeout" in out) == expected

@@ -14,6 +14,7 @@ import pytest
 
 from pyramid_redis_lua_sessions.cli import SessionsCommand, main
 from pyramid_redis_lua_sessions.errors import fingerprint
+from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.app import SECRET, Browser, let_time_pass, make_browser
 from tests.support.command import write_ini
@@ -142,6 +143,11 @@ def test_operations_page_shows_what_the_commands_print(shop: dict[str, str], cap
         lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
         if shop["server"] == "Redis 7.0" and sample.printed:
             assert [*map(shape, lines)] == [*map(shape, sample.printed)], sample.args
+
+
+def test_operations_page_has_the_right_number_of_scripts() -> None:
+    text = (DOCS / "operations.rst").read_text("utf-8")
+    assert re.findall(r"all (\d+) are loaded", text) == [str(len(SCRIPTS))]
 
 
 def test_operators_user_may_do_what_the_commands_need(

@@ -13,6 +13,7 @@ from pyramid.config import Configurator
 
 import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions import errors
+from pyramid_redis_lua_sessions.settings import SAMPLE_SECRETS
 from tests.functional.test_documentation import samples
 from tests.support.app import Browser, let_time_pass, make_browser
 
@@ -141,3 +142,12 @@ def test_sample_of_a_subscriber_writes_the_audit_log(
     found = [record.getMessage() for record in caplog.records if record.name == "audit"]
     assert [line.split(" ")[0] for line in found] == ["SessionCreated", "SessionRejected"]
     assert found[1].endswith("None no cookie of the session verifies")
+
+
+def test_no_secret_of_the_documentation_passes_for_one() -> None:
+    pages = "".join(page.read_text("utf-8") for page in PAGE.parent.glob("*.rst"))
+    shown = re.findall(r"(?m)^ {8}(the \w+ secret, .*)$|encryption_key = (.*)$", pages)
+    shown += re.findall(r'secret="(.*?)()"', pages)
+    assert len(shown) >= 6
+    for one, other in shown:
+        assert (one or other).encode() in SAMPLE_SECRETS

@@ -31,7 +31,9 @@ def run(command: str, *args: Any) -> int:
     return main(["redis-lua-sessions", command, *map(str, args)])
 
 
-def on_a_terminal(*args: Any, answer: str = "", without: str = "") -> tuple[int, str]:
+def on_a_terminal(
+    *args: Any, answer: str = "", without: str = "", columns: int = 150
+) -> tuple[int, str]:
     """Run the command on a terminal; return its status and all that it shows.
 
     :param without: name of a package that is not installed.
@@ -44,7 +46,7 @@ def on_a_terminal(*args: Any, answer: str = "", without: str = "") -> tuple[int,
     with subprocess.Popen(
         [sys.executable, "-c", program, *map(str, args)],
         **{"stdin": its, "stdout": its, "stderr": its},
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "150"},
+        env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns)},
     ) as process:
         os.close(its)
         os.write(own, answer.encode())
