@@ -50,7 +50,7 @@ if new_timeout or new_deadline then
   local repeated = false
   local remembered = {save_id .. ':' .. now_s}
   for save in string.gmatch(saves or '', '%S+') do
-    local id, at = string.match(save, '^([^:]+):(%d+)!?$')
+    local id, at = string.match(save, '^([^:]+):(%d+)')
     if id == save_id then repeated = true end
     if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
       remembered[#remembered + 1] = save

@@ -16,9 +16,10 @@ ARGV[6] save_id       string without spaces and colons, unique to this save:
                       by it, and writes nothing over what came in between
 ARGV[7] remember_s    integer, how long a repeated call is recognised, seconds,
                       below 10000
-ARGV[8] undoable      '0' = nobody takes saves back; '1' = others may: note in
-                      the session that this save found a field as it leaves it;
-                      '2' = this one may be, too: return what it replaces
+ARGV[8] undoable      '0' = nobody takes saves back; '1' = others may: note with
+                      the save id which fields this save wrote, so that they
+                      are left alone; '2' = this one may be, too: return what
+                      it replaces
 ARGV[9] end_if_empty  integer, TTL of the marker, ms, that is left if no value
                       remains; 0 = an empty session lives on
 ARGV[10] names        digest of the set of fields read; '' = not read
@@ -56,6 +57,7 @@ local n_checks = tonumber(ARGV[11])
 local n_deletes = tonumber(ARGV[12])
 local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
 local SAVES = 100 -- save ids remembered at most
+local NOTED = 20 -- fields noted with a save; of more, '*' stands for any
 local FIRST_CHECK = 13
 local first_delete = FIRST_CHECK + 2 * n_checks
 local first_set = first_delete + n_deletes
@@ -81,7 +83,7 @@ end
 local repeated = false
 local remembered = {save_id .. ':' .. now_s}
 for save in string.gmatch(saves or '', '%S+') do
-  local id, at = string.match(save, '^([^:]+):(%d+)!?$')
+  local id, at = string.match(save, '^([^:]+):(%d+)')
   if id == save_id then repeated = true end
   if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
     remembered[#remembered + 1] = save
@@ -132,24 +134,21 @@ if not repeated then
   end
 
   if undoable ~= '0' then
-    local fields, sets, found = {}, {}, {}
+    local fields, hashes = {}, {}
     for i = first_delete, first_set - 1 do fields[#fields + 1] = ARGV[i] end
-    for i = first_set, #ARGV, 2 do
-      fields[#fields + 1] = ARGV[i]
-      sets[#fields] = ARGV[i + 1]
+    for i = first_set, #ARGV, 2 do fields[#fields + 1] = ARGV[i] end
+    if #fields <= NOTED then
+      for i = 1, #fields do hashes[i] = string.sub(redis.sha1hex(fields[i]), 1, 3) end
     end
-    for i = 1, #fields, BATCH do
-      local last = math.min(i + BATCH - 1, #fields)
-      local values = redis.call('HMGET', session_key, unpack(fields, i, last))
-      for j = i, last do found[j] = values[j - i + 1] end
-    end
-    for i = 1, #fields do
-      if found[i] == (sets[i] or false) then
-        -- Who takes an earlier save back cannot tell this one's field from its own.
-        remembered[1] = save_id .. ':' .. now_s .. '!'
-      end
-    end
+    remembered[1] = save_id .. ':' .. now_s .. '!'
+      .. (#fields <= NOTED and table.concat(hashes) or '*')
     if undoable == '2' then
+      local found = {}
+      for i = 1, #fields, BATCH do
+        local last = math.min(i + BATCH - 1, #fields)
+        local values = redis.call('HMGET', session_key, unpack(fields, i, last))
+        for j = i, last do found[j] = values[j - i + 1] end
+      end
       found[#found + 1] = old_timeout
       found[#found + 1] = old_deadline
       replaced = found

@@ -9,9 +9,9 @@ ARGV[1] save_id      string without spaces and colons, unique to this call, by
                      which it is recognised when it is repeated after a lost
                      reply
 ARGV[2] remember_s   integer, how long it is, seconds, below 10000
-ARGV[3] undone       save_id of the save that is taken back: nothing happens if
-                     a later one has left a field as it found it, which may be
-                     one of these; '' = none
+ARGV[3] undone       save_id of the save that is taken back: fields that a later
+                     one has written, as far as it noted that, are left alone,
+                     also where they are the same; '' = none
 ARGV[4...]           field, expected, new, ...: expected is the SHA1 of the
                      field's value, '' = absent; new is '' = delete the field,
                      or '=' followed by the value to set
@@ -40,24 +40,29 @@ if not created then
   return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
 end
 
-local found, same_later = false, false
+local found = false
+local written_later, all_written = {}, false
 local remembered = {save_id .. ':' .. now_s}
 for save in string.gmatch(saves or '', '%S+') do
-  local id, at, same = string.match(save, '^([^:]+):(%d+)(!?)$')
+  local id, at, hashes = string.match(save, '^([^:]+):(%d+)!?(%S*)$')
   if id == save_id then return {5, -1} end
   if id == undone then found = true end
-  if not found and same == '!' then same_later = true end
+  if not found and hashes == '*' then all_written = true end
+  if not found and hashes then
+    for hash in string.gmatch(hashes, '...') do written_later[hash] = true end
+  end
   if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
     remembered[#remembered + 1] = save
   end
 end
 
 local swapped = 0
-local last = found and same_later and 0 or #ARGV
-for i = FIRST_SWAP, last, 3 do
+for i = FIRST_SWAP, #ARGV, 3 do
   local field, expected, new = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local value = redis.call('HGET', session_key, field)
-  if expected == (value and redis.sha1hex(value) or '') then
+  local left_alone = found
+    and (all_written or written_later[string.sub(redis.sha1hex(field), 1, 3)])
+  if not left_alone and expected == (value and redis.sha1hex(value) or '') then
     swapped = swapped + 1
     if new == '' then redis.call('HDEL', session_key, field)
     else redis.call('HSET', session_key, field, string.sub(new, 2))

@@ -1065,3 +1065,19 @@ def test_own_timeout_of_a_failed_transaction_is_taken_back(
     slow.do_request(lambda request: database.pay(request, order_id=404))
     assert slow.finish().status == 503
     assert loaded(overlap, cookie).do(lambda session: session.timeout) == 1200
+
+
+def test_a_failed_save_is_taken_back_though_another_request_wrote_another_key_in_vain(
+    start: Start, database: Database
+) -> None:
+    def pay(request: Any) -> None:
+        count(request.session)
+        request.tm.get().join(Meanwhile(request, lambda: overlap.run(cookie, put("seen", 1))))
+        database.pay(request, order_id=404)
+
+    overlap = transactional(start, "retry")
+    cookie = session_with(overlap, put("n", 5), put("seen", 1))
+    slow = overlap.begin(cookie)
+    slow.do_request(pay)
+    assert slow.finish().status == 503
+    assert overlap.read(cookie) == {"n": 5, "seen": 1}

@@ -67,24 +67,36 @@ def test_repeated_swap_does_not_undo_what_came_in_between(scripts: Scripts) -> N
     assert b".coupon" not in scripts.hash()
 
 
+MANY = {b".%d" % number: b"" for number in range(21)}
+
+
 @pytest.mark.parametrize("undoable", [1, 2])
 @pytest.mark.parametrize(
     ("later", "swapped"),
     [
-        pytest.param({"sets": {b".a": b"2"}}, 0, id="the same"),
-        pytest.param({"sets": {b".b": b"1"}}, 1, id="another key"),
-        pytest.param({"sets": {b".b": b"2"}}, 1, id="another key, in vain"),
-        pytest.param({"deletes": [b".gone"]}, 0, id="the same deletion"),
+        pytest.param([{"sets": {b".a": b"2"}}], 0, id="the same"),
+        pytest.param([{"sets": {b".b": b"1"}}], 1, id="another key"),
+        pytest.param([{"sets": {b".b": b"2"}}], 1, id="another key, in vain"),
+        pytest.param([{"deletes": [b".gone"]}], 1, id="the same deletion"),
+        pytest.param([{"sets": {b".a": b"3"}}, {"sets": {b".a": b"2"}}], 0, id="there and back"),
+        pytest.param([{"sets": MANY}], 0, id="more than are noted"),
     ],
 )
-def test_a_save_is_not_taken_back_when_a_later_one_wrote_the_same(
-    scripts: Scripts, undoable: int, later: dict[str, Any], swapped: int
+def test_a_field_that_a_later_save_wrote_is_not_taken_back(
+    scripts: Scripts, undoable: int, later: list[dict[str, Any]], swapped: int
 ) -> None:
-    scripts.create(fields={b".a": b"1", b".gone": b"1"})
+    scripts.create(fields={b".a": b"1", b".b": b"2", b".gone": b"1"})
     scripts.save(sets={b".a": b"2"}, deletes=[b".gone"], undoable=2, save_id="one")
-    scripts.save(**later, undoable=undoable)
-    reply = scripts.swap("s", (b".a", b"2", b"1"), undone="one")
-    assert reply == [Status.SAVED, swapped]
+    for call in later:
+        scripts.save(**call, undoable=undoable)
+    assert scripts.swap("s", (b".a", b"2", b"1"), undone="one") == [Status.SAVED, swapped]
+
+
+def test_a_deletion_that_a_later_save_repeated_is_not_taken_back(scripts: Scripts) -> None:
+    scripts.create(fields={b".gone": b"1"})
+    scripts.save(deletes=[b".gone"], undoable=2, save_id="one")
+    scripts.save(deletes=[b".gone"], undoable=1)
+    assert scripts.swap("s", (b".gone", None, b"1"), undone="one") == [Status.SAVED, 0]
 
 
 def test_an_earlier_save_of_the_same_does_not_hinder(scripts: Scripts) -> None:

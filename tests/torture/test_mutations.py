@@ -116,8 +116,8 @@ MUTATIONS = {
     "save: an emptied session is in flight": Mutation(
         SAVE, "'moved', '0 ' .. save_id", "'moved', string.format('%.0f ', now_ms) .. save_id", GONE
     ),
-    "save: nobody notes that a save found what it wrote": Mutation(
-        SAVE, "if found[i] == (sets[i] or false) then", "if false then", CONCURRENCY
+    "save: nobody notes which fields a save wrote": Mutation(
+        SAVE, "remembered[1] = save_id .. ':' .. now_s .. '!'\n", "local noted = ''\n", CONCURRENCY
     ),
     "end: no marker is left": Mutation(
         END,
