@@ -71,14 +71,20 @@ def test_revoke_ends_what_a_session_was_migrated_from_on_another_node(
     users: list[Browser], cluster: Cluster, cluster_client: Any, ini: str
 ) -> None:
     factory = users[0].factory
-    name = Migration(factory.settings, factory.codec, factory.sealer).new_id("the old key")
+    migration = Migration(factory.settings, factory.codec, factory.sealer)
+
+    def is_elsewhere(key: str) -> bool:
+        new_key = factory.settings.prefix + migration.new_id(key)
+        return cluster.primary_of(new_key).port != cluster.primary_of(key).port
+
+    old_key = next(filter(is_elsewhere, (f"old key {number}" for number in range(100))))
+    name = migration.new_id(old_key)
     moved = make_browser(cluster.url, id_generator=lambda: name)
     moved.use(lambda session: session.update(a=1))
-    assert cluster.primary_of(moved.key).port != cluster.primary_of("the old key").port
-    cluster_client.set("the old key", "an old session")
-    cluster_client.hset(moved.key, OLD_KEY_FIELD.decode(), "the old key")
+    cluster_client.set(old_key, "an old session")
+    cluster_client.hset(moved.key, OLD_KEY_FIELD.decode(), old_key)
     assert run("revoke", ini, "--session", name, "--yes") == 0
-    assert not cluster_client.exists("the old key")
+    assert not cluster_client.exists(old_key)
     assert alive([moved]) == []
 
 

@@ -71,6 +71,7 @@ def start_before_rotation(user: Browser) -> None:
     start(old)
     for cookie in old.app.cookiejar:
         user.app.cookiejar.set_cookie(cookie)
+    user.visit(look)  # brings the new cookie; the values are sealed anew when it comes back
 
 
 def log_in(request: Any) -> None:

@@ -22,6 +22,8 @@ from tests.support.command import run, write_ini
 from tests.support.least_privilege import PASSWORD, USER, add_user, rule, with_user
 from tests.support.waiting import wait_until
 
+from .test_cli import start_cluster_node
+
 NewServer = Callable[..., RedisServer]
 Check = Callable[..., dict[str, Any]]
 
@@ -394,7 +396,7 @@ def test_check_fails_where_the_user_may_not_move_sessions_in(
 def test_check_fails_where_the_user_may_not_use_a_cluster(
     may_ask: bool, new_redis_server: NewServer, check: Check
 ) -> None:
-    server = new_redis_server(config={"cluster-enabled": "yes"})
+    server = start_cluster_node(new_redis_server)
     add_user(server)
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", USER, "+acl" if may_ask else "-acl")
