@@ -452,7 +452,7 @@ def more_commands(node: Node) -> dict[str, tuple[Any, ...]]:
     """Return what a cluster, and sessions of another library, need in addition."""
     forms: dict[str, tuple[Any, ...]] = {}
     if node.greeting.get("mode") == "cluster":
-        forms |= {"cluster|slots": ("CLUSTER", "SLOTS"), "command": ("COMMAND", "COUNT")}
+        forms |= {"cluster|slots": ("CLUSTER", "SLOTS"), "command": ("COMMAND",)}
         forms["asking"] = ("ASKING",)
     settings = node.target.settings
     if settings.migrate_from:

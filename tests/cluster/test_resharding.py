@@ -20,7 +20,10 @@ def test_nobody_notices_when_slots_move(
 ) -> None:
     with Load(cluster.url, confirm) as load:
         load.wait_for_more()
-        (_, (source, _)), (_, (target, ranges)), *_ = cluster.slots().items()
+        # A node that has just come back may pass for a primary, without slots.
+        (source, _), (target, ranges), *_ = [
+            known for known in cluster.slots().values() if known[1]
+        ]
         before = sum(last - first + 1 for first, last in ranges)
         options = ["--cluster-from", source, "--cluster-to", target, "--cluster-slots", "1500"]
         address = cluster.running[0].address
