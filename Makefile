@@ -62,7 +62,8 @@ build: $(STAMP) ## Build sdist and wheel into dist/
 check: lint types test docs ## Run lint, types, test and docs
 
 torture: $(STAMP) ## Run the tests with many threads and processes, at ten times their size
-	TORTURE_EXAMPLES=100000 TORTURE_SCALE=10 $(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
+	TORTURE_EXAMPLES=100000 TORTURE_SCALE=10 TORTURE_MUTATIONS=1 \
+		$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
 
 test-servers: $(STAMP) ## Run all tests on every Redis and Valkey found; prints a table
 	$(BIN)/python -m tests.support.servers $(PYTEST_ARGS)
