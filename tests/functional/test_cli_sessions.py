@@ -436,6 +436,9 @@ def test_revoke_of_all_misses_no_session_that_gets_a_new_id_meanwhile(
         begun.wait(30)
         while not over.is_set() and user.use(lambda s: s.regenerate_id() or True if s else False):
             new_ids += 1
+            # As long as a fast network takes. Who changes the id faster than a command can
+            # follow is not caught, and the command says so.
+            over.wait(0.01)
         return new_ids
 
     with ThreadPoolExecutor(len(users)) as threads:
