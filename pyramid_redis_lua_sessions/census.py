@@ -12,7 +12,7 @@ from redis.exceptions import AskError, RedisError, TryAgainError
 from .calls import FAILURES, failure, is_wrong_type, showable
 from .store import MARKER_MS, Absent, Store, encoded, texts
 
-__all__ = ["SIMULATED", "Census", "Stored"]
+__all__ = ["SIMULATED", "Census", "Stored", "primaries"]
 
 
 #: Begins the prefix, under that of the sessions, of those that ``simulate`` makes.
@@ -138,13 +138,10 @@ class Census(Store):
 
     def _scan(self, match: bytes, kind: str, count: int = 500) -> Iterator[tuple[int, list[bytes]]]:
         """Iterate over all keys of a type, as :meth:`scan_foreign`."""
-        clients = [self.client]
-        if isinstance(self.client, RedisCluster):
-            primaries = cast("Any", self.client).get_primaries()
-            clients = [self.client.get_redis_connection(node) for node in primaries]
         args = ("MATCH", match, "COUNT", count, "TYPE", kind)
         done = 0
         try:
+            clients = primaries(self.client)
             sizes = [client.execute_command("DBSIZE") for client in clients]
             total = max(1, sum(sizes))
             for number, client in enumerate(clients):
@@ -159,6 +156,17 @@ class Census(Store):
                         break
         except FAILURES as exc:
             raise failure("scan", exc) from showable(exc)
+
+
+def primaries(client: Any) -> list[Any]:
+    """Return a client of each primary; of one server, of that.
+
+    :param client: ``Redis`` or ``RedisCluster``.
+    """
+    if not isinstance(client, RedisCluster):
+        return [client]
+    cluster = cast("Any", client)
+    return [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
 
 
 def _literal(name: bytes) -> bytes:

@@ -439,28 +439,20 @@ class Turn:
         if action is Action.NOTHING:
             return
         try:
-            name = "" if action is Action.DELETE else session.session_id
-        except StoreError as exc:  # this is the first look at the session
+            name = "" if action is Action.DELETE else session.session_id  # may be the first look
+            if name == self._cookie_sent:
+                return
+            if action is Action.DELETE:
+                header = self.factory.cookies.header_to_delete(self._scheme())
+            elif session.created_here or session.alive():  # no old id goes over a new one
+                header = self._header_to_set(ticket)
+            else:
+                return
+        except StoreError as exc:
             log.warning("the cookie is not sent again: %s", exc)
-            return
-        if name == self._cookie_sent:
-            return
-        if action is Action.DELETE:
-            header = self.factory.cookies.header_to_delete(self._scheme())
-        elif session.created_here or self._lives():
-            header = self._header_to_set(ticket)
-        else:
             return
         self._cookie_sent = name
         self.response.headerlist.append(("Set-Cookie", header))
-
-    def _lives(self) -> bool:
-        """Whether the session lives; a request must not put an old id over a new one."""
-        try:
-            return self.session.alive()
-        except StoreError as exc:
-            log.warning("the cookie is not sent again: %s", exc)
-            return False
 
     def _header_to_set(self, ticket: Ticket | None) -> str:
         session, settings = self.session, self.settings
@@ -549,9 +541,11 @@ def session_tween_factory(handler: Any, registry: Any) -> Any:
 def save_point(request: Any, response: Any) -> None:
     """Save the sessions of a request, or have its transaction save them."""
     turns = getattr(request, TURNS, None)
-    if not turns:
-        return
-    managed = _transactions(request)
+    if turns:
+        _save_all(turns, _transactions(request), response)
+
+
+def _save_all(turns: list[Turn], managed: Any, response: Any) -> None:
     for turn in turns:
         turn.response = response
         if managed is None or not managed.join(turn):
@@ -565,13 +559,10 @@ def _after_exception(request: Any, exc: BaseException) -> None:
     managed = _transactions(request)
     if getattr(exc, "status_int", 500) < 400:
         # A redirect that was raised instead of returned.
-        if managed is None or managed.can_commit_after_exception(request):
-            save_point(request, exc)
-            return
-        # What is saved in any case is saved here, where errors reach exception views.
-        for turn in turns:
-            turn.response = exc
-            turn.save()
+        if managed is not None and not managed.can_commit_after_exception(request):
+            # What is saved in any case is saved here, where errors reach exception views.
+            managed = None
+        _save_all(turns, managed, exc)
     elif managed is not None:
         # The transaction says whether the view's changes count, unless the
         # exception is rendered with a status under 400.

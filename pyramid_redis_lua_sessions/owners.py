@@ -117,19 +117,15 @@ def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str 
 def _info(
     factory: RedisSessionFactory, session_id: str, known: Description, current: bool
 ) -> SessionInfo:
-    start, seen = _start(known), None
+    # No seal protects it: whoever can write to Redis may have put anything there.
+    digits = known.created.partition(b" ")[0]
+    start = int(digits) if len(digits) < 20 and digits.isdigit() else 0
+    seen = None
     if known.idle_ms > 0 and 0 <= known.remaining_ms <= known.idle_ms:
         # A default timeout that was raised since would put it before the start.
         seen = _moment(max(start, known.now_ms - (known.idle_ms - known.remaining_ms)))
     label = _label(factory, session_id, known.label)
     return SessionInfo(errors.fingerprint(session_id), _moment(start), seen, label, current)
-
-
-def _start(known: Description) -> int:
-    """When the life of a session began, ms since the epoch."""
-    # No seal protects it: whoever can write to Redis may have put anything there.
-    digits = known.created.partition(b" ")[0]
-    return int(digits) if len(digits) < 20 and digits.isdigit() else 0
 
 
 def _label(factory: RedisSessionFactory, session_id: str, stored: bytes) -> str | None:

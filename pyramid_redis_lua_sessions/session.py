@@ -415,7 +415,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         """
         self._look()
         if self._phase is Phase.FRESH:
-            self._create_now()
+            self._create_alone(self._changes())
         return self._id
 
     def adjust_session_timeout(self, timeout_seconds: float | None) -> None:

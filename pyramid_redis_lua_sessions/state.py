@@ -552,8 +552,9 @@ class SessionState:
         putting_back = None
         if undo is not None:
             # Before the call: if its reply is lost for good, it may have been saved.
-            putting_back = _PuttingBack(store, session_id, save_id, changes, sealed, lifetime)
-            putting_back.before.update(contents.raw)
+            putting_back = _PuttingBack(
+                store, session_id, save_id, contents.raw, changes, sealed, lifetime
+            )
             undo.append(putting_back)
         result: Saved | Absent | Status
         if not changes and checks == NO_CHECKS:
@@ -601,48 +602,44 @@ class SessionState:
 
     def _create(self, changes: Changes) -> None:
         """Create the session, and end the one that was invalidated before it."""
-        store, lifetime = self._store(), self._lifetime
-        seal, owner = _Sealing(self._host.sealer, changes.values), changes.values.get(OWNER_FIELD)
-        if self.ends:
-            old_id, _, checks = self.ends[0]
-            self._tried.add(old_id)
-            created, ending = store.replace(
-                old_id,
-                seal,
-                lifetime,
-                keep_fields=self.undo is not None,
-                checks=checks,
-                owner=owner,
-                returning=False,
-            )
-            if ending.status is Status.CONFLICT:
-                self._tried.discard(old_id)
-                # What is put into the new session may stand on what was read of the old one.
-                if isinstance(created, Created):
-                    store.end(created.session_id)
-                raise SessionConflict
-            self._has_ended(ending)
-            self._adopt(created, seal)
-        else:
-            created = store.create(seal, lifetime, owner=owner)
-            self._adopt(created, seal)
-        self._tidy_later(created, owner)
-        if isinstance(created, Created):
-            self._host.announce(SessionCreated, fingerprint(created.session_id))
+        if not self.ends:
+            self._create_alone(changes)
+            return
+        old_id, _, checks = self.ends[0]
+        self._tried.add(old_id)
+        seal = _Sealing(self._host.sealer, changes.values)
+        created, ending = self._store().replace(
+            old_id,
+            seal,
+            self._lifetime,
+            keep_fields=self.undo is not None,
+            checks=checks,
+            owner=changes.values.get(OWNER_FIELD),
+            returning=False,
+        )
+        if ending.status is Status.CONFLICT:
+            # What is put into the new session may stand on what was read of the old one.
+            self._tried.discard(old_id)
+            raise SessionConflict
+        self._has_ended(ending)
+        self._stand_as_created(created, seal)
 
-    def _create_now(self) -> None:
-        """Create the session before the save point; what was invalidated ends later."""
-        values = self._changes().values
-        seal = _Sealing(self._host.sealer, values)
-        created = self._store().create(seal, self._lifetime, owner=values.get(OWNER_FIELD))
+    def _create_alone(self, changes: Changes) -> None:
+        """Create the session; what was invalidated before it is left to end."""
+        seal = _Sealing(self._host.sealer, changes.values)
+        owner = changes.values.get(OWNER_FIELD)
+        self._stand_as_created(self._store().create(seal, self._lifetime, owner=owner), seal)
+
+    def _stand_as_created(self, created: Created | Absent, seal: _Sealing) -> None:
+        owner = seal.data.get(OWNER_FIELD)
         self._adopt(created, seal)
-        self._tidy_later(created, values.get(OWNER_FIELD))
+        self._tidy_later(created, owner)
         if isinstance(created, Created):
             self._host.announce(SessionCreated, fingerprint(created.session_id))
 
     def _move(self, changes: Changes) -> None:
         """Regenerate: create the new id with all data, end the old one."""
-        store, old_id, contents = self._store(), cast("str", self._id), self._contents
+        old_id, contents = cast("str", self._id), self._contents
         loaded, bound = contents.raw, self._bound
         merged = contents.merged(changes)
         own = set(changes.values) | set(changes.deletes)
@@ -654,7 +651,7 @@ class SessionState:
         seal = _Sealing(self._host.sealer, merged)
         checks = contents.checks()
         start = None if self._restart_lifetime else self._start()
-        created, ending = store.replace(
+        created, ending = self._store().replace(
             old_id,
             seal,
             lifetime,
@@ -665,8 +662,6 @@ class SessionState:
             returning=not self.created_here,
         )
         if ending.status is Status.CONFLICT:
-            if isinstance(created, Created):
-                store.end(created.session_id)
             raise SessionConflict
         delivered = not self.created_here  # does a browser know the old id?
         if delivered:
@@ -809,11 +804,12 @@ class _PuttingBack:
         store: Store,
         session_id: str,
         save_id: str,
+        loaded: Mapping[bytes, bytes],
         changes: Changes,
         sealed: Mapping[bytes, bytes],
         lifetime: Lifetime,
     ) -> None:
-        self.before: dict[bytes, bytes | None] = {}
+        self.before: dict[bytes, bytes | None] = {**loaded}
         self._store, self._session_id, self._save_id = store, session_id, save_id
         self._adjusted = lifetime != NO_LIFETIME
         self._now: dict[bytes, bytes | None] = {**sealed, **dict.fromkeys(changes.deletes)}

@@ -393,7 +393,7 @@ class Store(Caller):
         On Redis Cluster, whose nodes give no order between two keys, these are
         two round trips: the new session exists before the old one ends.
 
-        :param checks: if they fail, the old session does not end.
+        :param checks: if they fail, the old session does not end, and the new one does.
         :param owner: as in :meth:`create`; ``returning`` too.
         :param carried: the old session was the owner's as well, and if it was
             revoked, the new one is too: it is ended again, and is ``MOVED``.
@@ -441,7 +441,10 @@ class Store(Caller):
             if isinstance(created, Created):
                 self._try(self.end, created.session_id)
             raise ended
-        return Replaced(created, _ended(ended, ending))
+        outcome = _ended(ended, ending)
+        if outcome.status is Status.CONFLICT and isinstance(created, Created):
+            self.end(created.session_id)
+        return Replaced(created, outcome)
 
     def _revoked(
         self, session_id: str, indexed: Any, made: Any, ended: Any, ending: list[Any]
@@ -471,8 +474,8 @@ class Store(Caller):
         """Replace fields of a live session, each only if it is still the same.
 
         :param swaps: (field, new, expected); ``None`` = absent.
-        :param undone: id of the save that is taken back. Nothing is, if a later
-            one has written what was there already.
+        :param undone: id of the save that is taken back. Fields that a later save
+            has written are left alone, also where it wrote the same.
         :returns: how many were.
         """
         args: list[Any] = [draw_nonce(), self._remember_s, undone]

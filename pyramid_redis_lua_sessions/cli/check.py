@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Iterable
 from typing import Any
 
+from ..census import primaries
 from ..errors import StoreError, StoreUnavailable
 from .console import Console, UsageError
 from .findings import FAILED, LEVELS, NOTE, OK, WARNING, Finding
 from .server_checks import Node, check_clocks, check_node
 from .session_checks import check_settings, check_stored, try_a_session
-from .target import Target, address, connected, primaries
+from .target import Target, address, connected
 
 __all__ = ["add_to", "check"]
 

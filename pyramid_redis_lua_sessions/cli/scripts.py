@@ -7,9 +7,10 @@ from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
+from ..census import primaries
 from ..scripts import SCRIPTS
 from .console import Console, RedisFailure
-from .target import address, connected, primaries
+from .target import address, connected
 
 __all__ = ["add_to", "load_scripts"]
 

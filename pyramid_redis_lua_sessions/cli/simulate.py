@@ -24,13 +24,13 @@ from pyramid.request import Request
 from pyramid.response import Response
 from redis.exceptions import RedisClusterException, RedisError
 
-from ..census import SIMULATED
+from ..census import SIMULATED, primaries
 from ..errors import SessionError
 from ..factory import RedisSessionFactory
 from .console import Console, RedisFailure, UsageError, plural
 from .server_checks import Node
 from .stats import percentile
-from .target import Target, connected, primaries
+from .target import Target, connected
 
 __all__ = ["add_to", "simulate"]
 

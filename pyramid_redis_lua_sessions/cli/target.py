@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import redis
@@ -18,7 +18,6 @@ from pyramid.interfaces import ISessionFactory
 from pyramid.paster import get_appsettings
 from pyramid.registry import Registry
 from pyramid.scripts.common import parse_vars
-from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from ..census import Census
@@ -37,7 +36,6 @@ __all__ = [
     "address",
     "client_of",
     "connected",
-    "primaries",
     "settings_of_ini",
     "target_arguments",
 ]
@@ -238,17 +236,6 @@ def public_url(url: str) -> str:
     except ValueError:  # its message may quote the password
         return "--url"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def primaries(client: Any) -> list[Any]:
-    """Return a client of each primary; of one server, of that.
-
-    :param client: ``Redis`` or ``RedisCluster``.
-    """
-    if not isinstance(client, RedisCluster):
-        return [client]
-    cluster = cast("Any", client)
-    return [cluster.get_redis_connection(node) for node in cluster.get_primaries()]
 
 
 def address(connection: Any) -> str:
