@@ -19,7 +19,6 @@ from pyramid_redis_lua_sessions.errors import (
     fingerprint,
 )
 from pyramid_redis_lua_sessions.events import SessionEvent, SessionRejected
-from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.app import SECRET, Browser, Reports, make_browser
 from tests.support.app2 import set_cookies
 from tests.support.faults import FaultProxy
@@ -40,26 +39,6 @@ class Seen:
     def configure(self, config: Any) -> None:
         unavailable(config)
         config.add_subscriber(self.events.append, SessionEvent)
-
-
-@pytest.fixture(scope="module")
-def server(redis_binary: str) -> Iterator[RedisServer]:
-    with RedisServer(redis_binary) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    with server.client() as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def proxy(server: RedisServer, client: redis.Redis) -> Iterator[FaultProxy]:
-    """What stands between the application and Redis, and breaks."""
-    with FaultProxy(server.port) as proxy:
-        yield proxy
 
 
 def logged_in(url: str, **options: Any) -> Browser:

@@ -31,26 +31,6 @@ READS = {"read", "first read", "recookie", "sessions_of", "rotation of secrets"}
 SHORT = 0.3
 
 
-@pytest.fixture(scope="module")
-def server(redis_binary: str) -> Iterator[RedisServer]:
-    """A server of this module's tests. They leave it running, and willing."""
-    with RedisServer(redis_binary) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    with server.client() as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def proxy(server: RedisServer) -> Iterator[FaultProxy]:
-    with FaultProxy(server.port) as proxy:
-        yield proxy
-
-
 def write(session: Any) -> None:
     session["name"] = "value"
 

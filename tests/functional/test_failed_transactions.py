@@ -11,6 +11,7 @@ import redis
 import transaction.interfaces
 from pyramid.httpexceptions import HTTPFound
 from pyramid.response import Response
+from webtest import TestApp
 
 from pyramid_redis_lua_sessions import StoreUnavailable, UnserializableValue
 from pyramid_redis_lua_sessions.testing import RedisServer
@@ -74,6 +75,11 @@ def rendering(
     return configure
 
 
+def serve(url: str, view: Callable[[Any], Any], **options: Any) -> TestApp:
+    """The application with one more view, in explicit transactions."""
+    return make_app(url, {**VIEWS, "view": view}, settings=TM, **options)
+
+
 # -- a redirect that was raised: what it changed is saved, or its error is seen -----------
 
 
@@ -85,13 +91,7 @@ def test_value_that_cannot_be_saved_before_a_raised_redirect_reaches_the_excepti
         raise HTTPFound("/show")
 
     seen: list[Any] = []
-    app = make_app(
-        redis_url,
-        {**VIEWS, "view": view},
-        settings=TM,
-        configure=rendering(seen),
-        on_conflict=on_conflict,
-    )
+    app = serve(redis_url, view, configure=rendering(seen), on_conflict=on_conflict)
     app.get("/start")
     app.get("/view", status=500)
     assert [type(error) for error in seen] == [UnserializableValue]
@@ -109,13 +109,7 @@ def test_nobody_is_redirected_as_if_logged_out_or_in_when_redis_fails(
         raise HTTPFound("/show")
 
     seen: list[Any] = []
-    app = make_app(
-        own_redis.url,
-        {**VIEWS, "view": view},
-        settings=TM,
-        configure=rendering(seen),
-        redis_socket_timeout=0.2,
-    )
+    app = serve(own_redis.url, view, configure=rendering(seen), redis_socket_timeout=0.2)
     app.get("/start")
     try:
         app.get("/view", status=500)
@@ -299,10 +293,9 @@ def test_session_that_was_emptied_and_put_back_lives_on(redis_url: str, ledger: 
         del request.session["value"]
         refuse(ledger)(request)
 
-    app = make_app(
+    app = serve(
         redis_url,
-        {**VIEWS, "view": view},
-        settings=TM,
+        view,
         configure=rendering([], lambda request: request.session["value"]),
         on_conflict="retry",
         invalidate_empty_session=True,
@@ -339,10 +332,9 @@ def test_invalidated_session_ends_once_whatever_becomes_of_the_transaction(
         request.session["value"] = "new"
         refuse(ledger)(request)
 
-    app = make_app(
+    app = serve(
         redis_url,
-        {**VIEWS, "view": view},
-        settings=TM,
+        view,
         configure=rendering([], lambda request: dict(request.session)),
         on_conflict=on_conflict,
     )

@@ -9,6 +9,7 @@ import redis
 import sqlalchemy.exc
 from pyramid.httpexceptions import HTTPFound
 from pyramid.response import Response
+from webtest import TestApp
 
 from pyramid_redis_lua_sessions import StoreUnavailable, UnserializableValue
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
@@ -60,6 +61,14 @@ def show(request: Any) -> str:
 VIEWS = {"start": start, "show": show}
 
 
+def serve(
+    url: str, view: Callable[[Any], Any], configure: Any = with_tm, **options: Any
+) -> TestApp:
+    """The application with one more view, in explicit transactions."""
+    views = {**VIEWS, "view": view}
+    return make_app(url, views, settings=SETTINGS, configure=configure, **options)
+
+
 def saves(proxy: CountingProxy) -> int:
     writing = {SCRIPTS[name].sha1 for name in ("save_if_changed", "create_unique")}
     return sum(command.sha in writing for command in proxy.commands)
@@ -83,13 +92,7 @@ def test_successful_request_commits_once_and_saves_once(
         request.session["value"] = "second"
         inside.append(saves(proxy))
 
-    app = make_app(
-        proxy.url,
-        {**VIEWS, "view": view},
-        settings=SETTINGS,
-        configure=with_tm,
-        on_conflict=on_conflict,
-    )
+    app = serve(proxy.url, view, on_conflict=on_conflict)
     app.get("/start")
     proxy.reset()
     app.get("/view")
@@ -108,13 +111,7 @@ def test_raised_redirect_aborts_the_database_and_saves_the_session_as_without_tr
         request.session["value"] = "second"
         raise HTTPFound("/show")
 
-    app = make_app(
-        redis_url,
-        {**VIEWS, "view": view},
-        settings=SETTINGS,
-        configure=with_tm,
-        on_conflict=on_conflict,
-    )
+    app = serve(redis_url, view, on_conflict=on_conflict)
     app.get("/start")
     app.get("/view", status=302)
     assert ledger.entries == []
@@ -128,13 +125,7 @@ def test_new_session_of_a_successful_request_gets_its_cookie(
         ledger.add(request, "paid")
         request.session["value"] = "first"
 
-    app = make_app(
-        redis_url,
-        {**VIEWS, "view": view},
-        settings=SETTINGS,
-        configure=with_tm,
-        on_conflict=on_conflict,
-    )
+    app = serve(redis_url, view, on_conflict=on_conflict)
     assert len(set_cookies(app.get("/view"))) == 1
     assert app.get("/show").text == "[('value', 'first')] []"
 
@@ -181,13 +172,7 @@ def test_exception_leaves_no_trace_but_the_exception_views_own_flash(
         raise Boom
 
     seen: list[Any] = []
-    app = make_app(
-        redis_url,
-        {**VIEWS, "view": view},
-        settings=SETTINGS,
-        configure=with_error_view(seen),
-        on_conflict=on_conflict,
-    )
+    app = serve(redis_url, view, configure=with_error_view(seen), on_conflict=on_conflict)
     app.get("/start")
     app.get("/view", status=500)
     assert [type(error) for error in seen] == [Boom]
@@ -203,13 +188,7 @@ def test_unhandled_exception_leaves_no_trace(
         request.session["value"] = "second"
         raise Boom
 
-    app = make_app(
-        redis_url,
-        {**VIEWS, "view": view},
-        settings=SETTINGS,
-        configure=with_tm,
-        on_conflict=on_conflict,
-    )
+    app = serve(redis_url, view, on_conflict=on_conflict)
     app.get("/start")
     before = stored_sessions(redis_client)
     with pytest.raises(Boom):
@@ -476,13 +455,7 @@ def test_failed_database_commit_stores_no_new_session(
         ledger.add(request, "refused", UNKNOWN_ACCOUNT)
         request.session["value"] = "new"
 
-    app = make_app(
-        redis_url,
-        {**VIEWS, "view": view},
-        settings=SETTINGS,
-        configure=with_tm,
-        on_conflict=on_conflict,
-    )
+    app = serve(redis_url, view, on_conflict=on_conflict)
     with pytest.raises(sqlalchemy.exc.IntegrityError):
         app.get("/view")
     assert ledger.entries == []
@@ -520,13 +493,7 @@ def test_write_of_another_request_survives_when_a_save_is_put_back(
 
     cookies: list[str] = []
     other = make_app(redis_url, {"intrude": intrude})
-    app = make_app(
-        redis_url,
-        {**VIEWS, "view": view},
-        settings=SETTINGS,
-        configure=with_tm,
-        on_conflict="retry",
-    )
+    app = serve(redis_url, view, on_conflict="retry")
     app.get("/start")
     with pytest.raises(sqlalchemy.exc.IntegrityError):
         app.get("/view")
@@ -564,13 +531,7 @@ def test_unserializable_value_stops_the_database_commit(
         request.session["culprit"] = lambda: None
 
     seen: list[Any] = []
-    app = make_app(
-        redis_url,
-        {**VIEWS, "view": view},
-        settings=SETTINGS,
-        configure=with_error_view(seen),
-        on_conflict=on_conflict,
-    )
+    app = serve(redis_url, view, configure=with_error_view(seen), on_conflict=on_conflict)
     app.get("/start")
     app.get("/view", status=500)
     assert [type(error) for error in seen] == [UnserializableValue]
@@ -600,13 +561,7 @@ def test_redis_that_is_down_at_the_vote_reaches_the_exception_view(
         config.include("pyramid_tm")
         config.add_exception_view(render, context=Exception)
 
-    app = make_app(
-        server.url,
-        {**VIEWS, "view": view},
-        settings=SETTINGS,
-        configure=configure,
-        on_conflict=on_conflict,
-    )
+    app = serve(server.url, view, configure=configure, on_conflict=on_conflict)
     if existing:
         app.get("/start")
     assert set_cookies(app.get("/view", status=503)) == []
@@ -624,13 +579,7 @@ def test_changes_after_the_commit_are_saved_too(
         ledger.add(request, "paid")
         request.add_response_callback(lambda request, response: session.update(late="third"))
 
-    app = make_app(
-        redis_url,
-        {**VIEWS, "view": view},
-        settings=SETTINGS,
-        configure=with_tm,
-        on_conflict=on_conflict,
-    )
+    app = serve(redis_url, view, on_conflict=on_conflict)
     app.get("/start")
     app.get("/view")
     assert ledger.entries == ["paid"]
