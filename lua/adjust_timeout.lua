@@ -11,10 +11,10 @@ ARGV[3] use_ttl       '1' = the key has a TTL, '0' = field `expires` (LRU mode)
 ARGV[4] new_timeout   integer, the session's own idle timeout from now on, ms,
                       0 = never; '' = unchanged
 ARGV[5] new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged
-ARGV[6] save_id       string without spaces and colons, unique to this call, by
-                      which it is recognised when it is repeated after a lost
+ARGV[6] save_id       string of A-Z, a-z, 0-9, '-', '_', unique to this call,
+                      by which it is recognised when it is repeated after a lost
                       reply; only with ARGV[4] or ARGV[5]
-ARGV[7] remember_s    integer, how long it is, seconds, below 10000
+ARGV[7] remember_s    integer, how long it is, seconds, below 128
 
 Returns: {status, ...}
   0 GONE     {0} no session is stored here; {0, 1} it has reached its end
@@ -32,10 +32,12 @@ local new_deadline = tonumber(ARGV[5])
 local save_id = ARGV[6]
 local remember_s = tonumber(ARGV[7])
 local SAVES = 100 -- save ids remembered at most
+local SAVE = '(([^:\128-\255]+):?([^\128-\255]*)([\128-\255]))' -- see save_if_changed
 
 local created, timeout, deadline, expires, first, saves, moved = unpack(
   redis.call('HMGET', session_key,
     'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved'))
+if saves and (string.byte(saves, -1) or 0) < 128 then saves = false end -- none of ours
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -45,19 +47,17 @@ if not created then
 end
 
 if new_timeout or new_deadline then
-  -- Four digits of a moment are enough, and every byte is kept in memory.
-  local now_s = time[1] % 10000
+  local now_s = time[1] % 128
   local repeated = false
-  local remembered = {save_id .. ':' .. now_s}
-  for save in string.gmatch(saves or '', '%S+') do
-    local id, at = string.match(save, '^([^:]+):(%d+)')
+  local remembered = {save_id .. string.char(128 + now_s)}
+  for save, id, _, at in string.gmatch(saves or '', SAVE) do
     if id == save_id then repeated = true end
-    if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
+    if (now_s - string.byte(at)) % 128 <= remember_s and #remembered < SAVES then
       remembered[#remembered + 1] = save
     end
   end
   if repeated then new_timeout, new_deadline = nil, nil
-  else saves = table.concat(remembered, ' ')
+  else saves = table.concat(remembered)
   end
 end
 

@@ -11,11 +11,11 @@ ARGV[3] use_ttl       '1' = the key has a TTL, '0' = field `expires` (LRU mode)
 ARGV[4] new_timeout   integer, the session's own idle timeout from now on, ms,
                       0 = never; '' = unchanged
 ARGV[5] new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged
-ARGV[6] save_id       string without spaces and colons, unique to this save:
+ARGV[6] save_id       string of A-Z, a-z, 0-9, '-', '_', unique to this save:
                       the same call, repeated after a lost reply, is recognised
                       by it, and writes nothing over what came in between
 ARGV[7] remember_s    integer, how long a repeated call is recognised, seconds,
-                      below 10000
+                      below 128
 ARGV[8] undoable      '0' = nobody takes saves back; '1' = others may: note with
                       the save id which fields this save wrote, so that they
                       are left alone; '2' = this one may be, too: return what
@@ -57,6 +57,9 @@ local n_checks = tonumber(ARGV[11])
 local n_deletes = tonumber(ARGV[12])
 local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
 local SAVES = 100 -- save ids remembered at most
+-- One save: its id, ':' and hashes of the fields it wrote, and as one byte the second
+-- of it, modulo 128. So short that six stay within hash-max-listpack-value.
+local SAVE = '(([^:\128-\255]+):?([^\128-\255]*)([\128-\255]))'
 local NOTED = 20 -- fields noted with a save; of more, '*' stands for any
 local FIRST_CHECK = 13
 local first_delete = FIRST_CHECK + 2 * n_checks
@@ -65,15 +68,17 @@ local first_set = first_delete + n_deletes
 local meta = redis.call('HMGET', session_key,
   'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved')
 local created, timeout, deadline, expires, first, saves, moved = unpack(meta)
+if saves and (string.byte(saves, -1) or 0) < 128 then saves = false end -- none of ours
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local now_s = time[1] % 10000 -- four digits are enough, and every byte is kept in memory
+local now_s = time[1] % 128
+local moment = string.char(128 + now_s)
 
 if not created then
   if not moved then return {0} end
   if string.match(moved, '^%d+ (%S+)') == save_id then return {7} end
-  if string.find(' ' .. (saves or ''), ' ' .. save_id .. ':', 1, true) then
-    return {5, 0} -- it was saved before the session ended
+  for _, id in string.gmatch(saves or '', SAVE) do
+    if id == save_id then return {5, 0} end -- it was saved before the session ended
   end
   -- Emptied by another request: what this one read is no longer so.
   if string.sub(moved, 1, 2) == '0 ' and (n_checks > 0 or names ~= '') then return {6} end
@@ -81,11 +86,10 @@ if not created then
 end
 
 local repeated = false
-local remembered = {save_id .. ':' .. now_s}
-for save in string.gmatch(saves or '', '%S+') do
-  local id, at = string.match(save, '^([^:]+):(%d+)')
+local remembered = {save_id .. moment}
+for save, id, _, at in string.gmatch(saves or '', SAVE) do
   if id == save_id then repeated = true end
-  if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
+  if (now_s - string.byte(at)) % 128 <= remember_s and #remembered < SAVES then
     remembered[#remembered + 1] = save
   end
 end
@@ -140,8 +144,8 @@ if not repeated then
     if #fields <= NOTED then
       for i = 1, #fields do hashes[i] = string.sub(redis.sha1hex(fields[i]), 1, 3) end
     end
-    remembered[1] = save_id .. ':' .. now_s .. '!'
-      .. (#fields <= NOTED and table.concat(hashes) or '*')
+    local wrote = #fields <= NOTED and table.concat(hashes) or '*'
+    remembered[1] = save_id .. ':' .. wrote .. moment
     if undoable == '2' then
       local found = {}
       for i = 1, #fields, BATCH do
@@ -174,7 +178,7 @@ if not repeated then
     end
   end
   ARGV[#ARGV + 1] = 'saves'
-  ARGV[#ARGV + 1] = table.concat(remembered, ' ')
+  ARGV[#ARGV + 1] = table.concat(remembered)
   for i = first_set, #ARGV, BATCH do
     redis.call('HSET', session_key, unpack(ARGV, i, math.min(i + BATCH - 1, #ARGV)))
   end

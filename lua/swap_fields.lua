@@ -5,10 +5,10 @@ It takes a save back where a transaction or an attempt failed after it, and
 seals values anew. It leaves the lifetime alone.
 
 KEYS[1] session_key  hash that holds the session
-ARGV[1] save_id      string without spaces and colons, unique to this call, by
-                     which it is recognised when it is repeated after a lost
+ARGV[1] save_id      string of A-Z, a-z, 0-9, '-', '_', unique to this call,
+                     by which it is recognised when it is repeated after a lost
                      reply
-ARGV[2] remember_s   integer, how long it is, seconds, below 10000
+ARGV[2] remember_s   integer, how long it is, seconds, below 128
 ARGV[3] undone       save_id of the save that is taken back: fields that a later
                      one has written, as far as it noted that, are left alone,
                      also where they are the same; '' = none
@@ -28,13 +28,15 @@ local save_id = ARGV[1]
 local remember_s = tonumber(ARGV[2])
 local undone = ARGV[3]
 local SAVES = 100 -- save ids remembered at most
+local SAVE = '(([^:\128-\255]+):?([^\128-\255]*)([\128-\255]))' -- see save_if_changed
 local FIRST_SWAP = 4
 
 local created, moved, saves = unpack(
   redis.call('HMGET', session_key, 'created', 'moved', 'saves'))
+if saves and (string.byte(saves, -1) or 0) < 128 then saves = false end -- none of ours
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local now_s = time[1] % 10000 -- four digits are enough, and every byte is kept in memory
+local now_s = time[1] % 128
 if not created then
   if not moved then return {0} end
   return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
@@ -42,16 +44,15 @@ end
 
 local found = false
 local written_later, all_written = {}, false
-local remembered = {save_id .. ':' .. now_s}
-for save in string.gmatch(saves or '', '%S+') do
-  local id, at, hashes = string.match(save, '^([^:]+):(%d+)!?(%S*)$')
+local remembered = {save_id .. string.char(128 + now_s)}
+for save, id, hashes, at in string.gmatch(saves or '', SAVE) do
   if id == save_id then return {5, -1} end
   if id == undone then found = true end
   if not found and hashes == '*' then all_written = true end
-  if not found and hashes then
+  if not found then
     for hash in string.gmatch(hashes, '...') do written_later[hash] = true end
   end
-  if id and (now_s - at) % 10000 <= remember_s and #remembered < SAVES then
+  if (now_s - string.byte(at)) % 128 <= remember_s and #remembered < SAVES then
     remembered[#remembered + 1] = save
   end
 end
@@ -69,5 +70,5 @@ for i = FIRST_SWAP, #ARGV, 3 do
     end
   end
 end
-redis.call('HSET', session_key, 'saves', table.concat(remembered, ' '))
+redis.call('HSET', session_key, 'saves', table.concat(remembered))
 return {5, swapped}

@@ -355,6 +355,8 @@ def short(value: Any) -> str | None:
         ("first", "nan"),
         ("first", "9" * 400),
         ("saves", b"\xff " * 1000),
+        ("saves", "a" * 100_000),
+        ("saves", ""),
         ("moved", "x"),
         ("moved", ""),
         ("moved", "nan nonce"),

@@ -93,7 +93,7 @@ MUTATIONS = {
         SAVE, "if id == save_id then repeated = true end", "", CONCURRENCY
     ),
     "save: the last save is not remembered": Mutation(
-        SAVE, "local remembered = {save_id .. ':' .. now_s}", "local remembered = {}", CONCURRENCY
+        SAVE, "local remembered = {save_id .. moment}", "local remembered = {}", CONCURRENCY
     ),
     "save: nothing is deleted": Mutation(
         SAVE, "for i = first_delete, first_set - 1, BATCH do", "for i = 1, 0 do", CONCURRENCY
@@ -117,7 +117,7 @@ MUTATIONS = {
         SAVE, "'moved', '0 ' .. save_id", "'moved', string.format('%.0f ', now_ms) .. save_id", GONE
     ),
     "save: nobody notes which fields a save wrote": Mutation(
-        SAVE, "remembered[1] = save_id .. ':' .. now_s .. '!'\n", "local noted = ''\n", CONCURRENCY
+        SAVE, "remembered[1] = save_id .. ':' .. wrote .. moment\n", "", CONCURRENCY
     ),
     "end: no marker is left": Mutation(
         END,
