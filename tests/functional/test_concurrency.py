@@ -24,41 +24,10 @@ from pyramid_redis_lua_sessions import SessionConflict, StoreError
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.app2 import make_app, stored_sessions
-from tests.support.overlap import Overlap
+from tests.support.overlap import Overlap, Start, loaded, look, put, session_with, take
 
 #: Everybody who takes part in a race.
 CONTENDERS = 50
-
-Start = Callable[..., Overlap]
-
-
-@pytest.fixture
-def start(redis_url: str) -> Iterator[Start]:
-    """Makes an application whose requests overlap as the test says."""
-    made: list[Overlap] = []
-
-    def make(**options: Any) -> Overlap:
-        made.append(Overlap(options.pop("redis_url", redis_url), **options))
-        return made[-1]
-
-    yield make
-    for overlap in made:
-        overlap.__exit__()
-
-
-def put(key: Any, value: Any) -> Callable[[Any], None]:
-    """A step that assigns a value."""
-    return lambda session: session.__setitem__(key, value)
-
-
-def take(key: Any) -> Callable[[Any], None]:
-    """A step that deletes a value."""
-    return lambda session: session.__delitem__(key)
-
-
-def look(key: Any) -> Callable[[Any], Any]:
-    """A step that reads a value."""
-    return lambda session: session.get(key)
 
 
 def count(session: Any) -> None:
@@ -69,20 +38,6 @@ def count(session: Any) -> None:
 def flash(message: str, **options: Any) -> Callable[[Any], None]:
     """A step that adds a flash message."""
     return lambda session: session.flash(message, **options)
-
-
-def session_with(overlap: Overlap, *steps: Callable[[Any], Any]) -> str:
-    """Make a session, and return its cookie."""
-    cookie = overlap.run(None, *steps).cookie
-    assert cookie is not None
-    return cookie
-
-
-def loaded(overlap: Overlap, cookie: str) -> Any:
-    """Begin a request, and have it load the session."""
-    driven = overlap.begin(cookie)
-    driven.do(lambda session: session.session_id)
-    return driven
 
 
 # -- merge ---------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions import sessions_of
-from tests.support.app import Browser, make_browser
+from tests.support.app import make_browser, take_along
 
 KEY = "an encryption key of these tests, over 32 bytes"
 OTHER = "another encryption key of these tests, over 32 bytes"
@@ -44,14 +44,6 @@ def everything(client: redis.Redis) -> bytes:
 
 def contents(session: Any) -> Any:
     return dict(session), session.peek_flash(), session.owner, session.label
-
-
-def take_along(browser: Browser, url: str, **options: Any) -> Browser:
-    """The same user, when the application runs with other settings."""
-    moved = make_browser(url, **options)
-    for cookie in browser.app.cookiejar:
-        moved.app.cookiejar.set_cookie(cookie)
-    return moved
 
 
 @pytest.mark.parametrize("serialize", ["pickle", "json", "msgpack"])

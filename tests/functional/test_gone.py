@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,46 +14,14 @@ from pyramid_redis_lua_sessions.errors import (
 )
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.app2 import stored_sessions
-from tests.support.overlap import Overlap, id_in
+from tests.support.overlap import Overlap, Start, id_in, loaded, put, session_with
 from tests.support.waiting import wait_until
-
-Start = Callable[..., Overlap]
 
 KEY = "session:"
 
 
-@pytest.fixture
-def start(redis_url: str) -> Iterator[Start]:
-    """Makes an application whose requests overlap as the test says."""
-    made: list[Overlap] = []
-
-    def make(**options: Any) -> Overlap:
-        made.append(Overlap(options.pop("redis_url", redis_url), **options))
-        return made[-1]
-
-    yield make
-    for overlap in made:
-        overlap.__exit__()
-
-
-def put(key: Any, value: Any) -> Callable[[Any], None]:
-    return lambda session: session.__setitem__(key, value)
-
-
 def invalidate(session: Any) -> None:
     session.invalidate()
-
-
-def session_with(overlap: Overlap, *steps: Callable[[Any], Any]) -> str:
-    cookie = overlap.run(None, *steps).cookie
-    assert cookie is not None
-    return cookie
-
-
-def loaded(overlap: Overlap, cookie: str) -> Any:
-    driven = overlap.begin(cookie)
-    driven.do(lambda session: session.session_id)
-    return driven
 
 
 def key_of(cookie: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,34 +15,10 @@ from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.app2 import data_fields, stored_sessions
-from tests.support.overlap import Overlap, id_in
+from tests.support.overlap import Overlap, Start, id_in, loaded, look, put, session_with
 from tests.support.waiting import wait_until
 
-Start = Callable[..., Overlap]
-
 KEY = "session:"
-
-
-@pytest.fixture
-def start(redis_url: str) -> Iterator[Start]:
-    """Makes an application whose requests overlap as the test says."""
-    made: list[Overlap] = []
-
-    def make(**options: Any) -> Overlap:
-        made.append(Overlap(options.pop("redis_url", redis_url), **options))
-        return made[-1]
-
-    yield make
-    for overlap in made:
-        overlap.__exit__()
-
-
-def put(key: Any, value: Any) -> Callable[[Any], None]:
-    return lambda session: session.__setitem__(key, value)
-
-
-def look(key: Any) -> Callable[[Any], Any]:
-    return lambda session: session.get(key)
 
 
 def regenerate(session: Any) -> None:
@@ -53,18 +28,6 @@ def regenerate(session: Any) -> None:
 def log_in(session: Any) -> None:
     session["user"] = "ada"
     session.regenerate_id()
-
-
-def session_with(overlap: Overlap, *steps: Callable[[Any], Any]) -> str:
-    cookie = overlap.run(None, *steps).cookie
-    assert cookie is not None
-    return cookie
-
-
-def loaded(overlap: Overlap, cookie: str) -> Any:
-    driven = overlap.begin(cookie)
-    driven.do(lambda session: session.session_id)
-    return driven
 
 
 def everything(overlap: Overlap, cookie: str | None) -> Any:

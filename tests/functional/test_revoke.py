@@ -29,23 +29,7 @@ from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.app import Browser, make_browser
 from tests.support.app2 import stored_sessions
 from tests.support.ledger import UNKNOWN_ACCOUNT, Ledger
-from tests.support.overlap import Overlap, id_in
-
-Start = Callable[..., Overlap]
-
-
-@pytest.fixture
-def start(redis_url: str) -> Iterator[Start]:
-    """Makes an application whose requests overlap as the test says."""
-    made: list[Overlap] = []
-
-    def make(**options: Any) -> Overlap:
-        made.append(Overlap(options.pop("redis_url", redis_url), **options))
-        return made[-1]
-
-    yield make
-    for overlap in made:
-        overlap.__exit__()
+from tests.support.overlap import Overlap, Start, id_in, put
 
 
 def log_in(browser: Browser, owner: Any = "ada", label: str | None = None) -> Browser:
@@ -201,10 +185,6 @@ def test_reply_to_a_revoke_that_was_lost_changes_nothing(proxy: CountingProxy) -
 
 def own(owner: Any) -> Callable[[Any], None]:
     return lambda session: setattr(session, "owner", owner)
-
-
-def put(key: Any, value: Any) -> Callable[[Any], None]:
-    return lambda session: session.__setitem__(key, value)
 
 
 def regenerate(session: Any) -> None:

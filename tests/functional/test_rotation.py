@@ -12,7 +12,7 @@ import redis
 from pyramid_redis_lua_sessions import RedisSessionFactory, revoke, sessions_of
 from pyramid_redis_lua_sessions.errors import InvalidSession_DeserializationError
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import Browser, make_browser
+from tests.support.app import Browser, make_browser, take_along
 from tests.support.app2 import set_cookies
 from tests.support.overlap import Overlap
 
@@ -45,14 +45,6 @@ ROTATIONS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
 every_rotation = pytest.mark.parametrize(
     ("before", "during", "after"), ROTATIONS.values(), ids=ROTATIONS
 )
-
-
-def take_along(browser: Browser, url: str, **options: Any) -> Browser:
-    """The same user, when the application runs with other settings."""
-    moved = make_browser(url, **options)
-    for cookie in browser.app.cookiejar:
-        moved.app.cookiejar.set_cookie(cookie)
-    return moved
 
 
 def fill(browser: Browser) -> None:

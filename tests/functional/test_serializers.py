@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions import UnserializableValue
-from tests.support.app import Browser, make_browser
+from tests.support.app import make_browser, take_along
 
 PLAIN = {"text": "ä\udc80", "int": -(2**70), "float": 0.1, "true": True, "none": None}
 JSON = {"list": [1, "a", None], "dict": {"a": {"b": [1.5]}}, "empty": []}
@@ -24,14 +24,6 @@ PICKLE = {
     "decimal": decimal.Decimal("1.10"),
     "date": datetime.date(2030, 1, 1),
 }
-
-
-def take_along(browser: Browser, url: str, **options: Any) -> Browser:
-    """The same user, when the application runs with other settings."""
-    moved = make_browser(url, **options)
-    for cookie in browser.app.cookiejar:
-        moved.app.cookiejar.set_cookie(cookie)
-    return moved
 
 
 @pytest.mark.parametrize(

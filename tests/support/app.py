@@ -170,6 +170,14 @@ def let_time_pass(client: Any, key: str, seconds: float) -> None:
         client.pexpire(key, max(0, ttl - step))
 
 
+def take_along(browser: Browser, url: str, **options: Any) -> Browser:
+    """The same user, when the application runs with other settings."""
+    moved = make_browser(url, **options)
+    for cookie in browser.app.cookiejar:
+        moved.app.cookiejar.set_cookie(cookie)
+    return moved
+
+
 class Reports:
     """A ``func_invalid_logger`` that keeps what it was told."""
 

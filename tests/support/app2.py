@@ -115,17 +115,3 @@ def stored_sessions(client: Any, prefix: str = "session:") -> dict[str, dict[byt
 def data_fields(fields: Mapping[bytes, bytes]) -> set[bytes]:
     """Return the names of the fields that hold session values or messages."""
     return {field for field in fields if field[:1] in b".#~"}
-
-
-class Reports:
-    """A ``func_invalid_logger`` that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.problems: list[Any] = []
-
-    def __call__(self, request: Any, problem: Any) -> None:
-        self.problems.append(problem)
-
-    @property
-    def kinds(self) -> list[str]:
-        return [type(problem).__name__ for problem in self.problems]

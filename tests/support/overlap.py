@@ -274,3 +274,38 @@ def _driven_view(request: Any) -> Response:
 def _note_problem(request: Any, problem: Any) -> None:
     driven: Driven = request.environ[_DRIVER]
     driven.problems.append(problem)
+
+
+# -- applications, and steps of their requests ------------------------------------------
+
+#: What the fixture ``start`` gives: it makes an application, as :class:`Overlap` does.
+Start = Callable[..., Overlap]
+
+
+def put(key: Any, value: Any) -> Callable[[Any], None]:
+    """A step that assigns a value."""
+    return lambda session: session.__setitem__(key, value)
+
+
+def take(key: Any) -> Callable[[Any], None]:
+    """A step that deletes a value."""
+    return lambda session: session.__delitem__(key)
+
+
+def look(key: Any) -> Callable[[Any], Any]:
+    """A step that reads a value."""
+    return lambda session: session.get(key)
+
+
+def session_with(overlap: Overlap, *steps: Callable[[Any], Any]) -> str:
+    """Make a session, and return its cookie."""
+    cookie = overlap.run(None, *steps).cookie
+    assert cookie is not None
+    return cookie
+
+
+def loaded(overlap: Overlap, cookie: str) -> Driven:
+    """Begin a request, and have it load the session."""
+    driven = overlap.begin(cookie)
+    driven.do(lambda session: session.session_id)
+    return driven
