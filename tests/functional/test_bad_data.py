@@ -13,8 +13,8 @@ from pyramid.response import Response
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions import RawDeserializationError
+from tests.support.app import Reports
 from tests.support.app2 import (
-    Reports,
     data_fields,
     make_app,
     set_cookies,
