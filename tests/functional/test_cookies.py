@@ -12,9 +12,9 @@ from pyramid.response import Response
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
+from tests.support.app import Reports
 from tests.support.app2 import (
     SECRET,
-    Reports,
     make_app,
     set_cookies,
     signed_cookie,
