@@ -24,7 +24,8 @@ ARGV[6...]           field, check, ... ('' = absent, '+' = present, else the
                      SHA1 of its value): if one fails, nothing happens
 
 Returns: {status, ...}
-  0 GONE     {0} no session is stored here; {0, 1} it had reached its end
+  0 GONE     {0} no session is stored here, or this call was taken back before it
+             came; {0, 1} it had reached its end
   2 MOVED    {2, age_ms} another call ended the session age_ms ago
   6 CONFLICT {6} a check failed; nothing was applied
   9 ENDED    {9, {field, value, ...}} the last fields (with keep_fields)
@@ -39,8 +40,8 @@ local names = ARGV[5]
 local FIRST_CHECK = 6
 local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
 
-local created, expires, moved = unpack(redis.call('HMGET', session_key,
-  'created', 'expires', 'moved'))
+local created, expires, moved, saves = unpack(redis.call('HMGET', session_key,
+  'created', 'expires', 'moved', 'saves'))
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -85,6 +86,8 @@ local function leave_only_the_marker()
     if #gone > 0 then redis.call('HDEL', session_key, unpack(gone)) end
   end
 end
+
+if saves and string.find(saves, nonce, 1, true) then return {0} end -- see revive_session
 
 if expires and (tonumber(expires) or 0) <= now_ms then
   if mark then leave_only_the_marker() else redis.call('DEL', session_key) end

@@ -296,8 +296,12 @@ class Store(Caller):
             if owner is None:
                 indexed, reply = None, self._call(*call)
             else:
-                indexed, reply = self._together([self._indexing(owner, session_id), call])
-                raise_failed(indexed, reply)
+                try:
+                    indexed, reply = self._together([self._indexing(owner, session_id), call])
+                    raise_failed(indexed, reply)
+                except StoreUnavailable as exc:
+                    self._take_back_unheard(exc, session_id)
+                    raise
             if reply[0] != Status.TAKEN:
                 return _created(session_id, reply, indexed)
         raise StoreError(ALL_TAKEN)
@@ -398,8 +402,8 @@ class Store(Caller):
         :param carried: the old session was the owner's as well, and if it was
             revoked, the new one is too: it is ended again, and is ``MOVED``.
         """
-        ending = self._ending(keep_fields, checks)
         for _ in range(MOST_DRAWS):
+            ending = self._ending(keep_fields, checks)  # one that was taken back ends nothing more
             session_id, args = self._creation(seal, lifetime, created_ms, returning)
             calls: list[Call] = [
                 (_CREATE, self._key(session_id), args),
@@ -410,13 +414,13 @@ class Store(Caller):
             try:
                 *indexed, made, ended = self._together(calls)
             except StoreUnavailable:
+                # What was lost may be the replies: no browser will learn of the new id.
+                undo: list[Call] = [
+                    (_END, self._key(session_id), self._ending(False, NO_CHECKS, True))
+                ]
                 if keep_fields:
-                    # What was lost may be the replies: no browser will learn of the new id.
-                    undo: list[Call] = [
-                        (_REVIVE, self._key(old_id), [ending[0]]),
-                        (_END, self._key(session_id), self._ending(False, NO_CHECKS, True)),
-                    ]
-                    self._try(self._pipeline, undo)
+                    undo.insert(0, (_REVIVE, self._key(old_id), [ending[0]]))
+                self._try(self._pipeline, undo)
                 raise
             if indexed and _is_moved(indexed[0]):
                 return self._revoked(session_id, indexed[0], made, ended, ending)
@@ -428,6 +432,7 @@ class Store(Caller):
             ):
                 # No session must be without data under either id.
                 self.revive(old_id, _ended(ended, ending))
+            self._take_back_unheard(made, session_id)
             raise_failed(*indexed, made)
             if made[0] != Status.TAKEN:
                 break
@@ -445,6 +450,12 @@ class Store(Caller):
         if outcome.status is Status.CONFLICT and isinstance(created, Created):
             self.end(created.session_id)
         return Replaced(created, outcome)
+
+    def _take_back_unheard(self, outcome: Any, session_id: str) -> None:
+        """End a session that may have been created unheard: no browser learns of its id."""
+        # An answer of Redis is never a cause: see showable().
+        if isinstance(outcome, StoreUnavailable) and outcome.__cause__ is not None:
+            self._try(self.end, session_id, False, True)
 
     def _revoked(
         self, session_id: str, indexed: Any, made: Any, ended: Any, ending: list[Any]

@@ -99,7 +99,7 @@ class Trial:
         if failed:
             outcomes += [kind.before, NOTHING] if kind.ends else [kind.before]
         seen = state_of(user, self.client, **({} if user.app.cookies else options))
-        assert_one_of(outcomes, seen, failed)
+        self.assert_one_of(outcomes, seen, failed)
 
         if failed and kind.ends and not seen.values:
             # The old id has ended, and no cookie came for the new one: the user logs in again.
@@ -107,24 +107,22 @@ class Trial:
         else:
             user.use(write_next, **({} if user.app.cookies else options))
         outcomes = [with_next(seen)]
-        assert_one_of(outcomes, state_of(user, self.client), failed)
+        self.assert_one_of(outcomes, state_of(user, self.client), failed)
 
         self.proxy.deliver_late()
         if failed:
             # Only now it has its effect: once, as any slow request.
             outcomes += [with_next(kind.after), with_next(kind.before)]
-            outcomes += [NOTHING] if kind.ends or kind.undone else []
-        assert_one_of(outcomes, state_of(user, self.client), failed)
+            outcomes += [NOTHING] if kind.ends else []
+        self.assert_one_of(outcomes, state_of(user, self.client), failed)
         return struck
 
-
-def assert_one_of(outcomes: list[State], seen: State, failed: bool) -> None:
-    if not failed:
-        assert [seen] == outcomes
-        return
-    # What nobody knows of may live until its timeout: one new id at most.
-    assert seen.live <= max(state.live for state in outcomes) + 1
-    assert seen in [dataclasses.replace(state, live=seen.live) for state in outcomes]
+    def assert_one_of(self, outcomes: list[State], seen: State, failed: bool) -> None:
+        if not failed:
+            assert [seen] == outcomes
+            return
+        assert seen.live <= max(state.live for state in outcomes) + self.kind.stray
+        assert seen in [dataclasses.replace(state, live=seen.live) for state in outcomes]
 
 
 def try_every_fault(kind: Kind, client: redis.Redis) -> int:
