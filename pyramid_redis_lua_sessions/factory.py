@@ -418,14 +418,17 @@ class Turn:
 
     def _save_quietly(self, may_set: bool) -> None:
         """Save for a response that renders an exception: it must not be lost for another one."""
+        session = self.session
+        if self.save_failed and session.unreachable:
+            session.ends.clear()  # neither load nor end came through: the page has waited enough
         try:
-            if self.session.created_here and not may_set:
-                self.session.take_back(UNDELIVERABLE)
-            self.session.save(may_set)
+            if session.created_here and not may_set:
+                session.take_back(UNDELIVERABLE)
+            session.save(may_set)
         except SessionError as exc:
             log.error("a session could not be saved: %s", exc)
-            self.session.discard_changes()
-            self.session.ends.clear()
+            session.discard_changes()
+            session.ends.clear()
 
     def _send_cookie(self, ticket: Ticket | None, may_set: bool, due: bool) -> None:
         session = self.session

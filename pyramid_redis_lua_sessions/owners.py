@@ -109,8 +109,10 @@ def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str 
         raise errors.SessionError("the application's sessions are not those of this package")
     if registry is request_or_registry:
         return factory, factory.store_for(None), None
-    session = request_or_registry.session
-    current = session.session_id if isinstance(session, RedisSession) else None
+    session, current = request_or_registry.session, None
+    if isinstance(session, RedisSession):
+        session.look_in_earnest()
+        current = session.session_id
     return factory, factory.store_for(request_or_registry), current
 
 

@@ -356,9 +356,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         :param restart_lifetime: count ``absolute_timeout`` from now, as for a
             fresh login. By default the session keeps its original start.
         """
-        self._look()
-        if self._failure is not None:
-            raise self._failure  # nobody logs in on a session that is not there
+        self.look_in_earnest()
         if self._phase is Phase.ADRIFT:
             self._phase, self._was_adrift = Phase.FRESH, True
         elif self._phase is Phase.STORED:
@@ -384,6 +382,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
     def owner(self, owner: str | int | None) -> None:
         if owner is not None:
             owner = exact_key(owner)
+        self.look_in_earnest()
         # A login looks at it too, but not so as to conflict with another login.
         before = self._loaded().meta(OWNER_FIELD, read=False)
         changes_hands = before != owner or type(before) is not type(owner)

@@ -310,6 +310,15 @@ class SessionState:
         if self._phase is Phase.UNREAD:
             self._load()
 
+    def look_in_earnest(self) -> None:
+        """Look, for what must not be done to an empty session that only stands for another.
+
+        :raises StoreUnavailable: it could not be loaded (``on_redis_error = ephemeral``).
+        """
+        self._look()
+        if self._phase is Phase.ADRIFT and self._failure is not None:
+            raise self._failure
+
     @property
     def phase(self) -> Phase:
         """Where the session stands; looking at this loads nothing."""
@@ -417,7 +426,7 @@ class SessionState:
 
     def _save_pending(self, cookie_can_go: bool) -> None:
         if self._phase is Phase.ADRIFT:
-            if self._changes():
+            if self._changes() or self._lifetime is not NO_LIFETIME:
                 self._drop(ENDED if self._failure is None else UNREACHABLE)
             return
         changes = self._changes()

@@ -197,6 +197,15 @@ def regenerate(request: Any) -> None:
     request.session.regenerate_id()
 
 
+def set_no_owner(request: Any) -> None:
+    request.session.owner = None
+
+
+def log_in_again(request: Any) -> None:
+    request.session["name"] = "other"
+    request.session.owner = 8
+
+
 def write(request: Any) -> None:
     request.session["name"] = "other"
 
@@ -233,6 +242,7 @@ RAISING: dict[str, Callable[[Any, FaultProxy], Any]] = {
     "owner": at_once(set_owner),
     "owner, Redis lost after the load": late(set_owner),
     "owner of an empty session": after_an_empty_session(set_owner),
+    "no owner of an empty session": after_an_empty_session(set_no_owner),
     "revoke": at_once(lambda request: revoke(request, 7)),
     "revoke, Redis lost after the load": late(lambda request: revoke(request, 7)),
     "sessions_of": at_once(lambda request: sessions_of(request, 7)),
@@ -254,6 +264,30 @@ def test_what_must_not_fail_silently_raises(
     proxy.heal()
     assert user.use(lambda session: (session["name"], session.owner)) == ("value", 7)
     assert user.session_id == name
+
+
+@pytest.mark.parametrize("ask", [revoke, sessions_of])
+def test_no_session_of_an_owner_is_taken_for_that_of_a_request_which_could_not_load_it(
+    ask: Callable[[Any, Any], Any], proxy: FaultProxy
+) -> None:
+    user = logged_in(proxy.url, on_redis_error="ephemeral")
+
+    def view(request: Any) -> None:
+        assert dict(request.session) == {}
+        proxy.heal()
+        ask(request, 7)
+
+    break_off(proxy)
+    user.visit(view, status=503)
+    assert user.use(lambda session: session.owner) == 7
+
+
+def test_timeout_of_an_empty_session_is_dropped_and_reported(proxy: FaultProxy) -> None:
+    reports = Reports()
+    user = logged_in(proxy.url, on_redis_error="ephemeral", func_invalid_logger=reports)
+    break_off(proxy)
+    user.use(lambda session: session.adjust_session_timeout(5))
+    assert reports.kinds == ["InvalidSession_StoreUnavailable", "InvalidSession_ChangesDropped"]
 
 
 @both_modes
@@ -333,6 +367,43 @@ def with_settings(user: Browser, url: str, **options: Any) -> Browser:
 
 
 # -- how long a page waits -----------------------------------------------------------------
+
+
+def look_and_log_out(request: Any) -> None:
+    dict(request.session)
+    request.session.invalidate()
+
+
+def log_out_and_in(request: Any) -> None:
+    request.session.invalidate()
+    request.session.owner = 8
+
+
+#: What is asked, the mode, the first of the request's calls that fails, how many do.
+FAILING: dict[str, tuple[Callable[[Any], Any], str, int, int]] = {
+    "read": (lambda request: dict(request.session), "raise", 1, 1),
+    "read, ephemeral": (lambda request: dict(request.session), "ephemeral", 1, 1),
+    "write": (write, "raise", 2, 1),
+    "login": (log_in_again, "raise", 1, 1),
+    "login, Redis lost after the load": (log_in_again, "raise", 2, 2),
+    "logout": (lambda request: request.session.invalidate(), "raise", 1, 2),
+    "logout, ephemeral": (lambda request: request.session.invalidate(), "ephemeral", 1, 2),
+    "look and logout, ephemeral": (look_and_log_out, "ephemeral", 1, 2),
+    "logout and login": (log_out_and_in, "raise", 1, 3),
+    "revoke, ephemeral": (lambda request: revoke(request, 7), "ephemeral", 1, 1),
+    "sessions_of, ephemeral": (lambda request: sessions_of(request, 7), "ephemeral", 1, 1),
+}
+
+
+@pytest.mark.parametrize("page", FAILING)
+def test_page_makes_no_more_calls_that_fail_than_documented(page: str, proxy: FaultProxy) -> None:
+    act, mode, first, calls = FAILING[page]
+    user = logged_in(proxy.url, on_redis_error=mode)
+    proxy.strike("before", first, times=10**6)
+    user.visit(act, status="*")
+    assert user.response.status_int == (200 if page == "read, ephemeral" else 503)
+    assert proxy.calls - (first - 1) == calls
+
 
 #: Seconds to wait for a connection, and for a reply.
 PATIENCE = 0.2
