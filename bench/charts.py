@@ -13,14 +13,18 @@ from .report import BYTES_TARGET, MEMORY_TARGETS, TIMED_TARGETS
 __all__ = ["draw"]
 
 OURS_COLOUR, THEIRS_COLOUR, FLOOR_COLOUR, TARGET_COLOUR = "#2563eb", "#9ca3af", "#d97706", "#b91c1c"
-WIDE, SMALL = (8, 4), (8, 3.4)
-#: A legend that hides no bar.
+#: As narrow as a phone, inches: on one, its labels keep about the size that the page's text has.
+WIDTH = 5.0
+#: A legend that hides nothing.
 ABOVE: dict[str, Any] = {
     "loc": "lower left",
     "bbox_to_anchor": (0, 1),
     "ncols": 2,
     "frameon": False,
+    "columnspacing": 1,
 }
+#: Numbers on a logarithmic axis, without small exponents.
+PLAIN = "{x:,.10g}"
 
 
 def draw(found: dict[str, Any], directory: Path) -> None:
@@ -51,20 +55,24 @@ def draw(found: dict[str, Any], directory: Path) -> None:
 
 
 @contextmanager
-def _figure(path: Path, columns: int = 1, size: tuple[float, float] = WIDE) -> Iterator[Any]:
+def _figure(path: Path, height: float, rows: int = 1) -> Iterator[Any]:
+    """Draw a figure of that height, in inches; several charts stand one below the other."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained")
+    figure, axes = plt.subplots(rows, 1, figsize=(WIDTH, height), layout="constrained")
     yield axes
     figure.savefig(path, metadata={"Date": None}, facecolor="white")
     plt.close(figure)
+    # matplotlib leaves blanks at the ends of lines, which the repository's files do not have.
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("".join(f"{line.rstrip()}\n" for line in lines), encoding="utf-8")
 
 
 def _requests(found: dict[str, Any], path: Path) -> None:
     """Ratios to the predecessor, with quartiles and targets."""
     part = path.stem
     scenarios = list(dict.fromkeys(one["scenario"] for one in found["ratios"]))
-    with _figure(path, size=(8, 0.55 * len(scenarios) + 1.6)) as axes:
+    with _figure(path, 0.55 * len(scenarios) + 1.6) as axes:
         for offset, (of, colour) in enumerate((("time", OURS_COLOUR), ("Redis CPU", FLOOR_COLOUR))):
             for row, scenario in enumerate(scenarios):
                 for one in found["ratios"]:
@@ -79,7 +87,7 @@ def _requests(found: dict[str, Any], path: Path) -> None:
         axes.set_yticks(range(len(scenarios)), scenarios)
         axes.invert_yaxis()
         axes.axvline(1, color="black", linewidth=0.8)
-        axes.set_xlabel(f"divided by {PREDECESSOR}: less than 1 is cheaper; red: the target")
+        axes.set_xlabel(f"divided by {PREDECESSOR}:\nless than 1 is cheaper; red: the target")
         axes.grid(axis="x", alpha=0.3)
         handles = [_patch(OURS_COLOUR, "time of a session"), _patch(FLOOR_COLOUR, "Redis CPU")]
         axes.legend(handles=handles, **ABOVE)
@@ -93,7 +101,7 @@ def _patch(colour: str, label: str) -> Any:
 
 def _sizes(found: list[dict[str, Any]], path: Path) -> None:
     """Bytes on the wire, and time, against the size of the session."""
-    with _figure(path, columns=2) as (left, right):
+    with _figure(path, 7, rows=2) as (top, bottom):
         sizes = [one["session_bytes"] / 1000 for one in found]
         for contender, colour in ((OURS, OURS_COLOUR), (PREDECESSOR, THEIRS_COLOUR)):
             for scenario, style in (("read", "--"), ("write one key", "-")):
@@ -106,15 +114,15 @@ def _sizes(found: list[dict[str, Any]], path: Path) -> None:
                     for one in found
                 ]
                 label = f"{contender}, {scenario}"
-                left.plot(sizes, sent, style, color=colour, marker="o", label=label)
-        left.set(xscale="log", yscale="log", xlabel="session, KB", ylabel="bytes sent to Redis")
-        left.axhline(
+                top.plot(sizes, sent, style, color=colour, marker="o", label=label)
+        top.set(yscale="log", ylabel="bytes sent to Redis")
+        top.yaxis.set_major_formatter(PLAIN)
+        top.axhline(
             BYTES_TARGET * 1e5, color=TARGET_COLOUR, linewidth=0.8, label="target at 100 KB"
         )
-        left.legend(fontsize=8)
-        left.grid(alpha=0.3)
-        _ratio_lines(right, found, sizes)
-        right.set(xscale="log", xlabel="session, KB")
+        _ratio_lines(bottom, found, sizes)
+        for axes in (top, bottom):
+            _against(axes, "session, KB")
 
 
 def _keys(found: list[dict[str, Any]], path: Path) -> None:
@@ -126,10 +134,9 @@ def _live(found: list[dict[str, Any]], path: Path) -> None:
 
 
 def _growth(found: list[dict[str, Any]], path: Path, unit: str, label: str) -> None:
-    with _figure(path, columns=2, size=SMALL) as (left, right):
+    with _figure(path, 6.5, rows=2) as (top, bottom):
         counts = [one[unit] for one in found]
-        _ratio_lines(left, found, counts)
-        left.set(xscale="log", xlabel=label)
+        _ratio_lines(top, found, counts)
         for contender, colour in ((OURS, OURS_COLOUR), (PREDECESSOR, THEIRS_COLOUR)):
             for scenario, style in (("read", "--"), ("write one key", "-")):
                 spent = [
@@ -141,11 +148,19 @@ def _growth(found: list[dict[str, Any]], path: Path, unit: str, label: str) -> N
                     for one in found
                 ]
                 label_of_line = f"{contender}, {scenario}"
-                right.plot(counts, spent, style, color=colour, marker="o", label=label_of_line)
-        right.set(xscale="log", xlabel=label, ylabel="Redis CPU per request, us")
-        right.set_ylim(bottom=0)
-        right.legend(fontsize=8)
-        right.grid(alpha=0.3)
+                bottom.plot(counts, spent, style, color=colour, marker="o", label=label_of_line)
+        bottom.set_ylabel("Redis CPU per request, us")
+        bottom.set_ylim(bottom=0)
+        for axes in (top, bottom):
+            _against(axes, label)
+
+
+def _against(axes: Any, label: str) -> None:
+    """Finish a chart that has a logarithmic axis of that name."""
+    axes.set(xscale="log", xlabel=label)
+    axes.xaxis.set_major_formatter(PLAIN)
+    axes.legend(**ABOVE)
+    axes.grid(alpha=0.3)
 
 
 def _ratio_lines(axes: Any, found: list[dict[str, Any]], across: list[float]) -> None:
@@ -171,14 +186,12 @@ def _ratio_lines(axes: Any, found: list[dict[str, Any]], across: list[float]) ->
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_ylim(bottom=0)
     axes.set_ylabel(f"time, divided by {PREDECESSOR}")
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
 
 
 def _memory(found: dict[str, Any], path: Path) -> None:
     """Bytes per session, by shape and configuration."""
     cases = list(dict.fromkeys((one["shape"], one["limit"]) for one in found["shapes"]))
-    with _figure(path, size=(8, 3.6)) as axes:
+    with _figure(path, 0.5 * len(cases) + 1.2) as axes:
         for offset, (contender, colour) in enumerate(
             ((OURS, OURS_COLOUR), (PREDECESSOR, THEIRS_COLOUR))
         ):
@@ -195,7 +208,7 @@ def _memory(found: dict[str, Any], path: Path) -> None:
                     axes.plot([at_most] * 2, [row - 0.36, row], color=TARGET_COLOUR)
         axes.set_yticks(range(len(cases)), [f"{shape}\n(limit {limit})" for shape, limit in cases])
         axes.invert_yaxis()
-        axes.set_xlabel("bytes per session; limit: hash-max-listpack-value; red: the target")
+        axes.set_xlabel("bytes per session; red: the target;\nlimit: hash-max-listpack-value")
         axes.legend(**ABOVE)
         axes.grid(axis="x", alpha=0.3)
 
@@ -203,7 +216,7 @@ def _memory(found: dict[str, Any], path: Path) -> None:
 def _propagation(found: list[dict[str, Any]], path: Path) -> None:
     """What a request passes on to replicas and to disk."""
     scenarios = list(dict.fromkeys(one["scenario"] for one in found))
-    with _figure(path, size=SMALL) as axes:
+    with _figure(path, 3.4) as axes:
         for offset, (contender, colour) in enumerate(
             ((OURS, OURS_COLOUR), (PREDECESSOR, THEIRS_COLOUR))
         ):
@@ -218,6 +231,6 @@ def _propagation(found: list[dict[str, Any]], path: Path) -> None:
             axes.bar_label(bars, fmt="%.0f", padding=3)
         axes.set_yticks(range(len(scenarios)), scenarios)
         axes.invert_yaxis()
-        axes.set_xlabel("bytes per request to a replica, and to the append-only file")
+        axes.set_xlabel("bytes per request to a replica,\nand to the append-only file")
         axes.legend(**ABOVE)
         axes.grid(axis="x", alpha=0.3)

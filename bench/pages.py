@@ -8,7 +8,7 @@ makes the tables and the charts again, of the figures that are there.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,7 @@ def as_rst(table: Table) -> str:
     for row in filter(None, (table.head, *table.rows)):
         for number, cell in enumerate(row):
             lines.append(f"   {'  ' if number else '* '}- {cell}".rstrip())
-    lines += ["", table.note, ""] if table.note else [""]
-    return _lines(lines)
-
-
-def _lines(lines: Iterable[str]) -> str:
+    lines += ["", table.note] if table.note else []
     return "\n".join(lines) + "\n"
 
 
