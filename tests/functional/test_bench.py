@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -209,6 +210,27 @@ def test_the_committed_tables_are_those_of_the_committed_figures(tmp_path: Path)
     )
     texts = json.loads(python("-c", program, committed / "benchmarks.json"))
     assert texts == {path.stem: path.read_text() for path in committed.glob("*.inc")}
+
+
+#: CSS pixels that a page's contents are wide, on a phone of 390.
+PHONE = 358
+
+
+def test_the_committed_charts_are_readable_on_a_phone_and_link_to_the_whole_picture() -> None:
+    docs = CHECKOUT / "docs"
+    pages = "".join(page.read_text(encoding="utf-8") for page in docs.glob("*.rst"))
+    charts = sorted((docs / "figures").glob("*.svg"))
+    assert charts
+    for chart in charts:
+        assert re.search(
+            rf"image:: figures/{chart.name}\n   :alt: .+\n   :target: _images/{chart.name}\n", pages
+        )
+        text = chart.read_text(encoding="utf-8")
+        width = re.search(r'viewBox="0 0 ([\d.]+) ', text)
+        sizes = re.findall(r"font(?:-size)?: ([\d.]+)px", text)
+        assert width
+        assert sizes
+        assert min(map(float, sizes)) * PHONE / float(width[1]) > 9
 
 
 def test_a_part_measured_again_replaces_that_part_only(
