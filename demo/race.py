@@ -83,5 +83,7 @@ def run(request: Any) -> dict[str, Any]:
 
 @view_config(route_name="race", request_method="GET", renderer="json")
 def result(request: Any) -> dict[str, Any]:
-    """Tell which of the requests have left their mark."""
-    return {"kept": sorted(int(key.partition(":")[2]) for key in marks(session_of(request)))}
+    """Tell which of the requests have left their mark, and how many keys there are in all."""
+    session = session_of(request)
+    kept = sorted(int(key.partition(":")[2]) for key in marks(session))
+    return {"kept": kept, "keys": len(session.keys())}

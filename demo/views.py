@@ -6,8 +6,8 @@ import secrets
 from collections import Counter
 from typing import Any, NamedTuple
 
-from pyramid.exceptions import BadCSRFToken
-from pyramid.httpexceptions import HTTPNotFound, HTTPSeeOther
+from pyramid.exceptions import BadCSRFToken, URLDecodeError
+from pyramid.httpexceptions import HTTPBadRequest, HTTPNotFound, HTTPSeeOther
 from pyramid.interfaces import ISessionFactory
 from pyramid.view import exception_view_config, notfound_view_config, view_config
 
@@ -212,8 +212,9 @@ def revoke_sessions(request: Any) -> HTTPSeeOther:
     return back_home(request, "account")
 
 
-def plain(text: str, longest: int) -> str:
-    return " ".join(text.split())[:longest].strip()
+def plain(text: object, longest: int) -> str:
+    """Return a form's text on one line; a file, which no form here sends, is no text."""
+    return " ".join(text.split())[:longest].strip() if isinstance(text, str) else ""
 
 
 def device(user_agent: str) -> str:
@@ -248,3 +249,9 @@ def unavailable(request: Any) -> dict[str, str]:
 def not_found(request: Any) -> dict[str, str]:
     request.response.status_int = HTTPNotFound.code
     return {"title": "No such page", "text": "There is nothing at this address."}
+
+
+@exception_view_config(URLDecodeError, renderer="templates/message.jinja2")
+def undecodable(request: Any) -> dict[str, str]:
+    request.response.status_int = HTTPBadRequest.code
+    return {"title": "No such page", "text": "This address is not UTF-8."}

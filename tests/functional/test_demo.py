@@ -372,6 +372,41 @@ def test_page_asks_for_nothing_from_elsewhere_and_runs_nothing_within(visitor: V
     assert visitor.page.headers["Cache-Control"] == "no-store"
 
 
+# -- what browsers do not send --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("cart", "add"),
+        ("cart", "remove"),
+        ("flash", "message"),
+        ("label", "label"),
+        ("login", "name"),
+        ("revoke", "one"),
+        ("timeout", "seconds"),
+    ],
+)
+def test_form_with_a_file_where_a_text_belongs_changes_nothing(
+    path: str, field: str, visitor: Visitor
+) -> None:
+    visitor.log_in("Ann")
+    visitor.get()
+    keys = visitor.text("keys")
+    file = (field, "name.txt", b"Eve")
+    visitor.app.post(f"/{path}", {"csrf_token": visitor.token}, upload_files=[file], status=303)
+    visitor.get()
+    assert visitor.text("user") == "Ann"
+    assert visitor.sessions == ["Firefox on Linux*"]
+    assert visitor.text("keys") == keys
+
+
+def test_address_that_is_no_text_has_a_page_of_the_demo(visitor: Visitor) -> None:
+    answered = visitor.app.get("/%ff", status=400)
+    assert "No such page" in answered
+    assert answered.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
 # -- what the engine did ------------------------------------------------------------------
 
 
@@ -431,13 +466,16 @@ def test_race_keeps_every_request(app: Any, visitor: Visitor) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert visitor.app.get("/race/ours").json == {"kept": list(range(20))}
+    result = visitor.app.get("/race/ours").json
+    assert result["kept"] == list(range(20))
+    visitor.get()
+    assert str(result["keys"]) == visitor.text("keys")
     log = " ".join(visitor.app.get("/log").text.split())
     assert f"20 {TIMES} POST /race/ours/…" in log
     assert f"All together: 20 {TIMES} load_and_touch, 20 {TIMES} save_if_changed" in log
 
     visitor.app.post("/race/ours", headers=headers)
-    assert visitor.app.get("/race/ours").json == {"kept": []}
+    assert visitor.app.get("/race/ours").json["kept"] == []
 
 
 def test_page_says_so_where_there_is_nothing_to_race_against(visitor: Visitor) -> None:
