@@ -47,7 +47,12 @@ for (const note of notes) {
   close.className = "close";
   close.setAttribute("aria-label", `Close the message: ${text}`);
   close.textContent = "×";
-  close.addEventListener("click", () => note.remove());
+  close.addEventListener("click", () => {
+    const next = note.nextElementSibling ?? note.previousElementSibling;
+    note.remove();
+    // Or else the focus would go back to the start of the page.
+    (next?.querySelector(".close") ?? document.getElementById("content")).focus({ preventScroll: true });
+  });
   note.append(close);
   // What is in a live region from the start is not announced.
   setTimeout(() => say([news.textContent, text].join(" ").trim()), 300);
@@ -68,19 +73,25 @@ if (button) {
     return response.json();
   };
 
+  /** Clear a lane, and have it show a score. */
+  const show = (lane, score) => {
+    for (const cell of lane.querySelectorAll("li")) cell.className = "";
+    lane.querySelector("output").textContent = score;
+  };
+
   const race = async (engine) => {
     const lane = document.getElementById(`lane-${engine}`);
     const cells = [...lane.querySelectorAll("li")];
-    for (const cell of cells) cell.className = "";
-    lane.querySelector("output").textContent = "…";
+    show(lane, "…");
     await ask(`/race/${engine}`, "POST");
     await Promise.all(cells.map(async (cell, number) => {
       await ask(`/race/${engine}/${number}`, "POST");
       cell.className = "done";
     }));
-    const { kept } = await ask(`/race/${engine}`, "GET");
+    const { kept, keys } = await ask(`/race/${engine}`, "GET");
     cells.forEach((cell, number) => { cell.className = kept.includes(number) ? "kept" : "lost"; });
     lane.querySelector("output").textContent = kept.length;
+    if (engine === "ours") document.getElementById("keys").textContent = keys;
     return kept.length;
   };
 
@@ -102,6 +113,7 @@ if (button) {
       const log = await fetch("/log");
       if (log.ok) document.getElementById("log").innerHTML = await log.text();
     } catch (error) {
+      for (const lane of section.querySelectorAll(".lane")) show(lane, "–");
       result.textContent = "The session has ended meanwhile. Reload the page and try again.";
     }
     button.removeAttribute("aria-disabled");

@@ -116,13 +116,38 @@ class Tab:
         assert found is not None
         return found
 
-    def be_a_phone(self) -> None:
-        metrics = {"width": PHONE[0], "height": PHONE[1], "deviceScaleFactor": 1, "mobile": True}
+    def be_a_phone(self, size: tuple[int, int] = PHONE) -> None:
+        metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": True}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
-    def scheme(self, name: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": name}]
+    def prefers(self, **wishes: str) -> None:
+        """Set the ``prefers-...`` features of the media."""
+        features = [
+            {"name": f"prefers-{name.replace('_', '-')}", "value": value}
+            for name, value in wishes.items()
+        ]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def accessible(self, css: str) -> dict[str, Any]:
+        """What the accessibility tree has of an element: nothing, if it leaves that out."""
+        call = self.driver.execute_cdp_cmd
+        root = call("DOM.getDocument", {"depth": 0})["root"]["nodeId"]
+        wanted = call("DOM.querySelector", {"nodeId": root, "selector": css})["nodeId"]
+        nodes = call("Accessibility.getPartialAXTree", {"nodeId": wanted, "fetchRelatives": False})
+        (node,) = nodes["nodes"]
+        if node["ignored"]:
+            return {}
+        properties = {one["name"]: one["value"]["value"] for one in node["properties"]}
+        return {"role": node["role"]["value"], **properties}
+
+    def tabs_on(self, backwards: bool = False) -> None:
+        """Move the focus, as the Tab key does."""
+        keys = webdriver.ActionChains(self.driver)
+        if backwards:
+            keys = keys.key_down(Keys.SHIFT).send_keys(Keys.TAB).key_up(Keys.SHIFT)
+        else:
+            keys = keys.send_keys(Keys.TAB)
+        keys.perform()
 
     def complaints(self) -> list[str]:
         """What the console has said since the last time; policies refused stand there, too."""
@@ -139,7 +164,7 @@ def tab(chromium: webdriver.Chrome, demo: DemoProcess) -> Iterator[Tab]:
     chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
     tab = Tab(chromium, demo.url)
     chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    tab.scheme("light")
+    tab.prefers(color_scheme="light", reduced_motion="reduce")
     tab.open()
     first = chromium.current_window_handle
     yield tab
@@ -207,6 +232,23 @@ def test_race_loses_nothing_here_and_shows_what_is_lost_there(tab: Tab) -> None:
     )
     wait_until(lambda: "POST /race/ours" in tab.text("#log h3"))
     assert tab.text("#round-trips") == str(2 * RACERS)
+
+    # What the page shows of the session is true after the race, too.
+    keys = tab.text("#keys")
+    assert int(keys) > RACERS
+    tab.open()
+    assert tab.text("#keys") == keys
+
+
+def test_race_in_a_session_that_has_ended_leaves_no_score(tab: Tab) -> None:
+    scores = [score.text for score in tab.all(".score")]
+    tab.driver.delete_all_cookies()
+    tab.one("#start-race").click()
+    text = wait_until(lambda: tab.text("#race-result"))
+    assert text == "The session has ended meanwhile. Reload the page and try again."
+    assert [score.text for score in tab.all(".score")] == scores
+    (complaint,) = tab.complaints()
+    assert "400" in complaint
 
 
 def test_logout_in_a_second_tab_holds_for_the_first(tab: Tab) -> None:
@@ -294,6 +336,61 @@ def test_message_is_announced_and_can_be_closed(tab: Tab) -> None:
     assert tab.all(".note") == []
 
 
+def test_closing_a_message_keeps_the_focus_near(tab: Tab) -> None:
+    tab.driver.execute_async_script(
+        """
+        const done = arguments[0];
+        const send = (message) => fetch("/flash", { method: "POST", redirect: "manual",
+          body: new URLSearchParams({ message,
+            csrf_token: document.querySelector("[name=csrf_token]").value }) });
+        Promise.all(["One", "Two"].map(send)).then(() => done());
+        """
+    )
+    tab.open()
+    first, second = tab.all(".note button")
+    focused = "return document.activeElement"
+    first.click()
+    assert tab.run(focused) == second
+    second.click()
+    assert tab.run(focused) == tab.one("main")
+
+
+def test_result_of_the_race_is_announced_and_its_scores_are_not(tab: Tab) -> None:
+    # A region that is not in the tree before its text is there is not announced.
+    said = tab.accessible("#race-result")
+    assert (said["role"], said["live"]) == ("status", "polite")
+    for engine in ("ours", "predecessor"):
+        assert "live" not in tab.accessible(f"#lane-{engine} output")
+
+
+#: Elements that do not change at once; the parts of a control stand in its own tree.
+MOVING = """
+return [...document.querySelectorAll("*")]
+  .map((one) => [one, getComputedStyle(one)])
+  .filter(([, style]) => style.transitionDuration !== "0s" || style.animationName !== "none")
+  .map(([one]) => one.outerHTML);
+"""
+
+
+def test_whoever_prefers_less_motion_sees_none(tab: Tab) -> None:
+    call = tab.driver.execute_cdp_cmd
+    call("DOM.enable", {})
+    call("CSS.enable", {})
+    nodes = call("DOM.getFlattenedDocument", {"depth": -1, "pierce": True})["nodes"]
+    (bar,) = (n for n in nodes if "-webkit-progress-value" in n.get("attributes", ()))
+
+    def seconds_of_bar() -> str:
+        found = call("CSS.getComputedStyleForNode", {"nodeId": bar["nodeId"]})["computedStyle"]
+        return str(next(one["value"] for one in found if one["name"] == "transition-duration"))
+
+    tab.prefers(reduced_motion="no-preference")
+    assert tab.run(MOVING)
+    assert seconds_of_bar() == "0.5s"
+    tab.prefers(reduced_motion="reduce")
+    assert tab.run(MOVING) == []
+    assert seconds_of_bar() == "0s"
+
+
 FOCUSABLE = """
 return [...document.querySelectorAll("a[href], button, input, summary")]
   .filter((one) => !one.disabled && one.type !== "hidden" && one.checkVisibility()).length
@@ -318,10 +415,34 @@ def test_everything_is_reached_with_the_keyboard_and_shows_it(logged_in: bool, t
     count = tab.run(FOCUSABLE)
     assert count > 10
     for _ in range(count):
-        webdriver.ActionChains(tab.driver).send_keys(Keys.TAB).perform()
+        tab.tabs_on()
         is_new, is_shown, element = tab.run(FOCUSED)
         assert is_new, element
         assert is_shown, element
+
+
+#: Whether something else lies over all of what has the focus (WCAG 2.2, 2.4.11).
+HIDDEN = """
+const one = document.activeElement;
+if (one === document.body) return false;
+const box = one.getBoundingClientRect();
+const xs = [box.left + 4, (box.left + box.right) / 2, box.right - 4];
+const ys = [box.top + 4, (box.top + box.bottom) / 2, box.bottom - 4];
+return !xs.some((x) => ys.some((y) => one.contains(document.elementFromPoint(x, y))))
+  && one.outerHTML;
+"""
+
+
+@pytest.mark.parametrize("size", [(320, 256), (390, 844)])
+def test_nothing_hides_what_has_the_focus(size: tuple[int, int], tab: Tab) -> None:
+    tab.be_a_phone(size)
+    tab.one("#message").send_keys("A long message " * 8)
+    tab.press("form[action='/flash'] button")
+    count = tab.run(FOCUSABLE)
+    for backwards in (False, True):
+        for _ in range(count):
+            tab.tabs_on(backwards)
+            assert not tab.run(HIDDEN)
 
 
 def test_login_with_the_keyboard_alone(tab: Tab) -> None:
@@ -346,6 +467,13 @@ def test_every_control_has_a_name_of_its_own(tab: Tab) -> None:
     assert len(set(names)) == len(names)
     landmarks = [one.aria_role for one in tab.all("body > header, main, aside, footer")]
     assert landmarks == ["banner", "main", "complementary", "contentinfo"]
+    outside = """
+    return [...document.querySelectorAll("body *")]
+      .filter((one) => [...one.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+      .filter((one) => one.checkVisibility() && !one.closest(".skip, header, main, aside, footer"))
+      .map((one) => one.outerHTML)
+    """
+    assert tab.run(outside) == []
     levels = [int(one.tag_name[1]) for one in tab.all("h1, h2, h3")]
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
@@ -397,7 +525,7 @@ def test_text_stands_out_by_day_and_by_night(tab: Tab) -> None:
     ground = "return getComputedStyle(document.body).backgroundColor"
     colours = set()
     for scheme in ("light", "dark"):
-        tab.scheme(scheme)
+        tab.prefers(color_scheme=scheme)
         colours.add(tab.run(ground))
         assert tab.run(FAINT) == []
     assert len(colours) == 2
