@@ -64,6 +64,7 @@ def modules() -> list[str]:
 def test_one_variant_of_each_functional_test_passes_as_that_user(redis_binary: str) -> None:
     files = [str(HERE / f"test_{name}.py") for name in modules()]
     options = ["-q", "-p", "tests.support.least_privilege", "-p", "no:cacheprovider"]
+    options += ["-m", "not torture"]
     options += ["-k", " and ".join(f"not {name}" for name in OUTSIDE)]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *files],
