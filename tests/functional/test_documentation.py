@@ -1,6 +1,9 @@
 """What README and docs/ say is so: samples run, names exist, figures hold."""
 
+import ast
 import configparser
+import http.cookiejar
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -9,6 +12,9 @@ import subprocess
 import sys
 import textwrap
 import types
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +32,7 @@ from pyramid_redis_lua_sessions.cli import SessionsCommand
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.settings import PREFIX, Row, Settings, SettingsError, rows
 from pyramid_redis_lua_sessions.testing import CountingProxy
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.rst"
@@ -98,6 +105,11 @@ def test_every_line_of_an_ini_sample_is_accepted(page: Path, redis_url: str) -> 
                 Settings.from_ini({**alone, f"{key}_misspelt": value})
 
 
+#: The page that a test of its own follows to the letter, and what every shell has.
+FOLLOWED = "getting-started"
+SHELL = {"mkdir", "cd", ".", "export"}
+
+
 @pytest.mark.parametrize("page", pages_with("console"))
 def test_every_command_of_a_console_sample_exists(page: Path) -> None:
     for sample in samples(page, "console"):
@@ -105,12 +117,15 @@ def test_every_command_of_a_console_sample_exists(page: Path) -> None:
             if not line.startswith("$ "):
                 continue
             program, *args = shlex.split(line[2:], comments=True)
+            if program in SHELL:
+                assert page.stem == FOLLOWED, line
+                continue
             if program == "make":
                 assert_is_target(args[0])
             elif program == "redis-lua-sessions":
                 SessionsCommand([]).make_parser().parse_args(args)
             else:
-                assert program in {"python", "pserve"}, line
+                assert program in {"python", "python3", "pserve"}, line
 
 
 def assert_is_target(name: str) -> None:
@@ -178,35 +193,166 @@ def test_readme_sample_gives_the_application_sessions(run_page: Callable[[Path],
     assert [app.get("/").text for _ in range(3)] == ["1", "2", "3"]
 
 
-def test_getting_started_application_works(run_page: Callable[[Path], Any], redis_url: str) -> None:
+#: What stands in for ``python`` and ``python3`` of a reader's shell: nothing is installed, and
+#: the environment that they make is none; all else is run by the Python of the tests.
+READERS_PYTHON = """#!/bin/sh
+case "$1 $2" in
+  "-m venv") mkdir -p "$3/bin" && touch "$3/bin/activate" ;;
+  "-m pip") echo "$@" >> "$PIP_LOG" ;;
+  *) exec "$TESTS_PYTHON" "$@" ;;
+esac
+"""
+
+
+class Started(NamedTuple):
+    """The application of a page, run as the page says.
+
+    :ivar url: its address, without a slash.
+    :ivar installed: the arguments of ``pip`` that came before.
+    """
+
+    url: str
+    installed: list[str]
+
+
+@pytest.fixture
+def getting_started(tmp_path: Path, redis_url: str) -> Iterator[Started]:
+    """Follows the page to the letter, in a directory of its own, as somebody with a shell."""
+    page = DOCS / "getting-started.rst"
+    (program,) = samples(page, "python")
+    install, run = (
+        [line.removeprefix("$ ") for line in sample.text.splitlines() if line]
+        for sample in samples(page, "console")
+    )
+    source = program.text
+    # Where the reader's Redis is, and a port that nobody else has.
+    for theirs, ours in (
+        ("redis://localhost:6379/0", redis_url),
+        ("127.0.0.1:6543", "127.0.0.1:0"),
+    ):
+        assert source.count(theirs) == 1
+        source = source.replace(theirs, ours)
+    for directory in ("checkout", "bin"):
+        (tmp_path / directory).mkdir()
+    for name in ("python", "python3"):
+        (tmp_path / "bin" / name).write_text(READERS_PYTHON)
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "app.py").write_text(source)
+    run[-1] = f"exec {run[-1]}"  # so that there is one process to end
+    printed = tmp_path / "printed"
+    with printed.open("wb") as output:
+        process = subprocess.Popen(
+            ["sh", "-ec", "\n".join([*install, "cp ../app.py app.py", *run])],
+            cwd=tmp_path / "checkout",
+            env={
+                "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin",
+                "PIP_LOG": str(tmp_path / "installed"),
+                "TESTS_PYTHON": sys.executable,
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def url() -> str | None:
+        assert process.poll() is None, printed.read_text()
+        found = re.search(r"Serving on (http://127\.0\.0\.1:\d+)\n", printed.read_text())
+        return found and found.group(1)
+
+    try:
+        yield Started(str(wait_until(url, 30)), (tmp_path / "installed").read_text().split())
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Visitor:
+    """Somebody with a browser that keeps cookies."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.cookies = http.cookiejar.CookieJar()
+        handler = urllib.request.HTTPCookieProcessor(self.cookies)
+        self._opener = urllib.request.build_opener(handler)
+
+    def send(self, path: str = "/", fields: dict[str, str] | None = None) -> str:
+        data = None if fields is None else urllib.parse.urlencode(fields).encode("ascii")
+        with self._opener.open(self.url + path, data, timeout=10) as response:
+            return str(response.read().decode("utf-8"))
+
+    def submit(self, path: str, **fields: str) -> str:
+        """Fill in the form of the page that posts to ``path``."""
+        (form,) = re.findall(rf'<form method="post" action="{path}">.*?</form>', self.send(), re.S)
+        assert {*re.findall(r'name="(\w+)"', form)} == {*fields, "csrf_token"}
+        (token,) = re.findall(r'name="csrf_token" value="([^"]+)"', form)
+        return self.send(path, {**fields, "csrf_token": token})
+
+    @property
+    def cookie(self) -> str:
+        (cookie,) = self.cookies
+        return f"{cookie.name}={cookie.value}"
+
+
+def test_getting_started_can_be_followed_to_the_letter(getting_started: Started) -> None:
+    visitor = Visitor(getting_started.url)
+    assert "Hello, stranger" in visitor.send()
+    with pytest.raises(urllib.error.HTTPError, match="400") as refused:
+        visitor.send("/cart", {"item": "tea"})
+    refused.value.close()
+    page = visitor.submit("/cart", item="<tea>")
+    assert "It is in your cart." in page
+    assert "In your cart: &lt;tea&gt;</p>" in page
+    page = visitor.submit("/cart", item="milk")  # a change inside the list
+    assert "In your cart: &lt;tea&gt;, milk</p>" in page
+
+    anonymous = visitor.cookie
+    page = visitor.submit("/login", name="Ann", password="")
+    assert "Hello, Ann" in page
+    assert "milk" in page
+    logged_in = visitor.cookie
+    assert logged_in != anonymous
+    page = visitor.submit("/logout")
+    assert "Hello, stranger" in page
+    assert "In your cart: nothing" in page
+    for old in (anonymous, logged_in):
+        request = urllib.request.Request(getting_started.url, headers={"Cookie": old})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert b"In your cart: nothing" in response.read()
+
+
+def test_getting_started_installs_all_that_its_application_imports(
+    getting_started: Started,
+) -> None:
+    module, verb, *packages = getting_started.installed[1:]
+    assert (module, verb) == ("pip", "install")
+    packages[packages.index(".")] = "pyramid_redis_lua_sessions"
+    there = {*packages}
+    for name in packages:
+        needed = importlib.metadata.requires(name) or []
+        there |= {re.split(r"[^\w-]", one)[0] for one in needed if "extra ==" not in one}
+    (program,) = samples(DOCS / "getting-started.rst", "python")
+    imported = set()
+    for node in ast.walk(ast.parse(program.text)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module).partition(".")[0])
+    assert "waitress" in imported
+    assert imported - sys.stdlib_module_names <= there
+
+
+def test_getting_started_application_takes_the_settings_of_an_ini_file(
+    run_page: Callable[[Path], Any], redis_url: str
+) -> None:
     page = DOCS / "getting-started.rst"
     parser = configparser.ConfigParser(defaults={"session_secret": SECRET})
     parser.read_string(samples(page, "ini")[0].text)
-    settings = dict(parser.items("app:main"))
-    settings["redis.sessions.url"] = redis_url
+    settings = {**parser["app:main"], "redis.sessions.url": redis_url}
     app = TestApp(run_page(page).main({}, **settings))
-
-    def post(path: str, **fields: str) -> None:
-        app.post(path, {**fields, "csrf_token": app.get("/cart").json["csrf_token"]}, status=303)
-
-    app.post("/cart", {"item": "tea"}, status=400)
-    post("/cart", item="tea")
-    first = app.get("/cart").json
-    assert first["cart"] == ["tea"]
-    assert first["messages"] == ["It is in your cart."]
-    post("/cart", item="milk")  # a change inside the list
-
-    anonymous = app.cookies["session"]
-    post("/login", name="Ann", password="")
-    assert app.cookies["session"] != anonymous
-    assert app.get("/cart").json["cart"] == ["tea", "milk"]
-
-    logged_in = app.cookies["session"]
-    post("/logout")
-    assert app.get("/cart").json["cart"] == []
-    for old in (anonymous, logged_in):
-        app.set_cookie("session", old)
-        assert app.get("/cart").json["cart"] == []
+    form = app.get("/").forms[0]
+    form["item"] = "tea"
+    form.submit(status=303)
+    assert "It is in your cart." in app.get("/").text
 
 
 def test_tests_of_the_testing_page_pass(tmp_path: Path, redis_binary: str) -> None:
