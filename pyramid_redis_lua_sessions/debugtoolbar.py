@@ -7,7 +7,7 @@ decoded for it, and no value is shown: only keys, types and sizes.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pyramid.exceptions import ConfigurationError
@@ -18,7 +18,7 @@ from .errors import fingerprint
 from .factory import TURNS, Turn
 from .serializers import FLASH_KIND, KEY_KINDS, UNIT_SEPARATOR, key_of
 from .session import Overview
-from .state import Phase
+from .state import Phase, number
 from .watch import Call, WatchedStore, watch
 
 __all__ = ["SessionPanel", "includeme"]
@@ -33,7 +33,8 @@ MOST_CHARACTERS = 120
 class Key(NamedTuple):
     """A row of the table of keys.
 
-    :ivar size: bytes in Redis, seal included; of a deleted key 0.
+    :ivar size: bytes in Redis, seal included; of a deleted key 0, of one that ended
+        with its session what it was.
     :ivar kind: name of the value's type, ``""`` if it was not decoded.
     """
 
@@ -98,34 +99,52 @@ def includeme(config: Any) -> None:
 # -- what is shown -----------------------------------------------------------------
 
 
+class Past(NamedTuple):
+    """What the calls of a request tell of the session that it came with.
+
+    :ivar name: fingerprint of the id that was loaded, ``None`` if none was.
+    :ivar fields: what was loaded; ``sizes``: of the values among it, bytes in Redis.
+    :ivar written: the fields that the request set.
+    :ivar ended: fingerprints of the ids that it ended.
+    """
+
+    name: str | None = None
+    fields: dict[bytes, bytes] = {}
+    sizes: dict[bytes, int] = {}
+    written: set[bytes] = set()
+    ended: list[str] = []
+
+
+def _past(turn: Turn) -> Past:
+    store = turn.used_store
+    if not isinstance(store, WatchedStore):
+        return Past()
+    ended = [fingerprint(session_id) for session_id in store.ended]
+    if store.loaded is None:
+        return Past(ended=ended)
+    session_id, fields = store.loaded
+    values = turn.sealer.bind(session_id).open_all(fields) or {}
+    sizes = {field: len(fields[field]) for field in values}
+    return Past(fingerprint(session_id), fields, sizes, store.written, ended)
+
+
 def _described(turn: Turn) -> dict[str, Any]:
     found: dict[str, Any] = {"cookie": turn.settings.cookie_name, "prefix": turn.settings.prefix}
     seen = turn.session.overview()
     if seen is None:
         return {**found, "state": "not looked at", "facts": []}
-    before_id, before = _loaded(turn)
-    if seen.invalidated:
-        before = {}
-    keys = _keys(seen, before)
+    past = _past(turn)
+    keys = _keys(seen, past)
     return {
         **found,
-        "state": _state(seen, before_id),
-        "facts": _facts(seen),
+        "state": _state(seen, past),
+        "facts": _facts(seen, past, turn.settings.timeout),
         "keys": keys[:MOST_KEYS],
         "more": max(0, len(keys) - MOST_KEYS),
     }
 
 
-def _loaded(turn: Turn) -> tuple[str | None, dict[bytes, bytes]]:
-    """Return the fingerprint and the encoded values of what was loaded."""
-    store = turn.used_store
-    if not isinstance(store, WatchedStore) or store.loaded is None:
-        return None, {}
-    session_id, fields = store.loaded
-    return fingerprint(session_id), turn.sealer.bind(session_id).open_all(fields) or {}
-
-
-def _state(seen: Overview, before_id: str | None) -> str:
+def _state(seen: Overview, past: Past) -> str:
     if seen.phase is Phase.ADRIFT:
         return "ended elsewhere, or out of reach: changes are not kept"
     if seen.phase is Phase.FRESH:
@@ -134,38 +153,60 @@ def _state(seen: Overview, before_id: str | None) -> str:
         return "invalidated, and a new one created"
     if not seen.created_here:
         return "loaded"
-    return "new" if before_id is None else "loaded, and its id regenerated"
+    return "new" if past.name is None else "loaded, and its id regenerated"
 
 
-def _facts(seen: Overview) -> list[tuple[str, str]]:
-    if seen.phase is not Phase.STORED:
+def _is_over(seen: Overview) -> bool:
+    """Whether the session that was loaded has ended, and no new id took its data over."""
+    return seen.invalidated or seen.phase is Phase.ADRIFT
+
+
+def _facts(seen: Overview, past: Past, default_timeout: float | None) -> list[tuple[str, str]]:
+    old = past.ended if seen.invalidated or seen.created_here else []
+    if not old and past.name is not None and _is_over(seen):
+        old = [past.name]  # it had ended before, or could not be ended
+    if seen.phase is Phase.STORED:
+        facts = [
+            ("Fingerprint of the id", seen.fingerprint or ""),
+            ("Created", _moment(seen.created_ms)),
+            ("Idle timeout", _timeout(seen.timeout)),
+            ("Remaining life", _timeout(_seconds(seen.remaining_ms))),
+        ]
+        if old:
+            facts.insert(1, ("Fingerprint of the old id", ", ".join(old)))
+        return facts
+    if not _is_over(seen):
         return []
-    never = "never ends"
-    left = never if seen.remaining_ms < 0 else _duration(seen.remaining_ms / 1000)
-    return [
-        ("Fingerprint of the id", seen.fingerprint or ""),
-        ("Created", "" if seen.created_ms is None else _moment(seen.created_ms)),
-        ("Idle timeout", never if seen.timeout is None else _duration(seen.timeout)),
-        ("Remaining life", left),
-    ]
+    facts = [("Fingerprint of the id", ", ".join(old))] if old else []
+    if past.name is not None:
+        own = number(past.fields.get(b"timeout"))
+        timeout = default_timeout if own is None else own / 1000
+        created = number(past.fields.get(b"created", b"").partition(b" ")[0])
+        facts += [("Created", _moment(created)), ("Idle timeout", _timeout(timeout or None))]
+    return facts
 
 
-def _keys(seen: Overview, before: Mapping[bytes, bytes]) -> list[Key]:
+def _keys(seen: Overview, past: Past) -> list[Key]:
     """List keys and flash messages, those that the request touched first."""
-    now = {field: (len(raw), encoded) for field, raw, encoded in seen.stored}
     rows = []
+    before: Iterable[bytes] = past.sizes
+    if _is_over(seen):
+        for field, size in past.sizes.items():
+            state = "read, ended" if field in seen.types_before else "ended"
+            rows.append(Key(_name(field), state, size, seen.types_before.get(field, "")))
+        before = ()
+    now = {field: len(raw) for field, raw, _ in seen.stored}
     for field in {*now, *before}:
-        size, encoded = now.get(field, (0, None))
-        if encoded is None:
+        if field not in now:
             state = "deleted"
         elif field not in before:
             state = "added"
-        elif encoded != before[field]:
+        elif field in past.written:
             state = "changed"
         else:
             state = "read" if field in seen.types else ""
-        kind = "" if encoded is None else seen.types.get(field, "")
-        rows.append(Key(_name(field), state, size, kind))
+        kind = seen.types.get(field, "") if field in now else ""
+        rows.append(Key(_name(field), state, now.get(field, 0), kind))
     return sorted(rows, key=lambda row: (not row.state, row.name))
 
 
@@ -186,12 +227,18 @@ def _short(text: str) -> str:
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}…"
 
 
-def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
+def _seconds(milliseconds: int) -> float | None:
+    return None if milliseconds < 0 else milliseconds / 1000
 
 
-def _moment(milliseconds: int) -> str:
-    """UTC; the field is not sealed, so it may hold any number."""
+def _timeout(seconds: float | None) -> str:
+    return "never ends" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _moment(milliseconds: int | None) -> str:
+    """UTC; the field is not sealed, so it may hold any number, or none."""
+    if milliseconds is None:
+        return ""
     try:
         moment = datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.timezone.utc)
     except (OverflowError, ValueError, OSError):

@@ -35,6 +35,7 @@ class Overview(NamedTuple):
     :ivar remaining_ms: life that was left after the last call; -1 = it never ends.
     :ivar stored: what is stored, values and owner: (field, as stored, encoded).
     :ivar types: field to name of the type, for each value that was decoded or assigned.
+    :ivar types_before: the same, of a session that ended in this request, until then.
     """
 
     phase: Phase
@@ -46,6 +47,7 @@ class Overview(NamedTuple):
     remaining_ms: int
     stored: list[tuple[bytes, bytes, bytes]]
     types: dict[bytes, str]
+    types_before: dict[bytes, str]
 
 
 def _whole(name: str, values: bool) -> Callable[..., Any]:
@@ -233,6 +235,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
             self._remaining_ms,
             contents.stored(contents.held()),
             contents.types(),
+            self._past.types() if hasattr(self, "_past") else {},
         )
 
     @property
@@ -336,6 +339,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
             self.ends += map(Invalidated, self._host.identify())
         elif self._id is not None:
             self.ends.append(Invalidated(self._id, True, self._contents.checks()))
+            self._past = self._contents
         self.invalidated = True
         # A request in flight must not delete the cookie of a newer login.
         self.cookie_is_stale = not self._in_flight

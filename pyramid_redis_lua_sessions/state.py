@@ -137,6 +137,7 @@ class SessionState:
         "_lifetime",
         "_moved",
         "_new",
+        "_past",
         "_phase",
         "_regenerate",
         "_remaining_ms",
@@ -158,6 +159,8 @@ class SessionState:
 
     _bound: Bound
     _contents: Contents
+    #: What it held when it ended in this request, for those who show it; else not set.
+    _past: Contents
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -658,6 +661,7 @@ class SessionState:
             number(loaded.get(b"deadline")) if deadline is None else deadline,
         )
         seal = _Sealing(self._host.sealer, merged)
+        seal.own = own
         checks = contents.checks()
         start = None if self._restart_lifetime else self._start()
         created, ending = self._store().replace(
@@ -791,6 +795,7 @@ class SessionState:
         """Lose the changes, audibly."""
         self._report(InvalidSession_ChangesDropped, reason)
         orphan = self._id if self.created_here else None
+        self._past = self._contents
         self._stand(Phase.ADRIFT)
         if orphan is not None:
             self._store().end(orphan)
@@ -839,11 +844,14 @@ class _Sealing:
     """Seals data for the id that a session gets, and remembers how it did.
 
     Sealing again would not give the same bytes where values are encrypted.
+
+    :ivar own: at a regeneration the fields that the request wrote, for :mod:`.watch`.
     """
 
-    __slots__ = ("_sealer", "bound", "data", "sealed")
+    __slots__ = ("_sealer", "bound", "data", "own", "sealed")
 
     bound: Bound
+    own: set[bytes]
 
     def __init__(self, sealer: Sealer, data: dict[bytes, bytes]) -> None:
         self._sealer = sealer

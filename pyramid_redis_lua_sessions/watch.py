@@ -6,7 +6,7 @@ A request that nobody watches pays for this with one lookup in its environ.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import redis
@@ -16,7 +16,7 @@ from .calls import Call as ScriptCall
 from .errors import StoreError
 from .factory import TURNS, WATCHER
 from .scripts import Script, Status
-from .store import Absent, Foreign, Loaded, Store
+from .store import Absent, Ending, Foreign, Loaded, Replaced, Saved, Store
 
 __all__ = ["Call", "watch"]
 
@@ -96,19 +96,56 @@ class WatchedStore(Store):
     :param store: the store to watch, over the client that serves the request.
     :param calls: where to.
     :ivar loaded: the id that was loaded last, and its fields as they were then.
+    :ivar written: the fields that were set since then.
+    :ivar ended: the ids that were ended.
     """
 
     def __init__(self, store: Store, calls: list[Call]) -> None:
         self.__dict__.update(vars(store))
         self._calls = calls
         self.loaded: tuple[str, dict[bytes, bytes]] | None = None
+        self.written: set[bytes] = set()
+        self.ended: list[str] = []
         self.client = self._tally = _Tally(store.client)
 
     def load(self, session_id: str) -> Loaded | Absent:
         found = super().load(session_id)
         if isinstance(found, Loaded):
             self.loaded = (session_id, dict(found.fields))
+            self.written.clear()
         return found
+
+    def save(
+        self, session_id: str, values: Mapping[bytes, bytes], *args: Any, **options: Any
+    ) -> Saved | Absent | Status:
+        result = super().save(session_id, values, *args, **options)
+        if isinstance(result, Saved):
+            self.written.update(values)
+        return result
+
+    def end(self, session_id: str, *args: Any, **options: Any) -> Ending:
+        return self._noted_ending(session_id, super().end(session_id, *args, **options))
+
+    def replace(
+        self,
+        old_id: str,
+        seal: Callable[[str], Mapping[bytes, bytes]],
+        *args: Any,
+        **options: Any,
+    ) -> Replaced:
+        ended = self.ended.copy()
+        try:
+            replaced = super().replace(old_id, seal, *args, **options)
+        finally:
+            self.ended = ended  # a new id that it ended again was never anybody's
+        self.written.update(getattr(seal, "own", ()))
+        self._noted_ending(old_id, replaced.ending)
+        return replaced
+
+    def _noted_ending(self, session_id: str, ending: Ending) -> Ending:
+        if ending.status is Status.ENDED and session_id not in self.ended:
+            self.ended.append(session_id)
+        return ending
 
     def _call(self, script: Script, key: bytes, args: Iterable[Any]) -> Any:
         step = super()._call

@@ -9,8 +9,9 @@ import pytest
 import redis
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
+from pyramid.response import Response
 
-from pyramid_redis_lua_sessions import RedisSessionFactory
+from pyramid_redis_lua_sessions import RedisSessionFactory, SessionConflict
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.app import SECRET, Browser, close_with, make_browser
@@ -128,6 +129,130 @@ def test_session_that_was_read_and_changed_is_shown(
     assert sizes["'old'"] == 0
 
 
+def assign(session: Any) -> None:
+    session["name"] = "Ann"
+
+
+def delete_and_assign(session: Any) -> None:
+    del session["name"]
+    session["name"] = "Ann"
+
+
+def regenerate_and_assign(session: Any) -> None:
+    session.regenerate_id()
+    assign(session)
+
+
+@pytest.mark.parametrize("change", [assign, delete_and_assign, regenerate_and_assign])
+def test_key_that_was_given_its_own_value_again_is_changed(
+    change: Callable[[Any], None], browser: Browser
+) -> None:
+    """A save sends it, and writes over what others wrote meanwhile."""
+
+    def view(request: Any) -> None:
+        request.session["other"]
+        change(request.session)
+
+    panel = visit(browser, view)
+    assert keys(panel) == {
+        "'cart'": ("", ""),
+        "'name'": ("changed", "str"),
+        "'old'": ("", ""),
+        "'other'": ("read", "float"),
+    }
+
+
+def test_invalidated_session_is_shown_as_it_was(
+    browser: Browser, redis_client: redis.Redis
+) -> None:
+    browser.use(lambda session: session.adjust_session_timeout(600))
+    name = fingerprint(browser.session_id or "")
+    stored = redis_client.hgetall(browser.key)
+
+    def view(request: Any) -> None:
+        request.session["name"]
+        request.session["never saved"] = 1
+        request.session.invalidate()
+
+    panel = visit(browser, view)
+    shown = facts(panel)
+    assert shown.pop("Created").endswith(" UTC")
+    assert shown == {
+        "Prefix of the keys in Redis": "session:",
+        "Fingerprint of the id": name,
+        "Idle timeout": "0:10:00",
+    }
+    assert {tuple(row) for row in key_rows(panel)} == {
+        ("'cart'", "ended", "", str(len(stored[b".cart"]))),
+        ("'name'", "read, ended", "str", str(len(stored[b".name"]))),
+        ("'old'", "ended", "", str(len(stored[b".old"]))),
+        ("'other'", "ended", "", str(len(stored[b".other"]))),
+    }
+
+
+def test_session_that_was_invalidated_unread_is_shown_by_its_id(browser: Browser) -> None:
+    name = fingerprint(browser.session_id or "")
+    panel = visit(browser, lambda request: request.session.invalidate())
+    assert facts(panel)["Fingerprint of the id"] == name
+    assert key_rows(panel) == []
+
+
+@pytest.mark.parametrize("how", ["invalidate", "regenerate_id"])
+def test_id_that_was_replaced_is_shown_beside_the_new_one(how: str, browser: Browser) -> None:
+    old = fingerprint(browser.session_id or "")
+
+    def view(request: Any) -> None:
+        request.session["name"]
+        getattr(request.session, how)()
+        request.session["name"] = "Bob"
+
+    panel = visit(browser, view)
+    assert facts(panel)["Fingerprint of the old id"] == old
+    assert facts(panel)["Fingerprint of the id"] == fingerprint(browser.session_id or "") != old
+    states = sorted((row[0], row[1]) for row in key_rows(panel))
+    if how == "invalidate":
+        assert states == [
+            ("'cart'", "ended"),
+            ("'name'", "added"),
+            ("'name'", "read, ended"),
+            ("'old'", "ended"),
+            ("'other'", "ended"),
+        ]
+    else:
+        assert states == [("'cart'", ""), ("'name'", "changed"), ("'old'", ""), ("'other'", "")]
+
+
+@pytest.mark.parametrize("how", ["invalidate", "regenerate_id"])
+def test_id_that_a_conflict_kept_from_being_replaced_is_the_one_shown(
+    how: str, redis_url: str
+) -> None:
+    def with_conflicts_shown(config: Configurator) -> None:
+        config.add_exception_view(lambda exc, request: Response("conflict"), SessionConflict)
+
+    browser = make(redis_url, configure=with_conflicts_shown, on_conflict="retry")
+    browser.use(lambda session: session.update(name="Ann"))
+    other, name = browser.copy(), fingerprint(browser.session_id or "")
+
+    def view(request: Any) -> None:
+        request.session["name"]
+        getattr(request.session, how)()
+        request.session["new"] = 1
+        other.use(lambda session: session.update(name="Bob"))
+
+    panel = visit(browser, view)
+    assert browser.response.text == "conflict"
+    assert state(panel) == ("invalidated" if how == "invalidate" else "loaded")
+    assert facts(panel)["Fingerprint of the id"] == name
+    assert "Fingerprint of the old id" not in facts(panel)
+
+
+def test_id_that_no_cookie_could_tell_of_is_not_shown(redis_url: str) -> None:
+    browser = make(redis_url, func_check_response_allow_cookies=lambda response: False)
+    panel = visit(browser, lambda request: request.session.ensure_id())
+    assert scripts(panel) == ["create_unique", "end_session"]
+    assert facts(panel) == {"Prefix of the keys in Redis": "session:"}
+
+
 def log_in(request: Any) -> None:
     request.session.regenerate_id()
     request.session["user"] = 1
@@ -174,6 +299,24 @@ def test_session_that_ended_under_way_is_shown(browser: Browser) -> None:
     panel = visit(old, lambda request: request.session.get("name"))
     assert state(panel).startswith("ended elsewhere")
     assert facts(panel) == {"Prefix of the keys in Redis": "session:"}
+
+
+def test_session_that_ended_before_the_save_is_shown_as_it_was(browser: Browser) -> None:
+    other, name = browser.copy(), fingerprint(browser.session_id or "")
+
+    def view(request: Any) -> None:
+        request.session["name"] = request.session["name"] + "a"
+        other.use(lambda session: session.invalidate())
+
+    panel = visit(browser, view)
+    assert state(panel).startswith("ended elsewhere")
+    assert facts(panel)["Fingerprint of the id"] == name
+    assert keys(panel) == {
+        "'cart'": ("ended", ""),
+        "'name'": ("read, ended", "str"),
+        "'old'": ("ended", ""),
+        "'other'": ("ended", ""),
+    }
 
 
 def test_calls_of_callbacks_are_shown(browser: Browser) -> None:
