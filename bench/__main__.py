@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     if not redis.utils.HIREDIS_AVAILABLE:
         print("hiredis is not installed: all would be slower, but not alike", file=sys.stderr)
         return 1
+    warning = busy(os.getloadavg()[0], os.cpu_count() or 1)
+    if warning:
+        print(warning, file=sys.stderr)
     found: dict[str, Any] = {}
     start = time.monotonic()
     parts = [part for part in PARTS if not options.parts or part in options.parts]
@@ -46,6 +49,20 @@ def main(argv: list[str] | None = None) -> int:
     if options.pages is not None:
         pages.write(found, options.pages)
     return 0
+
+
+def busy(load: float, cpus: int) -> str:
+    """Return a warning where others use the machine, else ``""``.
+
+    A machine is taken to be idle up to a load average of one for every two CPUs: application
+    and Redis need two.
+    """
+    if load <= max(1.0, cpus / 2):
+        return ""
+    return (
+        f"warning: the machine is not idle, its load average is {load:.1f} on {cpus} CPUs: "
+        "times and CPU times will be too high, and ratios blurred"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

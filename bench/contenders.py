@@ -1,4 +1,4 @@
-"""Who is compared: this engine, its predecessor, and the two floors under both.
+"""Who is compared: this engine, its predecessor, and the floors under both.
 
 Every contender is the same Pyramid application; only its sessions differ, each in its library's
 default configuration, but for what a scenario sets in both.
@@ -14,7 +14,10 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 
 from pyramid_redis_lua_sessions.client import make_client
+from pyramid_redis_lua_sessions.seals import make_sealer
+from pyramid_redis_lua_sessions.serializers import field_of, make_codec
 from pyramid_redis_lua_sessions.settings import Settings
+from pyramid_redis_lua_sessions.store import NO_LIFETIME, Created, Store
 
 from .scenarios import READ, SCENARIOS, Scenario
 
@@ -23,6 +26,7 @@ __all__ = [
     "NONE",
     "OURS",
     "PREDECESSOR",
+    "SMALLEST",
     "Contender",
     "all_contenders",
     "libraries",
@@ -35,6 +39,7 @@ OURS = "lua"
 PREDECESSOR = "psr 1.8.1"
 NONE = "no session"
 BARE = "bare GETEX"
+SMALLEST = "smallest script"
 
 
 class Contender:
@@ -120,8 +125,9 @@ class BareCall(Contender):
         return scenario is READ
 
     def configure(self, config: Any, url: str, options: dict[str, str]) -> None:
-        settings = Settings.from_options({"secret": SECRET, "redis_url": url})
-        self._call = make_client(settings).execute_command
+        self._settings = Settings.from_options({"secret": SECRET, "redis_url": url})
+        self._client = make_client(self._settings)
+        self._call = self._client.execute_command
         self._keys: Any = None
 
     def act(self, request: Any, scenario: Scenario, contents: dict[str, Any]) -> None:
@@ -137,13 +143,47 @@ class BareCall(Contender):
         self._keys = itertools.cycle(names)
 
 
+class SmallestScript(BareCall):
+    """Floor: as :class:`BareCall`, but the view calls a script that does nothing but read and
+    refresh a session that this engine has stored. What its own script adds is above it."""
+
+    name = SMALLEST
+    SCRIPT = """
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return redis.call('HGETALL', KEYS[1])
+"""
+
+    def act(self, request: Any, scenario: Scenario, contents: dict[str, Any]) -> None:
+        if self._keys is None:
+            self._store(contents)
+        if not self._call("EVALSHA", self._sha, 1, next(self._keys), self.SECONDS * 1000):
+            raise AssertionError("the session is gone")
+
+    def _store(self, contents: dict[str, Any]) -> None:
+        self._sha = self._call("SCRIPT LOAD", self.SCRIPT)
+        sealer, codec = make_sealer(self._settings), make_codec(self._settings)
+        encoded = {field_of(key): codec.encode(value) for key, value in contents.items()}
+
+        def sealed(session_id: str) -> dict[bytes, bytes]:
+            seal = sealer.bind(session_id).seal
+            return {field: seal(field, value) for field, value in encoded.items()}
+
+        store = Store(self._client, self._settings, sealer)
+        names = []
+        for _ in range(self.KEYS):
+            created = store.create(sealed, NO_LIFETIME)
+            assert isinstance(created, Created)
+            names.append(f"{self._settings.prefix}{created.session_id}")
+        self._keys = itertools.cycle(names)
+
+
 def _settings(**options: str) -> dict[str, str]:
     return {f"redis.sessions.{name}": value for name, value in options.items()}
 
 
 def all_contenders() -> list[Contender]:
     """Make all contenders; the floors first."""
-    return [NoSession(), BareCall(), Predecessor(), Ours()]
+    return [NoSession(), BareCall(), SmallestScript(), Predecessor(), Ours()]
 
 
 def libraries() -> list[Contender]:

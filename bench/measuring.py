@@ -60,8 +60,8 @@ class Series:
 
     :ivar wall: seconds, waiting included; the median, as where others use the machine a few
         requests wait for a CPU, and much longer than a request takes.
-    :ivar app_cpu: CPU seconds of the application, the mean; the load of the machine hardly
-        disturbs it. The driver's own are included, and go when the floor is subtracted.
+    :ivar app_cpu: CPU seconds of the application, the mean. The driver's own are included, and go
+        when the floor is subtracted.
     :ivar redis_cpu: CPU seconds of the Redis process, the mean; the reading itself is included,
         and goes likewise.
     """

@@ -23,6 +23,7 @@ SCENARIOS = {
     "login",
 }
 OURS, PREDECESSOR, NONE, BARE = "lua", "psr 1.8.1", "no session", "bare GETEX"
+SMALLEST = "smallest script"
 
 
 def python(*args: object) -> str:
@@ -71,6 +72,7 @@ def test_every_contender_is_timed_in_every_scenario(found: Any) -> None:
             for contender in (NONE, PREDECESSOR, OURS)
         ),
         ("read", BARE),
+        ("read", SMALLEST),
     }
     for one in timed:
         assert 0 < one["whole request"]["median"] < math.inf
@@ -97,6 +99,20 @@ def test_round_trips_are_those_that_the_design_states(found: Any) -> None:
     }
     assert set(traffic(found, NONE, "round_trips").values()) == {0}
     assert traffic(found, BARE, "round_trips") == {"read": 1}
+    assert traffic(found, SMALLEST, "round_trips") == {"read": 1}
+
+
+def test_the_smallest_script_reads_the_same_session(found: Any) -> None:
+    """Else the ratio to it would say nothing of what our script does beyond it."""
+    ours, smallest = (traffic(found, name, "bytes_received")["read"] for name in (OURS, SMALLEST))
+    assert 0 < ours - smallest < 30  # the status and the life that is left
+    assert traffic(found, SMALLEST, "commands") == {"read": ["EVALSHA"]}
+    compared = {
+        one["of"]
+        for one in found["requests"]["found"]["ratios"]
+        if (one["scenario"], one["against"]) == ("read", SMALLEST)
+    }
+    assert "Redis CPU" in compared
 
 
 def test_a_read_of_the_predecessor_does_its_usual_work(found: Any) -> None:
@@ -140,6 +156,11 @@ def test_memory_depends_on_the_session_and_on_the_configuration(found: Any) -> N
         # What is stored, and no more than some hundred bytes around each key and value.
         assert 100 < small < medium < large < 4000
     assert stored["typical", 64, OURS][1] in ("listpack", "ziplist")
+    often, theirs = (
+        stored["typical, written 6 times in a row", 64, name] for name in (OURS, PREDECESSOR)
+    )
+    assert often[1] in ("listpack", "ziplist")
+    assert often[0] <= 1.6 * theirs[0]
     assert stored["values over 64 bytes", 64, OURS][1] == "hashtable"
     assert stored["values over 64 bytes", 512, OURS][1] in ("listpack", "ziplist")
     assert (
@@ -249,6 +270,22 @@ def test_a_part_measured_again_replaces_that_part_only(
     (copy / "benchmarks.json").write_text(json.dumps(renewed))
     with pytest.raises(AssertionError, match="measured elsewhere"):
         python(*again, "--pages", copy)
+
+
+LOADED = """
+import os, sys
+from bench.__main__ import main
+os.getloadavg = lambda: (float(sys.argv[1]),) * 3
+os.cpu_count = lambda: 2
+sys.stderr = sys.stdout
+main(["--effort", "tiny", "--part", "seal", "--server", sys.argv[2]])
+"""
+
+
+def test_a_machine_that_is_not_idle_is_warned_of(redis_binary: str) -> None:
+    warning = "warning: the machine is not idle, its load average is 1.2 on 2 CPUs"
+    assert python("-c", LOADED, "1.2", redis_binary).startswith(warning)
+    assert "warning" not in python("-c", LOADED, "0.9", redis_binary)
 
 
 PARSE = """
