@@ -26,7 +26,8 @@ __all__ = [
 #: ``(session, contents, login)``: what the view does; ``login`` is the contender's.
 View = Callable[[Any, dict[str, Any], Callable[[Any, int], None]], None]
 
-_numbers = itertools.count()
+#: All of as many digits: so what a request sends does not depend on how many came before.
+_numbers = itertools.count(1_000_000)
 
 
 @dataclass(frozen=True)
