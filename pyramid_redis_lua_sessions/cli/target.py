@@ -6,18 +6,18 @@ import argparse
 import configparser
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import redis
+from paste.deploy import appconfig
 from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import ISessionFactory
-from pyramid.paster import get_appsettings
 from pyramid.registry import Registry
-from pyramid.scripts.common import parse_vars
+from pyramid.scripts.common import get_config_loader, parse_vars
 from redis.exceptions import RedisError
 
 from ..census import Census
@@ -27,7 +27,7 @@ from ..factory import RedisSessionFactory
 from ..migrate import Migration
 from ..seals import Sealer, make_sealer
 from ..serializers import Codec, make_codec
-from ..settings import Settings
+from ..settings import PREFIX, Settings
 from .console import UsageError
 
 __all__ = [
@@ -198,16 +198,55 @@ def settings_of_ini(config_uri: str, config_vars: Sequence[str]) -> Settings:
         settings cannot be used.
     """
     try:
-        return Settings.from_ini(get_appsettings(config_uri, options=parse_vars(config_vars)))
+        return Settings.from_ini(app_settings(config_uri, parse_vars(config_vars)))
     except ConfigurationError as exc:
         raise UsageError(f"{config_uri}: {exc}") from exc
     except configparser.Error as exc:
         # Its message may quote the line, and so a password with a bare % in it.
         where = getattr(exc, "option", None) or f"line {getattr(exc, 'lineno', '?')}"
         raise UsageError(f"cannot read {config_uri}: {type(exc).__name__} at {where}") from None
-    except (OSError, ImportError, LookupError, ValueError) as exc:
-        # plaster's own errors are ValueErrors.
+    except RecursionError:
+        raise UsageError(f"cannot read {config_uri}: its sections use each other") from None
+    except (OSError, ImportError, AttributeError, LookupError, ValueError) as exc:
+        # plaster's own errors are ValueErrors; AttributeError: a module has no such factory.
         raise UsageError(f"cannot read {config_uri}: {exc}") from exc
+    except Exception as exc:  # whatever the application's modules raise when imported
+        raise UsageError(f"cannot import what {config_uri} names: {type(exc).__name__}") from exc
+
+
+def app_settings(config_uri: str, options: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return the settings of an application, also from behind filters.
+
+    :func:`pyramid.paster.get_appsettings` stops at a ``[pipeline:...]``, a
+    ``[filter-app:...]`` or a ``filter-with``: what it returns are not the
+    settings that the application itself gets.
+
+    :raises ConfigurationError: it is several applications.
+    """
+    loader = get_config_loader(config_uri)
+    spec = getattr(loader, "pastedeploy_spec", None)
+    if spec is None:  # a format of somebody else's
+        settings: Mapping[str, Any] = loader.get_wsgi_app_settings(None, options)
+        return settings
+    here = os.path.dirname(loader.filepath) if loader.filepath else os.getcwd()
+    context = appconfig(
+        spec,
+        name=loader.uri.fragment or None,
+        relative_to=loader.relative_to,
+        global_conf={
+            **{"__file__": loader.filepath, "here": here},
+            **loader.uri.options,
+            **options,
+        },
+    ).context
+    # A pipeline has an app_context, whatever else is filtered a next_context.
+    while inner := getattr(context, "app_context", getattr(context, "next_context", None)):
+        context = inner
+    own: Mapping[str, Any] = context.local_conf
+    if "composit" in context.protocol and not any(name.startswith(PREFIX) for name in own):
+        uri = config_uri.partition("#")[0]
+        raise ConfigurationError(f"it is several applications: name one of them, as {uri}#NAME")
+    return own
 
 
 def client_of(settings: Settings, config_uri: str) -> Any:

@@ -193,6 +193,66 @@ def test_load_scripts_when_the_arguments_are_wrong(
         assert len(printed.err.splitlines()) == 1, printed.err
 
 
+PASTE = f"""
+[app:main]
+paste.app_factory = {__name__}:unused_app
+redis.sessions.secret = {SECRET}
+redis.sessions.url = %(url)s
+[app:filtered]
+use = main
+filter-with = filter
+[filter:filter]
+paste.filter_factory = {__name__}:unused_app
+[filter-app:before]
+use = filter
+next = main
+[pipeline:pipe]
+pipeline = filter before
+[app:using]
+use = pipe
+[composite:several]
+paste.composite_factory = {__name__}:unused_app
+/ = main
+[app:typo]
+paste.app_factory = {__name__}:no_such_app
+[app:itself]
+use = itself
+[app:broken]
+paste.app_factory = tests.support.raises_when_imported:app
+"""
+
+
+@pytest.mark.parametrize("section", ["filtered", "before", "pipe", "using"])
+def test_load_scripts_finds_the_application_behind_its_filters(
+    section: str, redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ini = tmp_path / "app.ini"
+    ini.write_text(PASTE)
+    assert run("load-scripts", f"{ini}#{section}", f"url={redis_url}") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("several", "app.ini#NAME"),
+        ("typo", "no_such_app"),
+        ("itself", "its sections use each other"),
+        ("broken", "ZeroDivisionError"),
+    ],
+)
+def test_load_scripts_when_there_is_no_such_application(
+    section: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ini = tmp_path / "app.ini"
+    ini.write_text(PASTE)
+    assert run("load-scripts", f"{ini}#{section}", "url=redis://localhost") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert len(printed.err.splitlines()) == 1
+
+
 def test_load_scripts_when_redis_refuses_the_command(
     new_redis_server: NewServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
