@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from ..seals import NoSeal
 from ..serializers import FLASH_KIND, LABEL_FIELD, OWNER_FIELD, UNIT_SEPARATOR, key_of
 from ..settings import Settings
 from ..store import milliseconds
-from .console import Console, RedisFailure, printable
+from .console import Console, RedisFailure, UsageError, printable
 from .target import Target
 
 __all__ = [
@@ -42,6 +43,7 @@ class Found:
 
     :ivar stored_session: it is a session, be it at its end.
     :ivar alive: it is one, and has not reached its end.
+    :ivar endable: it is one, or a request that had loaded it could still save to it.
     :ivar started_ms: start of its life, ms since the epoch.
     :ivar age_ms: how long it has lived.
     :ivar remaining_ms: life that is left; ``None`` = never ends.
@@ -59,23 +61,24 @@ class Found:
         self.session_id = session_id
         self.stored = stored
         fields, now = stored.fields, stored.now_ms
-        created = _digits(fields.get(b"created"))
+        created = _start(fields.get(b"created"))
         # A marker that keeps the fields of its session keeps its start, too.
-        was = _digits(fields.get(b"was", b"").partition(b" ")[2])
+        was = _start(fields.get(b"was", b"").partition(b" ")[2])
         if not settings.prefix and b" " not in fields.get(b"created", b""):
             created = None  # without a prefix this may be somebody else's hash
         self.started_ms = created or was or 0
         self.age_ms = max(0, now - self.started_ms)
         self.stored_session = created is not None
+        self.endable = self.stored_session or (bool(settings.prefix) and b"created" in fields)
         self.waiting = b"first" in fields
-        self.ended = created is None and _digits(fields.get(b"moved")) is not None
+        self.ended = created is None and _start(fields.get(b"moved")) is not None
         self.kept = self.ended and was is not None
-        own = _digits(fields.get(b"timeout"))
-        self.timeout_ms = milliseconds(settings.timeout) if own is None else own
+        own = _number(fields.get(b"timeout"))
+        self.timeout_ms = milliseconds(settings.timeout) if own is None else max(0, own)
         remaining = None if stored.ttl_ms < 0 else stored.ttl_ms
         if b"expires" in fields:
-            remaining = (_digits(fields[b"expires"]) or 0) - now
-        self.deadline_ms = _digits(fields.get(b"deadline"))
+            remaining = (_number(fields[b"expires"]) or 0) - now
+        self.deadline_ms = _number(fields.get(b"deadline"))
         fixed = []  # ends that no activity moves
         if settings.absolute_timeout is not None:
             fixed.append(self.started_ms + milliseconds(settings.absolute_timeout) - now)
@@ -97,10 +100,34 @@ class Found:
         return fingerprint(self.session_id)
 
 
-def _digits(value: bytes | None) -> int | None:
-    # No seal protects these: whoever can write to Redis may have put anything there.
-    digits = (value or b"").partition(b" ")[0]
-    return int(digits) if len(digits) < 18 and digits.isdigit() else None
+# No seal protects these: whoever can write to Redis may have put anything there. What
+# the scripts take for a number is one here, so that no session lives that is not shown.
+
+#: What stands for every number that is too large to be a time, ms.
+FAR = 10**17
+
+
+def _start(value: bytes | None) -> int | None:
+    """Return the time with which a field begins, as ``string.match(value, '^%d+')`` finds it."""
+    digits = re.match(rb"0*([0-9]+)", value or b"")
+    if digits is None:
+        return None
+    return int(digits[1]) if len(digits[1]) < 18 else FAR
+
+
+def _number(value: bytes | None) -> int | None:
+    """Return the number that a field is, as Lua's ``tonumber`` reads it."""
+    text = (value or b"").decode("ascii", "replace").strip().lower()
+    if "_" in text:  # Python alone reads that
+        return None
+    try:
+        number = float.fromhex(text) if "x" in text else float(text)
+    except ValueError:
+        return None
+    except OverflowError:
+        return FAR
+    # What is not a number is a time that no clock reaches.
+    return FAR if math.isnan(number) else round(max(-FAR, min(number, FAR)))
 
 
 # -- finding ---------------------------------------------------------------------------
@@ -130,8 +157,9 @@ def find(console: Console, target: Target, name: str) -> Found:
         read that from standard input, so that no other user of the machine
         sees it in the list of processes.
     :raises RedisFailure: there is none, or two have that fingerprint.
+    :raises UsageError: standard input has no name.
     """
-    name = sys.stdin.readline().strip() if name == "-" else name.strip()
+    name = typed_in() if name == "-" else name.strip()
     cookie = f"{target.settings.cookie_name}={name.removeprefix(f'{target.settings.cookie_name}=')}"
     tickets, _ = target.cookies.read(cookie)
     wanted = tickets[0].session_id if tickets else name
@@ -152,6 +180,19 @@ def find(console: Console, target: Target, name: str) -> Found:
     if not alive:
         raise RedisFailure("no live session has this fingerprint, id or cookie")
     return alive[0]
+
+
+def typed_in() -> str:
+    """Return the first line of standard input.
+
+    :raises UsageError: there is none, or it is no text.
+    """
+    if sys.stdin is None:
+        raise UsageError("--session -: standard input is closed")
+    try:
+        return sys.stdin.readline().strip()
+    except UnicodeDecodeError:
+        raise UsageError("--session -: this is no fingerprint, id or cookie") from None
 
 
 def forget_predecessors(target: Target, session_ids: Iterable[str]) -> int:

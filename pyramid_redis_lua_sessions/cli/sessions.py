@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import re
+from contextlib import suppress
 from typing import Any
 
 from ..migrate import OLD_KEY_FIELD
@@ -113,7 +114,7 @@ def gather(
     sessions: list[Found] = []
     if owner is not None:
         store, names = target.store, []
-        for encoded in owners_encoded(target, owner):
+        for encoded in owners_named(target, owner).values():
             names += [name for name, _ in store.survey(encoded, store.members(encoded)).owned]
         looked = store.look(names, *META).items() if names else ()
         sessions = [Found(name, stored, target.settings) for name, stored in looked]
@@ -288,17 +289,23 @@ def tell_of_predecessors(console: Console, left: int) -> None:
         )
 
 
-def owners_encoded(target: Target, owner: str) -> list[bytes]:
-    return [target.codec.encode(name) for name in owners_named(owner)]
+def owners_named(target: Target, owner: str) -> dict[str | int, bytes]:
+    """Return the owners that an argument may mean, and each encoded.
 
+    A number may be text, or an ``int``; one that Python does not write so, as
+    ``007``, is text alone.
 
-def owners_named(owner: str) -> list[str | int]:
-    """Return the owners that an argument may mean: a number may be text, or an ``int``.
-
-    One that Python does not write so, as ``007``, is text alone.
+    :raises UsageError: it can be no owner.
     """
     number = re.fullmatch("0|-?[1-9][0-9]{0,39}", owner)
-    return [owner, int(owner)] if number else [owner]
+    owners: dict[str | int, bytes] = {}
+    for name in (owner, int(owner)) if number else (owner,):
+        # What the serializer refuses, as msgpack does large numbers, no session has.
+        with suppress(Exception):
+            owners[name] = target.codec.encode(name)
+    if not owners:
+        raise UsageError("--owner: no session can have this owner")
+    return owners
 
 
 def revoke_owners(console: Console, args: argparse.Namespace, target: Target) -> None:
@@ -307,7 +314,7 @@ def revoke_owners(console: Console, args: argparse.Namespace, target: Target) ->
     console.ask(f"End {plural(len(sessions), 'session')} of this owner?", args.yes)
     registry = target.registry()
     left = forget_predecessors(target, [session.session_id for session in sessions])
-    ended = sum(revoke_owner(registry, owner) for owner in owners_named(args.owner))
+    ended = sum(revoke_owner(registry, owner) for owner in owners_named(target, args.owner))
     console.out(f"ended {plural(ended, 'session')}")
     tell_of_predecessors(console, left)
 
@@ -331,12 +338,14 @@ def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> No
                 for session in found:
                     if session.ended and session.fingerprint in stopped:
                         continue
-                    early = session.started_ms <= began or number < THOROUGH_PASSES
-                    if session.ended or (session.stored_session and early):
+                    # No login begins ahead of Redis' clock.
+                    late = began < session.started_ms <= session.stored.now_ms
+                    early = number < THOROUGH_PASSES or not late
+                    if session.ended or (session.endable and early):
                         # What has ended is ended once more: a request can then not take
                         # its own ending back.
                         ending.append(session)
-                        quiet = quiet and not ((session.stored_session or session.kept) and early)
+                        quiet = quiet and not ((session.endable or session.kept) and early)
                 stopped.update(session.fingerprint for session in ending)
                 cut_off = [s.session_id for s in ending if OLD_KEY_FIELD in s.stored.fields]
                 left += forget_predecessors(target, cut_off) if cut_off else 0

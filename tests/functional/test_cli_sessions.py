@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions import sessions_of
+from pyramid_redis_lua_sessions.cli import sessions
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, Migration
 from pyramid_redis_lua_sessions.testing import RedisServer
@@ -383,10 +384,63 @@ def test_revoke_all_without_a_prefix_ends_no_hash_of_others(
     browser = make_browser(redis_url, prefix="")
     log_in(browser)
     redis_client.hset("an order", mapping={"created": "1700000000", "moved": "yes"})
+    redis_client.hset("an event", "created", "at noon")
     assert run("revoke", write_ini(tmp_path, redis_url, prefix=""), "--all", "--yes") == 0
     assert capsys.readouterr().out == "ended 1 session\n"
     assert not is_alive(browser)
     assert redis_client.hgetall("an order") == {b"created": b"1700000000", b"moved": b"yes"}
+    assert redis_client.hgetall("an event") == {b"created": b"at noon"}
+
+
+#: What the scripts take for a session's start all the same.
+ODD_STARTS = {
+    "letters": lambda start: start.replace(b" ", b"x "),
+    "no space": lambda start: start.replace(b" ", b""),
+    "too large": lambda start: b"9" * 18 + start,
+    "zeros": lambda start: b"0" * 40 + start,
+}
+
+
+@pytest.mark.parametrize("kind", ODD_STARTS)
+def test_session_whose_start_somebody_else_has_changed_is_seen_and_ended(
+    kind: str, browser: Browser, redis_client: Any, ini: str, monkeypatch: Any, capsys: Any
+) -> None:
+    # Not even a pass that leaves later logins alone takes it for one.
+    monkeypatch.setattr(sessions, "THOROUGH_PASSES", 0)
+    log_in(browser)
+    start = redis_client.hget(browser.key, "created")
+    redis_client.hset(browser.key, "created", ODD_STARTS[kind](start))
+    assert is_alive(browser)
+    assert run("list", ini) == 0
+    assert name_of(browser) in capsys.readouterr().out
+    assert run("show", ini, "--session", name_of(browser)) == 0
+    assert run("stats", ini) == 0
+    assert "1 session, " in capsys.readouterr().out
+    assert run("revoke", ini, "--all", "--yes") == 0
+    assert capsys.readouterr().out == "ended 1 session\n"
+    assert not is_alive(browser)
+
+
+@pytest.mark.parametrize("number", ["1e15", "nan", "inf", "0x7fffffffffff", " 9999999999999 "])
+@pytest.mark.parametrize("field", ["expires", "deadline"])
+def test_session_whose_end_somebody_else_has_changed_is_seen(
+    field: str, number: str, browser: Browser, redis_client: Any, ini: str, capsys: Any
+) -> None:
+    log_in(browser)
+    redis_client.hset(browser.key, field, number)
+    assert run("list", ini) == 0
+    assert name_of(browser) in capsys.readouterr().out
+    assert is_alive(browser)
+
+
+def test_revoke_all_ends_what_a_request_in_flight_could_still_save_to(
+    browser: Browser, redis_client: Any, ini: str, capsys: Any
+) -> None:
+    log_in(browser)
+    redis_client.hset(browser.key, "created", "x")
+    assert run("revoke", ini, "--all", "--yes") == 0
+    assert capsys.readouterr().out == "ended 1 session\n"
+    assert redis_client.hkeys(browser.key) == [b"moved"]
 
 
 def test_request_cannot_take_back_its_ending_after_revoke_all(
