@@ -8,8 +8,13 @@ the exit status, or raises.
 from __future__ import annotations
 
 import argparse
+import io
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
@@ -32,7 +37,46 @@ def main(argv: Sequence[str] | None = None, quiet: bool = False) -> int:
         a check failed; 2, the arguments or the configuration are wrong, or the
         operator said no.
     """
-    return SessionsCommand(sys.argv if argv is None else argv, quiet).run()
+    with signals_as_interrupts(), any_text_printable():
+        return SessionsCommand(sys.argv if argv is None else argv, quiet).run()
+
+
+@contextmanager
+def signals_as_interrupts() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: it tidies up, and says how far it is.
+
+    One that is ignored, as ``nohup`` does, stays ignored.
+    """
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    handled = []
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers
+        numbers = (signal.SIGTERM, signal.SIGHUP)
+        handled = [n for n in numbers if signal.getsignal(n) is signal.SIG_DFL]
+    try:
+        for number in handled:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def any_text_printable() -> Iterator[None]:
+    """Let a key or a value be printed also where the output's encoding cannot express it."""
+    out = sys.stdout
+    if not isinstance(out, io.TextIOWrapper):
+        yield
+        return
+    errors = out.errors
+    out.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        out.reconfigure(errors=errors)
 
 
 class SessionsCommand:
@@ -56,11 +100,9 @@ class SessionsCommand:
 
     def run(self) -> int:
         try:
-            args = self.parser.parse_args(joined(self.argv[1:]))
-        except SystemExit as exc:  # argparse has printed its message, or its help
-            return 2 if exc.code else 0
-        try:
-            status: int = args.command(self.console, args)
+            status = self.run_command()
+            self.console.flush()
+            return status
         except UsageError as exc:
             self.console.error(str(exc))
             return 2
@@ -70,6 +112,15 @@ class SessionsCommand:
         except KeyboardInterrupt:
             self.console.error("interrupted")
             return 1
+        finally:
+            self.console.close()
+
+    def run_command(self) -> int:
+        try:
+            args = self.parser.parse_args(joined(self.argv[1:]))
+        except SystemExit as exc:  # argparse has printed its message, or its help
+            return 2 if exc.code else 0
+        status: int = args.command(self.console, args)
         return status
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 __all__ = ["Console", "RedisFailure", "UsageError", "duration", "plural", "printable", "size"]
 
 #: How often a progress that is no bar is printed.
 PROGRESS_SECONDS = 5.0
+
+#: Characters that a column of a drawn table has at least, and those between two columns.
+NARROWEST, BETWEEN = 4, 3
 
 
 class UsageError(Exception):
@@ -44,7 +48,29 @@ class Console:
 
     def error(self, message: str) -> None:
         # Messages of other libraries may span lines; operators grep for one.
-        print(f"{self.name}: {' '.join(message.split())}", file=sys.stderr)
+        line = f"{self.name}: {' '.join(message.split())}"
+        if sys.stderr is not None:  # print() would write to standard output instead
+            with suppress(OSError):  # nobody is left who could be told
+                print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Send off what was printed.
+
+        :raises OSError: it does not arrive.
+        """
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """Send off what was printed, or drop it: the interpreter must not stumble on it later."""
+        for stream in (sys.stdout, sys.stderr):
+            if stream is None:
+                continue
+            try:
+                stream.flush()
+            except OSError:
+                with open(os.devnull, "w") as nothing, suppress(OSError):
+                    os.dup2(nothing.fileno(), stream.fileno())
 
     def json(self, document: Any) -> None:
         self.out(json.dumps(document, indent=2))
@@ -64,8 +90,7 @@ class Console:
         """
         if self.quiet:
             return
-        if _draws(sys.stdout):
-            self._draw(headings, rows, numbers, styles or {})
+        if _draws(sys.stdout) and self._draw(headings, rows, numbers, styles or {}):
             return
         lines = [list(headings), *rows] if any(headings) else list(rows)
         widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(headings))]
@@ -82,12 +107,19 @@ class Console:
         rows: Sequence[Sequence[str]],
         numbers: Sequence[str],
         styles: Mapping[str, str],
-    ) -> None:
+    ) -> bool:
+        """Draw a table; return whether the terminal is wide enough for it."""
         from rich.box import SIMPLE
+        from rich.cells import cell_len
         from rich.console import Console as Terminal
         from rich.table import Table
         from rich.text import Text
 
+        terminal = Terminal(highlight=False)
+        # Without this much room rich cuts off the first column, and leaves out others.
+        first = max(cell_len(row[0]) for row in [headings, *rows])
+        if terminal.width < first + (len(headings) - 1) * (NARROWEST + BETWEEN) + BETWEEN:
+            return False
         table = Table(box=SIMPLE, show_header=any(headings), pad_edge=False)
         for number, heading in enumerate(headings):
             # What a row is about stays whole, so that it can be copied; nothing is cut off.
@@ -96,7 +128,8 @@ class Console:
         for row in rows:
             # Text, not str: what stands in a cell is no markup.
             table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
-        Terminal(highlight=False).print(table)
+        terminal.print(table)
+        return True
 
     def ask(self, question: str, yes: bool = False) -> None:
         """Go on only if the operator says so.
@@ -106,9 +139,16 @@ class Console:
         """
         if yes:
             return
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError("give --yes: there is no terminal on which to ask")
-        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        try:
+            answer = input(f"{question} [y/N] ")
+        except EOFError:
+            answer = ""
+            self.out()  # the cursor is still behind the question
+        except UnicodeDecodeError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was done")
 
     @contextmanager
@@ -140,13 +180,14 @@ class Console:
             done += steps
             if time.monotonic() - shown >= PROGRESS_SECONDS:
                 shown = time.monotonic()
-                print(f"{done // 10} %, {words}", file=sys.stderr, flush=True)
+                if sys.stderr is not None:
+                    print(f"{done // 10} %, {words}", file=sys.stderr, flush=True)
 
         yield advance
 
 
 def _draws(stream: Any) -> bool:
-    return bool(stream.isatty()) and importlib.util.find_spec("rich") is not None
+    return stream is not None and stream.isatty() and importlib.util.find_spec("rich") is not None
 
 
 # -- in words ----------------------------------------------------------------------

@@ -53,9 +53,9 @@ def take_over(console: Console, args: argparse.Namespace, target: Target) -> Non
     libraries = " and ".join(settings.migrate_from)
     console.ask(f"Convert all sessions of {libraries}?", args.yes or args.dry_run)
 
-    summary = Summary()
-    with console.progress() as advance:
-        try:
+    summary, ended = Summary(), ""
+    try:
+        with console.progress() as advance:
             migrate_all(
                 migration,
                 target.store,
@@ -66,14 +66,21 @@ def take_over(console: Console, args: argparse.Namespace, target: Target) -> Non
                 progress=lambda steps, so_far: advance(steps, f"{so_far.moved} moved"),
                 summary=summary,
             )
-            ended = None
-        except KeyboardInterrupt:
-            ended = "interrupted"
-        except SessionError as exc:
-            ended = str(exc)
-    for name, meaning in Summary.MEANINGS.items():
-        count = getattr(summary, name)
-        if count or name == "moved":
-            console.out(f"{count:>9}  {meaning[args.dry_run]}")
-    if ended is not None:
+    except KeyboardInterrupt:
+        ended = "interrupted"
+    except (SessionError, OSError) as exc:  # OSError: what is printed does not arrive
+        ended = str(exc)
+    counted = [
+        (count, meaning[args.dry_run])
+        for name, meaning in Summary.MEANINGS.items()
+        if (count := getattr(summary, name)) or name == "moved"
+    ]
+    try:
+        for count, meaning in counted:
+            console.out(f"{count:>9}  {meaning}")
+        console.flush()
+    except OSError as exc:
+        told = "; ".join(f"{count} {meaning}" for count, meaning in counted)
+        ended = f"{ended or exc}; {told}"
+    if ended:
         raise RedisFailure(f"{ended}; no session is lost: run the command again to go on")

@@ -16,7 +16,9 @@ import signal
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 from pyramid.config import Configurator
@@ -37,8 +39,15 @@ __all__ = ["add_to", "simulate"]
 #: Longest run, seconds.
 LONGEST = 3600.0
 
-#: Seconds that a worker may take to delete its sessions.
+#: Most bytes of a value; Redis itself takes half a gigabyte.
+LARGEST = 100_000_000
+
+#: Seconds that a worker waits for the others to be ready, and may then take to
+#: delete its sessions.
 LEAVE_SECONDS = 60.0
+
+#: They are for the command alone, which tells the workers by closing their pipes.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: What is measured, by what it is called.
 KINDS = {
@@ -97,8 +106,10 @@ def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
 def simulate(console: Console, args: argparse.Namespace) -> int:
     if not 0 < args.seconds <= LONGEST:
         raise UsageError(f"--seconds must be more than 0, and at most {LONGEST:.0f}")
-    if not (args.workers > 0 and args.sessions > 0 and args.bytes >= 0):
-        raise UsageError("--workers and --sessions must be 1 or more, --bytes 0 or more")
+    if not (args.workers > 0 and args.sessions > 0):
+        raise UsageError("--workers and --sessions must be 1 or more")
+    if not 0 <= args.bytes <= LARGEST:
+        raise UsageError(f"--bytes must be from 0 to {LARGEST}")
     if not 0 <= args.writes <= 100:
         raise UsageError("--writes must be from 0 to 100")
     with connected(args) as target:
@@ -194,43 +205,59 @@ def busiest(
 
 
 def run_workers(console: Console, args: argparse.Namespace) -> tuple[list[Outcome], float]:
-    """Start the workers together, and stop them when the time is over.
+    """Start the workers together, and wait until they have stopped.
 
     :returns: what each did; seconds that it took.
     """
     context = multiprocessing.get_context("spawn")  # no connection is inherited
-    start, stop = context.Event(), context.Event()
+    # The first process would start it, and let the signals through again.
+    resource_tracker.ensure_running()
     workers, pipes = [], []
     try:
         for number in range(args.workers):
-            own, its = context.Pipe(duplex=False)
-            worker = context.Process(
-                target=work, args=(args, number, its, start, stop), daemon=True
-            )
-            worker.start()
+            own, its = context.Pipe()
+            pipes.append(own)
+            worker = context.Process(target=work, args=(args, number, its), daemon=True)
+            with held_back():
+                worker.start()
             its.close()
             workers.append(worker)
-            pipes.append(own)
         for pipe in pipes:
             receive(pipe)
         began, done = time.monotonic(), 0
-        start.set()
+        for pipe in pipes:
+            with suppress(ConnectionError):  # the worker has ended: that is seen below
+                pipe.send(None)
         with console.progress() as advance:
             while (passed := time.monotonic() - began) < args.seconds:
                 steps = int(1000 * passed / args.seconds)
                 advance(steps - done, "at work")
                 done = steps
                 time.sleep(min(0.1, args.seconds - passed))
-        stop.set()
         took = time.monotonic() - began
         return [receive(pipe) for pipe in pipes], took
     finally:
-        stop.set()
-        start.set()
         for pipe in pipes:
-            pipe.close()  # nobody must wait for us to read what is left
-        for worker in workers:
-            worker.join(LEAVE_SECONDS)
+            pipe.close()  # it is over, and nobody must wait for us to read what is left
+        try:
+            for worker in workers:
+                worker.join(LEAVE_SECONDS)
+        finally:  # also when interrupted once more
+            for worker in workers:
+                worker.kill()
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let signals wait. A process that is started meanwhile never gets them.
+
+    It could set handlers of its own only after it has imported all it needs.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def receive(pipe: Any) -> Outcome:
@@ -240,17 +267,23 @@ def receive(pipe: Any) -> Outcome:
     """
     try:
         outcome: Outcome = pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionError):
         raise RedisFailure("a worker ended before its time") from None
     if outcome.failure is not None:
         raise RedisFailure(outcome.failure)
     return outcome
 
 
-def work(args: argparse.Namespace, number: int, pipe: Any, start: Any, stop: Any) -> None:
-    """Run one worker, in its own process."""
-    # Ctrl-C is for the command; it stops the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def work(args: argparse.Namespace, number: int, pipe: Any) -> None:
+    """Run one worker, in its own process.
+
+    It stops by its own clock, so that nothing goes on without end when the
+    command does not; and at once when the pipe is closed, be it that the
+    command was killed.
+
+    :param pipe: tells that the worker is ready; then it is told to begin; then it
+        tells what it did.
+    """
     logging.disable()  # the command has logged the same
     times: dict[str, array[float]] = {kind: array("d") for kind in KINDS}
     errors: Counter[str] = Counter()
@@ -259,22 +292,28 @@ def work(args: argparse.Namespace, number: int, pipe: Any, start: Any, stop: Any
             users = Users(target, args, number)
             try:
                 for _ in range(args.sessions):
+                    if pipe.poll():  # nothing is sent yet: closed
+                        return
                     times["new"].append(users.arrive())
                 pipe.send(Outcome({}, {}))
-                start.wait()
-                while not stop.is_set():
+                if not pipe.poll(args.seconds + LEAVE_SECONDS):
+                    raise RedisFailure("the other workers take too long to begin")
+                pipe.recv()
+                end = time.monotonic() + args.seconds
+                while time.monotonic() < end and not pipe.poll():
                     kind = "write" if users.dice.random() * 100 < args.writes else "read"
                     try:
                         times[kind].append(users.come_back(kind))
-                    except (SessionError, RedisError, OSError) as exc:
+                    except (SessionError, RedisError) as exc:
                         errors[str(exc)] += 1
             finally:
                 users.leave()
         pipe.send(Outcome(times, errors))
-    except BrokenPipeError:
+    except (EOFError, ConnectionError):
         pass  # the command was interrupted, or another worker failed
-    except (UsageError, SessionError, RedisError, RedisClusterException, OSError) as exc:
-        pipe.send(Outcome({}, {}, " ".join(str(exc).split()) or type(exc).__name__))
+    except (UsageError, RedisFailure, SessionError, RedisError, RedisClusterException) as exc:
+        with suppress(ConnectionError):
+            pipe.send(Outcome({}, {}, " ".join(str(exc).split()) or type(exc).__name__))
 
 
 class Users:

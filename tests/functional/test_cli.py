@@ -1,6 +1,8 @@
 """The console script ``redis-lua-sessions``."""
 
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
+from redis.retry import Retry
 
 from pyramid_redis_lua_sessions.cli import main
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
@@ -290,6 +294,86 @@ def test_exit_status_reaches_the_shell(redis_url: str) -> None:
         done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr
+
+
+# -- signals -----------------------------------------------------------------------
+
+HOW: list[signal.Signals] = []
+
+
+def interrupted_client(request: object, **options: object) -> redis.Redis:
+    for number in HOW:
+        os.kill(os.getpid(), number)
+    return redis.Redis(port=closed_port(), retry=Retry(NoBackoff(), 0))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_to_end_is_an_interrupt_to_a_command_and_to_nobody_else(
+    how: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ini = tmp_path / "app.ini"
+    ini.write_text(
+        f"[app:main]\nuse = call:{__name__}:unused_app\nredis.sessions.secret = {SECRET}\n"
+        f"redis.sessions.client_callable = {__name__}.interrupted_client\n"
+    )
+    monkeypatch.setattr(sys.modules[__name__], "HOW", [how])
+    before = signal.signal(how, signal.SIG_DFL)
+    try:
+        assert run("stats", str(ini)) == 1
+        assert capsys.readouterr().err == "redis-lua-sessions: interrupted\n"
+        assert signal.getsignal(how) is signal.SIG_DFL
+        # As under nohup.
+        signal.signal(how, signal.SIG_IGN)
+        assert run("stats", str(ini)) == 1
+        assert "interrupted" not in capsys.readouterr().err
+        assert signal.getsignal(how) is signal.SIG_IGN
+    finally:
+        signal.signal(how, before)
+
+
+# -- standard streams ----------------------------------------------------------------
+
+
+def test_output_that_cannot_be_written_is_an_error_of_one_line(redis_url: str) -> None:
+    command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "stats", "--url", redis_url]
+    reader, closed_pipe = os.pipe()
+    os.close(reader)
+    for stdout, unbuffered, message in (
+        (os.open("/dev/full", os.O_WRONLY), "", "No space left"),
+        (closed_pipe, "1", "Broken pipe"),
+    ):
+        with open(stdout, "w") as out:
+            done = subprocess.run(
+                command,
+                stdout=out,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+                check=False,
+            )
+        assert done.returncode == 1
+        (line,) = done.stderr.splitlines()
+        assert message in line
+
+
+def test_command_whose_output_or_errors_are_closed(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert run("load-scripts", "--url", redis_url) == 0
+        assert run("stats", "--url", "nonsense") == 2
+    printed = capsys.readouterr()
+    assert (printed.out, len(printed.err.splitlines())) == ("", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)
+        assert run("load-scripts", "--url", redis_url) == 0
+        capsys.readouterr()
+        assert run("stats", "--url", "nonsense") == 2
+    assert capsys.readouterr() == ("", "")
 
 
 # -- Redis Cluster -----------------------------------------------------------------

@@ -470,6 +470,36 @@ def test_owner_who_is_a_number_is_not_found_by_another_way_to_write_it(
     assert not is_alive(browser)
 
 
+@pytest.mark.parametrize("owner", ["9" * 20, "-" + "7" * 30, "\udcff"])
+def test_owner_whom_the_serializer_cannot_express_as_text_or_as_number(
+    owner: str, redis_url: str, tmp_path: Path, capsys: Any
+) -> None:
+    options = {"seal": False, "serialize": "msgpack"}
+    browser = make_browser(redis_url, **options)
+    ini = write_ini(tmp_path, redis_url, **options)
+    if owner == "\udcff":
+        for command in (["list"], ["revoke", "--yes"]):
+            assert run(*command, ini, "--owner", owner) == 2
+            assert len(capsys.readouterr().err.splitlines()) == 1
+        return
+    log_in(browser, owner)
+    assert run("list", ini, "--owner", owner) == 0
+    assert name_of(browser) in capsys.readouterr().out
+    assert run("revoke", ini, "--owner", owner, "--yes") == 0
+    assert capsys.readouterr().out == "ended 1 session\n"
+    assert not is_alive(browser)
+
+
+def test_list_on_a_terminal_that_is_too_narrow_for_a_table_leaves_nothing_out(
+    browser: Browser, ini: str
+) -> None:
+    log_in(browser)
+    status, shown = on_a_terminal("list", ini, columns=30)
+    assert status == 0
+    for part in (name_of(browser), "created", "last seen", "ends in", "keys", "size", " UTC "):
+        assert part in shown
+
+
 def test_list_on_a_narrow_terminal_cuts_nothing_off(browser: Browser, ini: str) -> None:
     log_in(browser)
     for args in ([], ["--reveal"]):
@@ -581,6 +611,42 @@ def test_revoke_asks_on_a_terminal(browser: Browser, ini: str) -> None:
     status, shown = on_a_terminal("revoke", ini, "--all", answer="y\n")
     assert status == 0, shown
     assert not is_alive(browser)
+
+
+def test_revoke_does_nothing_when_the_terminal_is_closed(browser: Browser, ini: str) -> None:
+    log_in(browser)
+    status, shown = on_a_terminal("revoke", ini, "--all", answer="\x04")
+    assert status == 2
+    assert shown.splitlines()[-1] == "redis-lua-sessions: nothing was done"
+    assert "Traceback" not in shown
+    assert is_alive(browser)
+
+
+@pytest.mark.parametrize("args", [["show", "--session", "-"], ["revoke", "--all"]])
+@pytest.mark.parametrize("stdin", [None, b"\xff\xfe\n", b""])
+def test_standard_input_that_cannot_be_read(
+    stdin: bytes | None, args: list[str], browser: Browser, ini: str, monkeypatch: Any, capsys: Any
+) -> None:
+    log_in(browser)
+    given = None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", given)
+    assert run(args[0], ini, *args[1:]) in (1, 2)
+    printed = capsys.readouterr()
+    assert (printed.out, len(printed.err.splitlines())) == ("", 1)
+    assert is_alive(browser)
+
+
+def test_output_whose_encoding_cannot_express_a_key(
+    browser: Browser, ini: str, monkeypatch: Any, capsys: Any
+) -> None:
+    browser.use(lambda session: session.update({"\u4e2d": "\xe9"}))
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run("show", ini, "--session", name_of(browser), "--reveal") == 0
+    assert out.errors == "strict"
+    shown = out.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert "'\\u4e2d'" in shown
+    assert "'\\xe9'" in shown
 
 
 def test_revoke_says_which_and_needs_exactly_one(browser: Browser, ini: str, capsys: Any) -> None:

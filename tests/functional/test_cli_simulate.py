@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,80 @@ def test_simulate_that_is_interrupted_leaves_nothing(
     assert redis_client.keys("*") == []
 
 
+@contextmanager
+def simulating(url: str, seconds: int) -> Iterator[subprocess.Popen[str]]:
+    """Run the command with one worker, in a process group of its own; none of it is left."""
+    command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "simulate", "--url", url]
+    options = f"--workers 1 --seconds {seconds} --sessions 5".split()
+    with subprocess.Popen(
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [("SIGTERM", 1), ("SIGHUP", 1), ("SIGKILL", -signal.SIGKILL)]
+)
+def test_workers_stop_and_leave_nothing_when_the_command_is_ended(
+    how: str, status: int, redis_server: RedisServer, redis_client: Any
+) -> None:
+    redis_client.config_resetstat()
+    with simulating(redis_server.url, seconds=3600) as process:
+        wait_until(lambda: calls(redis_client) > 50, timeout=60)
+        # A terminal that is closed tells all its processes.
+        tell = os.killpg if how == "SIGHUP" else os.kill
+        tell(process.pid, signal.Signals[how])
+        # Until the worker has ended, too: it has the other ends of these pipes.
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert err == ("redis-lua-sessions: interrupted\n" if status == 1 else "")
+    assert redis_client.keys("*") == []
+
+
+def test_workers_stop_in_time_when_the_command_does_not_tell_them(
+    redis_server: RedisServer, redis_client: Any
+) -> None:
+    redis_client.config_resetstat()
+    with simulating(redis_server.url, seconds=1) as process:
+        wait_until(lambda: calls(redis_client) > 50, timeout=60)
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: redis_client.keys("*") == [], timeout=30)
+
+
+def test_interrupt_while_the_workers_start_is_an_error_of_one_line(
+    redis_server: RedisServer,
+) -> None:
+    with simulating(redis_server.url, seconds=60) as process:
+        wait_until(lambda: any(map(is_starting, children_of(process.pid))), timeout=60)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert err == "redis-lua-sessions: interrupted\n"
+
+
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def is_starting(pid: str) -> bool:
+    """Whether a process is a worker, and importing what it needs."""
+    process = Path(f"/proc/{pid}")
+    try:
+        if b"spawn_main" not in (process / "cmdline").read_bytes():
+            return False
+        return b"/hiredis/" in (process / "maps").read_bytes()
+    except OSError:  # it has ended
+        return False
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -121,6 +198,7 @@ def test_simulate_that_is_interrupted_leaves_nothing(
         ["--workers", 0],
         ["--sessions", 0],
         ["--bytes", -1],
+        ["--bytes", 10**11],
         ["--writes", 101],
     ],
 )
