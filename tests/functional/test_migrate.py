@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import redis
+import webob.cookies
 from redis.cluster import RedisCluster
 from webob.cookies import SignedSerializer
 
@@ -452,6 +453,18 @@ def test_one_of_several_cookies_is_old(psr: Any, redis_url: str, redis_client: A
     third = psr()
     third.do("session['a'] = 3")
     assert come_back(new.another(), f"{dead.cookie}; {third.cookie}") == {"a": 3}
+
+
+def test_header_of_any_length_reaches_no_parser_that_takes_its_square(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(webob.cookies, "_parse_cookie", lambda data: parsed.append(data) or [])
+    flood = "a" * 32_000 + '"'
+    for options in ({}, {"migrate_from": None}):
+        new = moving(redis_url, **options)
+        assert come_back(new, f"{flood}; session={flood}") == {}
+    assert parsed == []
 
 
 class Signer:

@@ -7,14 +7,23 @@ import datetime
 import itertools
 import re
 import time
+import warnings
 from typing import Any
 
 import pytest
+import webob.cookies
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from webob.cookies import SignedSerializer
+from webob.cookies import SignedSerializer, make_cookie
 
-from pyramid_redis_lua_sessions.cookies import Action, CookiePolicy, Ticket, cookie_action
+from pyramid_redis_lua_sessions.cookies import (
+    LONGEST_VALUE,
+    Action,
+    CookiePolicy,
+    Ticket,
+    cookie_action,
+    cookie_values,
+)
 from pyramid_redis_lua_sessions.settings import Settings
 
 # A busy machine is no failure.
@@ -128,6 +137,24 @@ def test_every_truncation_is_noticed() -> None:
         assert read(cookies, f"session={raw[:length]}")[0] is None
         if length:
             assert read(cookies, f"session={raw[length:]}")[0] is None
+
+
+@pytest.mark.parametrize("max_age", [None, 1, 60, 3600])  # lengths of every kind
+def test_value_is_accepted_in_the_one_spelling_in_which_it_was_issued(max_age: int | None) -> None:
+    # base64 has others for the same bytes: characters that are skipped, a second alphabet,
+    # padding, and the bits of the last character that are not used.
+    signer = policy()._signer
+    raw = signer.dumps(f"1763740000 {max_age or ''} {SESSION_ID}")
+    assert signer.loads(raw)[1] is False
+    foreign = [b"!", b".", b"=", b"+", b"/", b" ", b"\n", b"\x00", b"\x80", b"\xff"]
+    others = {raw + tail for tail in (b"=", b"==", b"===", b"====", b"=junk", b"A", b"AAAA")}
+    others |= {raw[:at] + one + raw[at:] for at in range(len(raw) + 1) for one in foreign}
+    others |= {raw[:at] + one + raw[at + 1 :] for at in range(len(raw)) for one in foreign}
+    others |= {raw[:-1] + bytes([last]) for last in range(256)}
+    others |= {raw.replace(b"-", b"+"), raw.replace(b"_", b"/"), raw.replace(b"-", b"+", 1)}
+    for other in others - {raw}:
+        with pytest.raises(ValueError, match=r"."):
+            signer.loads(other)
 
 
 @no_deadline
@@ -250,6 +277,58 @@ def test_a_malformed_cookie_beside_a_genuine_one_does_no_harm(bad: str) -> None:
 def test_quoted_value_verifies() -> None:
     cookies = policy()
     assert read(cookies, f'session="{issue(cookies)}"')[0] is not None
+
+
+def test_quotes_of_another_cookie_change_nothing() -> None:
+    cookies = policy()
+    for other in ('a="b c"', 'a="', '"', 'a="; b="', r'a="\"; session=x; b="', '"session=x'):
+        for header in (f"{other}; session={issue(cookies)}", f"session={issue(cookies)}; {other}"):
+            assert read(cookies, header)[0] is not None
+
+
+@no_deadline
+@given(st.binary(min_size=1, max_size=100))
+def test_value_is_read_as_webob_wrote_it(value: bytes) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # "contains invalid bytes"
+        header = make_cookie("session", value).partition("; Path=")[0]
+    assert list(cookie_values(f"a=1; {header};b", "session")) == [value.decode("latin-1")]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('""', ""),
+        ('"', '"'),
+        ('"a', '"a'),
+        ('a"', 'a"'),
+        ('a"b"', 'a"b"'),
+        (r'"\"a\\\073\400\08"', r'"a\;40008'),
+        (r'"\"', "\\"),
+        (r"\073", r"\073"),
+    ],
+)
+def test_quotes_are_undone_around_a_whole_value_only(value: str, expected: str) -> None:
+    assert list(cookie_values(f"session = {value} ", "session")) == [expected]
+
+
+def test_oversized_value_keeps_its_quotes() -> None:
+    for length in (LONGEST_VALUE, LONGEST_VALUE + 1):
+        value = f'"{"a" * (length - 2)}"'
+        expected = value if length > LONGEST_VALUE else value[1:-1]
+        assert list(cookie_values(f"session={value}", "session")) == [expected]
+
+
+def test_header_does_not_reach_a_parser_that_takes_the_square_of_its_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # One header of 32,000 characters would keep a process busy for seconds.
+    parsed: list[bytes] = []
+    monkeypatch.setattr(webob.cookies, "_parse_cookie", lambda data: parsed.append(data) or [])
+    flood = "a" * 32_000 + '"'
+    for header in (flood, f"session={flood}", f'session="{flood}', f'session=""{flood}'):
+        assert read(policy(), header)[0] is None
+    assert parsed == []
 
 
 # -- rotation ----------------------------------------------------------------------
