@@ -9,7 +9,9 @@ stands at its key is replaced.
 After a revoke the index holds a tombstone, for a minute (see revoke_index). A
 new id that carries on a session which was there before, or is not there any
 more, is not added. A missing id alone, without a tombstone, proves nothing: an
-index may be evicted.
+index may be evicted. A tombstone that lies further ahead than a minute (the clock
+was set back, or somebody else wrote it) could refuse new ids for ever: it is
+brought to the present, and so are the entries ahead, each on its side of it.
 
 KEYS[1] index_key    sorted set of one owner's session ids
 ARGV[1] session_id   string, the id to add
@@ -50,6 +52,15 @@ tombstone = tonumber(tombstone or nil)
 if tombstone and now_us - tombstone > SETTLED_US then
   redis.call('ZREM', index_key, '')
   tombstone = nil
+end
+if tombstone and tombstone - now_us > SETTLED_US then
+  local ahead = redis.call('ZRANGEBYSCORE', index_key,
+    '(' .. string.format('%.0f', now_us), '+inf', 'WITHSCORES')
+  for i = 1, #ahead, 2 do
+    local brought = tonumber(ahead[i + 1]) <= tombstone and now_us or now_us + 1
+    redis.call('ZADD', index_key, string.format('%.0f', brought), ahead[i])
+  end
+  tombstone = now_us
 end
 if tombstone then
   if old_id ~= '' then

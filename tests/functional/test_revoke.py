@@ -180,6 +180,22 @@ def test_reply_to_a_revoke_that_was_lost_changes_nothing(proxy: CountingProxy) -
     assert [owner_of(device) for device in devices] == [None] * 4
 
 
+@pytest.mark.parametrize("ahead", [float("inf"), 4e15])
+def test_revoke_that_somebody_wrote_into_an_index_logs_nobody_out_for_good(
+    ahead: float, redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = log_in(make_browser(redis_url))
+    (index,) = redis_client.keys("session:owner:*")  # type: ignore[misc]
+    redis_client.zadd(index, {"": ahead})
+    # It may end what was there before, as a revoke does; not those who log in again.
+    again = log_in(browser.another())
+    for _ in range(2):
+        again.use(lambda session: session.regenerate_id())
+        assert owner_of(again) == "ada"
+    assert again.visit(lambda request: revoke(request, "ada")) == 1
+    assert owner_of(again) == "ada"
+
+
 # -- requests in flight ------------------------------------------------------------
 
 

@@ -25,6 +25,11 @@ def members(scripts: Scripts) -> list[bytes]:
     return list(found)
 
 
+def entries(scripts: Scripts) -> list[tuple[bytes, float]]:
+    found: Any = scripts.client.zrange("i", 0, -1, withscores=True)
+    return list(found)
+
+
 def age(scripts: Scripts, name: str, milliseconds: int) -> None:
     """Make an entry older, as if so much time had passed."""
     scripts.client.zincrby("i", -1000 * milliseconds, name)
@@ -256,8 +261,50 @@ def test_login_is_above_the_tombstone_also_when_the_clock_was_set_back(scripts: 
         age(scripts, name, -HOUR)
     assert add(scripts, "b")[0] is Status.CREATED
     assert add(scripts, "c", old="b")[0] is Status.CREATED
+    assert add(scripts, "d", old="a")[0] is Status.MOVED
+    assert members(scripts) == [b"", b"a", b"b", b"c"]
+
+
+def test_tombstone_is_ahead_by_less_than_a_minute_when_the_clock_was_set_back_a_little(
+    scripts: Scripts,
+) -> None:
+    add(scripts, "a")
+    revoke(scripts)
+    for name in ("a", ""):
+        age(scripts, name, -MINUTE // 2)
+    assert add(scripts, "b")[0] is Status.CREATED
+    assert add(scripts, "c", old="b")[0] is Status.CREATED
     assert add(scripts, "d", old="a") == [Status.MOVED, 0]
     assert members(scripts) == [b"a", b"", b"b", b"c"]
+
+
+def test_login_before_the_clock_was_set_back_gets_new_ids_after_it(scripts: Scripts) -> None:
+    add(scripts, "a")
+    revoke(scripts)
+    add(scripts, "b")
+    for name in ("a", "", "b"):
+        age(scripts, name, -HOUR)
+    assert add(scripts, "c", old="a")[0] is Status.MOVED
+    assert add(scripts, "c", old="b")[0] is Status.CREATED
+    assert members(scripts) == [b"", b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("ahead", [float("inf"), 4e15])
+@pytest.mark.parametrize("first", ["login", "regenerate"])
+def test_tombstone_that_somebody_wrote_far_ahead_counts_for_a_minute_too(
+    first: str, ahead: float, scripts: Scripts
+) -> None:
+    add(scripts, "a")
+    scripts.client.zadd("i", {"": ahead})
+    if first == "regenerate":
+        assert add(scripts, "b", old="a") == [Status.MOVED, 0]
+    for old, new in (("", "c"), ("c", "d"), ("d", "e")):
+        assert add(scripts, new, old=old) == [Status.CREATED, [], []]
+    assert all(score <= (scripts.now() + 1) * 1000 for _, score in entries(scripts))
+    for name, _ in entries(scripts):
+        age(scripts, name.decode(), MINUTE + 1000)
+    assert add(scripts, "f", old="a")[0] is Status.CREATED
+    assert b"" not in members(scripts)
 
 
 def test_tombstone_counts_for_a_minute_and_is_then_removed(scripts: Scripts) -> None:
