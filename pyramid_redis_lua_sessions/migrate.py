@@ -62,6 +62,15 @@ OLD_KEY_FIELD = b"old"
 #: How long after its read a move may still create the new session, ms.
 PATIENCE_MS = MARKER_MS // 2
 
+#: Times and timeouts of old sessions that are believed, seconds: as milliseconds they have
+#: 16 digits, and Lua computes with them. Milliseconds that were taken for seconds are among
+#: them.
+MOST_SECONDS = 9e12
+
+#: An end that lies further beyond the idle timeout than clocks may differ was set on
+#: purpose, ms.
+ON_PURPOSE_MS = 3_600_000
+
 #: How often a move starts over.
 MOST_ATTEMPTS = 3
 
@@ -173,7 +182,7 @@ class PyramidSessionRedis:
         return Old(
             _dictionary(payload["m"]),
             _number(payload["c"]),
-            _number(payload["t"]) if payload.get("t") else None,
+            _timeout(payload.get("t")),
             _number(payload["x"]) if payload.get("x") else None,
         )
 
@@ -200,11 +209,10 @@ class PyramidRedisSessions:
     def read_payload(self, payload: dict[Any, Any]) -> Old | None:
         if "managed_dict" not in payload or "created" not in payload:
             return None
-        timeout = payload.get("timeout")
         return Old(
             _dictionary(payload["managed_dict"]),
             _number(payload["created"]),
-            _number(timeout) if timeout else None,
+            _timeout(payload.get("timeout")),
             None,
         )
 
@@ -254,9 +262,20 @@ def _dictionary(value: Any) -> dict[Any, Any]:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise CannotMigrate("one of its times is not a number")
+    if not abs(value) <= MOST_SECONDS:  # NaN is not either
+        raise CannotMigrate("one of its times is out of range")
     return value
+
+
+def _timeout(value: Any) -> float | None:
+    """Return an idle timeout; both libraries take 0 for none."""
+    if not value:
+        return None
+    if _number(value) < 0:
+        raise CannotMigrate("its timeout is negative")
+    return _number(value)
 
 
 def _deserializer(settings: Settings) -> Callable[[bytes], Any]:
@@ -396,21 +415,26 @@ class Migration:
         if old is None:
             raise CannotMigrate("it is not a session of the libraries in migrate_from")
         values = self._encode(old.data)
-        own = None if old.timeout == self._settings.timeout else milliseconds(old.timeout)
         ends_ms = math.inf
         if found.remaining_ms >= 0:
             ends_ms = found.now_ms + found.remaining_ms
+        timeout, deadline_ms = old.timeout, None
         if old.expires is not None:
             ends_ms = min(ends_ms, old.expires * 1000)
+            if timeout is not None and found.remaining_ms < 0:
+                # With timeout_trigger it came before the timeout, until it was near.
+                ahead_ms = old.expires * 1000 - found.now_ms
+                if ahead_ms > timeout * 1000 + ON_PURPOSE_MS:
+                    timeout = None
+            if timeout is None:
+                # Without an idle timeout nothing moves this end.
+                deadline_ms = round(old.expires * 1000)
+        own = None if timeout == self._settings.timeout else milliseconds(timeout)
         # A second ahead is as they round; more is a clock that was wrong.
         created_ms = min(round(old.created * 1000), found.now_ms + 1000)
         absolute = self._settings.absolute_timeout
         if absolute is not None:
             ends_ms = min(ends_ms, created_ms + absolute * 1000)
-        deadline_ms = None
-        if old.timeout is None and old.expires is not None:
-            # Without an idle timeout nothing moves this end.
-            deadline_ms = round(old.expires * 1000)
         return Carried(values, max(0, created_ms), Lifetime(own, deadline_ms), ends_ms)
 
     def _read(self, value: bytes) -> Old | None:

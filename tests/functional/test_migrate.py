@@ -194,6 +194,75 @@ def test_fixed_end_of_a_session_without_timeout_is_kept(
     assert 490 < redis_client.ttl(new.key) <= 500
 
 
+@pytest.mark.parametrize("use_ttl", [True, False])
+def test_end_far_beyond_the_timeout_is_kept(
+    use_ttl: bool, psr: Any, redis_url: str, redis_client: Any
+) -> None:
+    # Nothing else makes a session of the old library live longer than its timeout.
+    old = psr(set_redis_ttl="false", timeout=100, timeout_trigger=50)
+    old.do("session['a'] = 1")
+    end = int(time.time()) + 30 * 86400
+    old.do(f"session.adjust_session_expires({end})")
+    old.do("session.get('a')")
+    assert pickle.loads(redis_client.get(*old_keys(redis_client)))["x"] == end
+    new = moving(redis_url, set_redis_ttl=use_ttl, timeout=100, timeout_trigger=50)
+    for _ in range(2):
+        assert come_back(new, old, lambda s: (s["a"], s.timeout)) == (1, None)
+        assert redis_client.hget(new.key, "deadline") == b"%d" % (end * 1000)
+        if use_ttl:
+            assert 30 * 86400 - 100 < redis_client.ttl(new.key) <= 30 * 86400
+        else:
+            assert abs(int(redis_client.hget(new.key, "expires")) - end * 1000) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("ahead", "ttl"),
+    [
+        (3000, None),  # it may come of a clock
+        (30 * 86400, 1000),  # the TTL was the end
+    ],
+)
+def test_end_a_little_beyond_the_timeout_gives_way_to_it(
+    ahead: int, ttl: int | None, psr: Any, redis_url: str, redis_client: Any
+) -> None:
+    old = psr(set_redis_ttl="false")
+    old.do("session['a'] = 1")
+    edit(redis_client, lambda payload: payload.update(x=int(time.time()) + ahead))
+    if ttl is not None:
+        redis_client.expire(old_keys(redis_client)[0], ttl)
+    new = moving(redis_url)
+    assert come_back(new, old, lambda s: (s["a"], s.timeout)) == (1, 1200)
+    assert redis_client.hget(new.key, "deadline") is None
+    new.use(dict)
+    assert 1190 < redis_client.ttl(new.key) <= 1200
+
+
+@pytest.mark.parametrize(
+    "odd", [{"x": 9e12}, {"t": 9 * 10**12}, {"c": -9e12}, {"c": 9e12, "x": 8e12}]
+)
+def test_times_that_are_far_from_now_move(
+    odd: dict[str, float], psr: Any, redis_url: str, redis_client: Any
+) -> None:
+    # Someone took milliseconds for seconds.
+    old = psr(timeout=0)
+    old.do("session['a'] = 1")
+    edit(redis_client, lambda payload: payload.update(odd))
+    (key,) = old_keys(redis_client)
+    payload = redis_client.get(key)
+    for use_ttl in (True, False):
+        redis_client.flushdb()
+        redis_client.set(key, payload)
+        new = moving(redis_url, set_redis_ttl=use_ttl)
+        assert come_back(new, old) == {"a": 1}
+        timeout, created = new.use(lambda session: (session.timeout, session.created))
+        assert timeout == odd.get("t")
+        assert 0 <= created <= time.time() + 1
+        new.use(lambda session: session.regenerate_id())
+        assert new.use(lambda session: (dict(session), session.timeout)) == ({"a": 1}, timeout)
+        end = redis_client.hget(new.key, "deadline")
+        assert end == (b"%d" % (odd["x"] * 1000) if "x" in odd else None)
+
+
 def test_session_in_an_lru_cache_moves_both_ways(
     psr: Any, redis_url: str, redis_client: Any
 ) -> None:
@@ -663,6 +732,16 @@ def test_keys_of_subclasses_are_carried_over_as_an_assignment_takes_them(
         pickle.dumps({"m": {}, "c": float("nan"), "v": 1}),
         pickle.dumps({"m": {}, "c": 1, "v": 1, "t": "1200"}),
         pickle.dumps({"m": {}, "c": 1, "v": 1, "x": [1]}),
+        pickle.dumps({"m": {}, "c": 1e306, "v": 1}),
+        pickle.dumps({"m": {}, "c": -1e13, "v": 1}),
+        pickle.dumps({"m": {}, "c": 10**400, "v": 1}),
+        pickle.dumps({"m": {}, "c": 1, "v": 1, "t": 10**400}),
+        pickle.dumps({"m": {}, "c": 1, "v": 1, "t": 1e306}),
+        pickle.dumps({"m": {}, "c": 1, "v": 1, "t": -5}),
+        pickle.dumps({"m": {}, "c": 1, "v": 1, "x": 1e306}),
+        pickle.dumps({"m": {}, "c": 1, "v": 1, "x": float("inf")}),
+        pickle.dumps({"managed_dict": {}, "created": 1, "timeout": -5}),
+        pickle.dumps({"managed_dict": {}, "created": 1, "timeout": 1e306}),
         b"cno_such_module\nname\n.",
     ],
 )
@@ -677,6 +756,12 @@ def test_payload_that_is_broken_is_left_and_reported(
     new = moving(redis_url, func_invalid_logger=reports)
     assert come_back(new, old) == {}
     assert reports.kinds[0] == "InvalidSession_DeserializationError"
+    assert redis_client.get(key) == stored
+    # Nor does it stop those who move all sessions.
+    census = Census(redis_client, new.factory.settings, new.factory.sealer)
+    for dry_run in (True, False):
+        summary = migrate_all(new.factory.migration, census, names=None, dry_run=dry_run)
+        assert (summary.refused, summary.moved) == (1, 0)
     assert redis_client.get(key) == stored
 
 

@@ -665,6 +665,25 @@ def test_foreign_ids_in_an_index_are_neither_listed_nor_ended(
     assert names(victim) == [fingerprint(victim.session_id or "")]
 
 
+def test_session_that_somebody_took_out_of_its_index_is_found_when_it_gets_a_new_id(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    # The limit of what an index proves; docs/security.rst names it.
+    thief = make_browser(redis_url)
+    hidden = log_in(thief)
+    (index,) = index_keys(redis_client)
+    redis_client.zrem(index, hidden)
+    registry = thief.wsgi.registry
+    assert (sessions_of(registry, "ada"), revoke(registry, "ada")) == ([], 0)
+    assert thief.use(lambda session: session.owner) == "ada"
+    # Right after a revoke such a new id is refused; see index_session.
+    make_index_older(redis_client, 61)
+    thief.use(lambda session: session.regenerate_id())
+    assert names(thief) == [fingerprint(thief.session_id or "")]
+    assert revoke(registry, "ada") == 1
+    assert thief.use(lambda session: session.owner) is None
+
+
 def test_owner_copied_from_another_session_gets_nobody_into_an_index(
     redis_url: str, redis_client: redis.Redis
 ) -> None:
