@@ -31,7 +31,8 @@ log = logging.getLogger(__package__)
 class SettingsError(ConfigurationError, ValueError):
     """A setting is unknown, malformed, or clashes with another one.
 
-    The message quotes the full key and the value (never that of a secret).
+    The message quotes the full key and the value (never that of a secret, nor
+    one that looks like a URL).
     """
 
 
@@ -50,6 +51,20 @@ def optional_text(value: Any) -> str | None:
     if value is None or value in ("", "None"):
         return None
     return text(value)
+
+
+def host(value: Any) -> str:
+    # redis-py quotes it when it cannot connect, with the password that a URL may hold.
+    if "://" in text(value):
+        raise ValueError("a host name (for a URL see url)")
+    return text(value)
+
+
+def socket_path(value: Any) -> str | None:
+    found = optional_text(value)
+    if found is not None and "://" in found:
+        raise ValueError("a path (for a URL see url)")
+    return found
 
 
 def any_text(value: Any) -> str:
@@ -542,14 +557,14 @@ class Settings:
         "url",
         secret=True,
     )
-    redis_host: str = setting(text, "localhost", "Host of Redis.", "host")
+    redis_host: str = setting(host, "localhost", "Host of Redis.", "host")
     redis_port: int = setting(port, 6379, "Port of Redis.", "port")
     redis_db: int = setting(integer, 0, "Database number.", "db")
     redis_password: str | None = setting(
         optional_text, None, "Password of Redis.", "password", secret=True
     )
     redis_unix_socket_path: str | None = setting(
-        optional_text, None, "Path of Redis' unix socket.", "unix_socket_path"
+        socket_path, None, "Path of Redis' unix socket.", "unix_socket_path"
     )
     redis_socket_timeout: float | None = setting(
         seconds, 2.0, "Seconds to wait for a reply.", "socket_timeout"
@@ -670,8 +685,11 @@ class Settings:
             try:
                 parsed[row_name] = row.parser(raw)
             except ValueError as exc:
-                quoted = _quote(prefix + name, raw, hide=row.secret)
-                raise SettingsError(f"{quoted} should be {exc}") from exc
+                # A URL that stands in a wrong place may hold a password.
+                hide = row.secret or "://" in repr(raw)
+                quoted = _quote(prefix + name, raw, hide)
+                # What the parser met in turn (a failed import) quotes the value as well.
+                raise SettingsError(f"{quoted} should be {exc}") from (None if hide else exc)
         return cls(**parsed)
 
     @classmethod

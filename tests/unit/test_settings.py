@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import re
+import traceback
 from typing import Any
 
 import pytest
@@ -438,6 +439,29 @@ def test_flag_is_not_just_any_object() -> None:
     for raw in (2, -1, 0.5, [], [True], object()):
         with pytest.raises(ValueError, match="true or false"):
             ROWS["cookie_httponly"].parser(raw)
+
+
+MISPLACED = "redis://user:hunter2@host/0"
+
+
+@pytest.mark.parametrize("raw", [MISPLACED, [MISPLACED], MISPLACED.encode()])
+@pytest.mark.parametrize("name", ROWS)
+def test_url_in_a_wrong_place_is_not_quoted(name: str, raw: Any) -> None:
+    # Nor by what led to the error, which a traceback would show.
+    try:
+        ROWS[name].parser(raw)
+    except ValueError:
+        with pytest.raises(SettingsError) as caught:
+            ini(**{name: raw})
+        assert f"redis.sessions.{name} should be " in str(caught.value)
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", ["redis_host", "redis_unix_socket_path"])
+def test_url_is_neither_a_host_nor_a_path(name: str) -> None:
+    # redis-py would show it whenever it cannot connect.
+    with pytest.raises(SettingsError, match=rf"^redis\.sessions\.{name} should be a .* see url"):
+        ini(**{name: MISPLACED})
 
 
 def test_alias_is_quoted_as_it_was_written() -> None:
