@@ -252,8 +252,8 @@ class CookiePolicy:
                 max_age = int(expires.timestamp() - now)
         payload = f"{int(now)} {'' if max_age is None else max_age} {session_id}"
         value = self._signer.dumps(payload).decode("ascii")
-        if max_age:
-            return self._make(value, max_age, scheme)
+        if max_age or self._settings.cookie_signer is not None:  # its values may need quotes
+            return self._make(value, max_age or None, scheme)
         tail = self._tails.get(scheme)
         if tail is None:
             # All but the value is always the same.

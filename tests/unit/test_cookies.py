@@ -424,6 +424,25 @@ def test_custom_signer_shared_by_two_cookies_keeps_them_apart() -> None:
     assert read(site, f"site={issue(site)}")[0] is not None
 
 
+@pytest.mark.parametrize("max_age", [None, 0, 60])
+def test_value_of_a_cookie_signer_that_no_cookie_may_hold_is_warned_of_and_quoted(
+    max_age: int | None,
+) -> None:
+    class Signer(TextSerializer):
+        def dumps(self, payload: str) -> bytes:
+            return b"v1; " + payload.encode()
+
+        def loads(self, value: bytes) -> str:
+            return value.removeprefix(b"v1; ").decode()
+
+    cookies = with_signer(Signer())
+    with pytest.warns(RuntimeWarning, match="invalid bytes"):  # of WebOb
+        header = cookies.header_to_set("an-id", "http", max_age, None)
+    assert [ticket.session_id for ticket in cookies.read(header.partition("; Path")[0])[0]] == [
+        "an-id"
+    ]
+
+
 def test_custom_signer_may_return_text() -> None:
     class Signer(TextSerializer):
         def dumps(self, payload: str) -> Any:
