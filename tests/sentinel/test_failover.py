@@ -47,6 +47,46 @@ def test_nothing_that_was_replicated_is_lost_when_the_primary_goes(
     assert load.slowest < BOUND
 
 
+def test_planned_failover_is_followed_while_the_old_primary_takes_writes(
+    own_sentinels: Sentinels,
+) -> None:
+    """Nobody ends the connections to it, and what is written there is lost."""
+    sentinels = own_sentinels
+    leader, *others = sentinels.sentinels
+    user = make_browser(sentinels.url)
+    pool = user.factory.store_for(None).client.connection_pool
+    user.use(write)
+    in_use, *free = [pool.get_connection() for _ in range(4)]
+    for connection in free:
+        pool.release(connection)
+    old = sentinels.primary
+    # Else the sentinels would make a replica of it, and end its connections, after 8 seconds.
+    old.ask("ACL", "SETUSER", "default", "-replicaof", "-slaveof")
+    sentinels.fail_over()
+    wait_until(lambda: all(sentinel.master()["port"] != old.port for sentinel in others), 20)
+    new = next(node for node in sentinels.nodes if node.port == others[0].master()["port"])
+
+    # Who leads the failover names the old one for a second more, and is the first to be asked.
+    newcomer = make_browser(sentinels.url)
+    newcomer.use(write)
+    assert leader.master()["port"] == old.port
+    assert new.ask("EXISTS", newcomer.key)
+
+    def arrives() -> bool:
+        visitor = user.another()
+        visitor.use(write)
+        return bool(new.ask("EXISTS", visitor.key))
+
+    wait_until(arrives)
+    wait_until(lambda: not pool._asking.is_alive())
+    assert not any(connection.port == old.port and connection.is_connected for connection in free)
+    assert old.ask("SET", "mark", "1")
+    assert in_use.is_connected
+    pool.release(in_use)
+    assert not in_use.is_connected
+    assert arrives()
+
+
 def demote(sentinels: Sentinels) -> None:
     """Make another node the primary, without the ``CLIENT KILL`` of a sentinel's failover.
 
