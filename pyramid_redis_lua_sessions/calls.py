@@ -65,6 +65,24 @@ UNAVAILABLE_CODES = (
     "UNKILLABLE",
 )
 
+#: Further codes that a call may meet. What other messages begin with need not be a code, as
+#: redis-py cuts ``ERR`` off: "DB index is out of range".
+OTHER_CODES = frozenset(
+    (
+        "ASK",
+        "CROSSSLOT",
+        "DENIED",
+        "EXECABORT",
+        "MOVED",
+        "NOAUTH",
+        "NOPERM",
+        "NOPROTO",
+        "NOSCRIPT",
+        "WRONGPASS",
+        "WRONGTYPE",
+    )
+)
+
 #: A script, its key, its arguments.
 Call = tuple[Script, bytes, list[Any]]
 
@@ -235,5 +253,5 @@ def failure(call: str, exc: Exception) -> StoreError:
     for code in UNAVAILABLE_CODES:
         if code in words:
             return StoreUnavailable(f"Redis refuses {call} at present ({code})")
-    code = next((word for word in words if word.isupper() and word.isalpha()), "ERR")
+    code = next((word for word in words if word in OTHER_CODES), "ERR")
     return StoreError(f"Redis answered {call} with an error ({code})")

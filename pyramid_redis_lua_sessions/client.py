@@ -7,6 +7,7 @@ failover.
 
 from __future__ import annotations
 
+import codecs
 import copy
 import difflib
 import logging
@@ -14,7 +15,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from queue import Empty, LifoQueue
 from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -33,7 +34,7 @@ from redis.sentinel import (
     SentinelManagedSSLConnection,
 )
 
-from .settings import Settings, SettingsError, flag, integer, seconds, text
+from .settings import Settings, SettingsError, flag, integer, positive, seconds, text
 
 __all__ = ["Address", "client_at", "client_options", "longest_repeat", "make_client", "parse_url"]
 
@@ -105,7 +106,11 @@ def make_client(settings: Settings) -> Any:
     for name in ("encoding", "encoding_errors"):
         value = getattr(settings, f"redis_{name}")
         if value is not None:
-            options[name] = value
+            try:
+                options[name] = _OPTIONS[name](value)
+            except ValueError as exc:
+                message = f"redis.sessions.redis_{name} = {value} should be {exc}"
+                raise SettingsError(message) from None
     if settings.redis_url is not None:
         address = parse_url(settings.redis_url, "redis.sessions.url")
     else:
@@ -156,14 +161,49 @@ class Address(NamedTuple):
     sentinel: dict[str, Any] = {}
 
 
+def _one_of(*values: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in values:
+            raise ValueError(", ".join(values[:-1]) + f" or {values[-1]}")
+        return value
+
+    return parse
+
+
+def _protocol(value: str) -> int:
+    return int(_one_of("2", "3")(value))
+
+
+def _client_name(value: str) -> str:
+    # What CLIENT SETNAME takes.
+    if not re.fullmatch("[!-~]+", value):
+        raise ValueError("printable ASCII characters, without spaces")
+    return value
+
+
+def _encoding(value: str) -> str:
+    try:
+        "".encode(value)
+    except (LookupError, ValueError):
+        raise ValueError("an encoding that Python knows") from None
+    return value
+
+
+def _encoding_errors(value: str) -> str:
+    try:
+        codecs.lookup_error(value)
+    except (LookupError, ValueError):
+        raise ValueError("an error handler of Python's codecs, such as strict or replace") from None
+    return value
+
+
 #: Options that a URL may carry, with redis-py's names and meanings.
 _OPTIONS: dict[str, Any] = {
     # What a newer redis-py can read besides; of these, a list cannot be given in a URL.
     **{name: parse for name, parse in URL_QUERY_ARGUMENT_PARSERS.items() if parse is not list},
     **dict.fromkeys(("socket_timeout", "socket_connect_timeout", "timeout"), seconds),
-    **dict.fromkeys(
-        ("db", "health_check_interval", "max_connections", "protocol", "socket_read_size"), integer
-    ),
+    **dict.fromkeys(("db", "health_check_interval"), integer),
+    **dict.fromkeys(("max_connections", "socket_read_size"), positive),
     **dict.fromkeys(
         (
             "decode_responses",
@@ -177,14 +217,10 @@ _OPTIONS: dict[str, Any] = {
     ),
     **dict.fromkeys(
         (
-            "client_name",
-            "encoding",
-            "encoding_errors",
             "password",
             "ssl_ca_certs",
             "ssl_ca_data",
             "ssl_ca_path",
-            "ssl_cert_reqs",
             "ssl_certfile",
             "ssl_ciphers",
             "ssl_keyfile",
@@ -193,6 +229,11 @@ _OPTIONS: dict[str, Any] = {
         ),
         text,
     ),
+    "client_name": _client_name,
+    "encoding": _encoding,
+    "encoding_errors": _encoding_errors,
+    "protocol": _protocol,
+    "ssl_cert_reqs": _one_of("none", "optional", "required"),
 }
 
 #: Of the options above, what means nothing to a connection to a sentinel.
@@ -261,7 +302,7 @@ def parse_url(url: str, name: str) -> Address:
     known = {**_OPTIONS, **(_SENTINEL_OPTIONS if kind == "sentinel" else {})}
     if kind == "cluster":
         known = {key: parse for key, parse in known.items() if key in REDIS_ALLOWED_KEYS}
-    if not secure and "sentinel_ssl" not in known:
+    if not secure:
         known = {key: parse for key, parse in known.items() if not key.startswith("ssl_")}
     options = _query(parts.query, known, name)
     username, _, password = userinfo.partition(":")
@@ -304,6 +345,10 @@ def parse_url(url: str, name: str) -> Address:
     if kind == "cluster" and options.pop("db", 0):
         raise wrong("db (a cluster has only 0)", kind)
     sentinel = {key: options.pop(key) for key in list(options) if key in _SENTINEL_OPTIONS}
+    if not sentinel.get("sentinel_ssl", secure):
+        for key in sentinel:
+            if key.startswith("sentinel_ssl_"):
+                raise SettingsError(f"{name} has a wrong option {key}: it needs sentinel_ssl=true")
     return Address(kind, secure, hosts, options, None, service, sentinel)
 
 
@@ -313,18 +358,16 @@ def _query(query: str, known: Mapping[str, Any], name: str) -> dict[str, Any]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
             hint = f"; did you mean {near[0]}?" if near else ""
-            if key in _OPTIONS and not hint:
+            if key in _OPTIONS:
                 hint = "; it does not go with this scheme"
             shown = f" {key}" if key.isidentifier() else ""
             raise SettingsError(f"{name} has an unknown option{shown}{hint}")
         parse = known[key]
         try:
             options[key] = parse(raw)
-            if key.endswith("max_connections") and not options[key]:
-                raise ValueError("1 or more")
         except (TypeError, ValueError) as exc:
             # Our own parsers say what is expected; redis-py's messages may quote.
-            ours = parse in (flag, integer, seconds, text)
+            ours = parse not in URL_QUERY_ARGUMENT_PARSERS.values()
             expected = f": expected {exc}" if ours else ""
             raise SettingsError(f"{name} has a wrong option {key}{expected}") from None
     return options

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import ResponseError
 
+from pyramid_redis_lua_sessions.calls import failure
 from pyramid_redis_lua_sessions.client import client_options, longest_repeat, make_client
 from pyramid_redis_lua_sessions.settings import Settings, SettingsError
 from pyramid_redis_lua_sessions.testing import RedisServer
@@ -172,3 +174,79 @@ def test_options_of_the_callable_make_a_client() -> None:
 )
 def test_longest_time_until_a_call_is_repeated(options: dict[str, Any], longest: float) -> None:
     assert longest_repeat(settings(**options)) == longest
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("redis://h?protocol=9", "wrong option protocol: expected 2 or 3"),
+        ("redis://h?encoding=bogus", "wrong option encoding: "),
+        ("redis://h?encoding_errors=bogus&decode_responses=1", "wrong option encoding_errors: "),
+        ("redis://h?socket_read_size=0", "wrong option socket_read_size: "),
+        ("redis://h?max_connections=0", "wrong option max_connections: "),
+        ("redis://h?client_name=a%20b", "wrong option client_name: "),
+        ("redis://h?ssl_ca_certs=/x", "unknown option ssl_ca_certs; it does not go with"),
+        ("rediss://h?ssl_cert_reqs=bogus", "wrong option ssl_cert_reqs: expected none, optional"),
+        ("rediss+cluster://h?ssl_cert_reqs=bogus", "wrong option ssl_cert_reqs: "),
+        ("redis+sentinel://h/s?ssl_ca_certs=/x", "unknown option ssl_ca_certs; it does not go"),
+        (
+            "redis+sentinel://h/s?sentinel_ssl=1&ssl_ca_certs=/x",
+            "unknown option ssl_ca_certs; it does not go with",
+        ),
+        ("redis+sentinel://h/s?sentinel_protocol=9", "wrong option sentinel_protocol: "),
+        (
+            "redis+sentinel://h/s?sentinel_ssl_ca_certs=/x",
+            "wrong option sentinel_ssl_ca_certs: it needs sentinel_ssl=true",
+        ),
+        ("rediss+sentinel://h/s?sentinel_ssl_cert_reqs=bogus", "option sentinel_ssl_cert_reqs: "),
+    ],
+)
+def test_option_that_is_wrong_is_named(url: str, part: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        make_client(settings(url=url))
+    assert part in str(caught.value)
+
+
+def test_options_of_tls_reach_the_connections_that_have_it() -> None:
+    client = make_client(settings(url="rediss+sentinel://h/s?sentinel_ssl=no&ssl_cert_reqs=none"))
+    assert client.connection_pool.connection_kwargs["ssl_cert_reqs"] == "none"
+    url = "redis+sentinel://h/s?sentinel_ssl=yes&sentinel_ssl_cert_reqs=none"
+    pool = make_client(settings(url=url)).connection_pool
+    assert "ssl_cert_reqs" not in pool.connection_kwargs
+    (sentinel,) = pool.sentinel_manager.sentinels
+    assert sentinel.connection_pool.connection_class is redis.SSLConnection
+    assert sentinel.connection_pool.connection_kwargs["ssl_cert_reqs"] == "none"
+
+
+@pytest.mark.parametrize("name", ["encoding", "encoding_errors"])
+def test_encoding_that_python_does_not_know_is_a_settings_error(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"redis.sessions.redis_{name} = bogus should be an "):
+        make_client(settings(**{f"redis_{name}": "bogus"}))
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        # redis-py cuts "ERR" off.
+        ("DB index is out of range", "ERR"),
+        ("SELECT is not allowed in cluster mode", "ERR"),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", "WRONGTYPE"),
+        ("CROSSSLOT Keys in request don't hash to the same slot", "CROSSSLOT"),
+        # As Redis 6.2 wraps the error of a script.
+        (
+            "Error running script (call to f_1): @user_script:7: @user_script: 7: -NOPERM this "
+            "user has no permissions to run the 'pexpire' command or its subcommand",
+            "NOPERM",
+        ),
+    ],
+)
+def test_error_of_redis_is_named_by_its_code(message: str, code: str) -> None:
+    found = str(failure("load", ResponseError(message)))
+    assert found == f"Redis answered load with an error ({code})"
+
+
+def test_database_that_redis_does_not_have_is_no_code(redis_server: RedisServer) -> None:
+    with make_client(settings(url=f"{redis_server.url}?db=99")) as client:
+        with pytest.raises(ResponseError) as caught:
+            client.ping()
+        assert "(ERR)" in str(failure("ping", caught.value))
