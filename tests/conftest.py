@@ -49,6 +49,9 @@ ONE_SERVER_TESTS = {
         "its ACL user is known to one node"
     ),
     "test_packaging.py": "its program knows only redis-py, and URLs of one server",
+    "test_regenerate.py::test_new_id_that_cannot_be_completed_is_taken_back": (
+        "its client is of one server"
+    ),
     "test_round_trips.py::test_redis_executes_one_write_for_a_read_without_a_trigger": (
         "MONITOR shows one node"
     ),
