@@ -10,7 +10,8 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions.client import NodePool, Pool, PrimaryPool
-from pyramid_redis_lua_sessions.testing import RedisServer
+from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
+from tests.support.app import make_browser
 
 #: Seconds for a thread that must not get through to try.
 MOMENT = 0.1
@@ -62,3 +63,19 @@ def test_connection_is_not_taken_while_it_is_disconnected(
 
 def test_primary_pool_is_one_of_these() -> None:
     assert issubclass(PrimaryPool, Pool)
+
+
+@pytest.mark.parametrize(
+    ("query", "more"), [("", 0), ("?db=1", 1), ("?db=1&client_name=x&protocol=3", 2)]
+)
+def test_connection_is_made_with_as_few_replies_as_documented(
+    proxy: CountingProxy, query: str, more: int
+) -> None:
+    """How long a call can take where each comes late stands on it."""
+    browser = make_browser(f"{proxy.url.rpartition('/')[0]}{query}")
+    browser.use(lambda session: session.__setitem__("name", "value"))
+    pool = browser.factory.store_for(None).client.connection_pool
+    pool.disconnect()
+    before = proxy.round_trips
+    browser.use(dict)
+    assert 1 < proxy.round_trips - before <= 4 + more + 1

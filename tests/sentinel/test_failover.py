@@ -87,6 +87,32 @@ def test_planned_failover_is_followed_while_the_old_primary_takes_writes(
     assert arrives()
 
 
+def test_planned_failover_loses_nothing_where_the_old_primary_was_paused(
+    own_sentinels: Sentinels,
+) -> None:
+    """As the documentation advises: calls are held up, run into their timeout, and are repeated."""
+    sentinels = own_sentinels
+    user = make_browser(sentinels.url)
+    user.use(write)
+    visitors = [user]
+    old = sentinels.primary
+    with old.client(single_connection_client=True) as client:
+        client.set("mark", "1")
+        assert client.wait(2, 5000) == 2
+    old.ask("CLIENT", "PAUSE", 5000, "WRITE")
+    sentinels.fail_over()
+
+    def has_moved() -> bool:
+        visitor = user.another()
+        visitor.use(write)
+        visitors.append(visitor)
+        return sentinels.primary is not old
+
+    wait_until(has_moved)
+    keys = [visitor.key for visitor in visitors]
+    assert sentinels.primary.ask("EXISTS", *keys) == len(keys)
+
+
 def demote(sentinels: Sentinels) -> None:
     """Make another node the primary, without the ``CLIENT KILL`` of a sentinel's failover.
 
