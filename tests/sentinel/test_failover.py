@@ -79,11 +79,11 @@ def test_planned_failover_is_followed_while_the_old_primary_takes_writes(
 
     wait_until(arrives)
     wait_until(lambda: not pool._asking.is_alive())
-    assert not any(connection.port == old.port and connection.is_connected for connection in free)
+    assert not any(connection.port == old.port and connection._sock for connection in free)
     assert old.ask("SET", "mark", "1")
-    assert in_use.is_connected
+    assert in_use._sock
     pool.release(in_use)
-    assert not in_use.is_connected
+    assert not in_use._sock
     assert arrives()
 
 
