@@ -123,18 +123,26 @@ def make_client(settings: Settings) -> Any:
 def longest_repeat(settings: Settings) -> float:
     """How long after a call was sent the client may send it again, seconds.
 
+    The connection for it is tried as often as the call. A server that answers each
+    line of its greeting at the last moment can take longer; that is left out.
+
     :returns: infinity where only the application knows, or without timeouts.
     """
     if settings.redis_client_callable is not None or settings.redis_connection_pool is not None:
         return math.inf
     given: Mapping[str, Any] = {}
+    asking = 0.0
     if settings.redis_url is not None:
-        given = parse_url(settings.redis_url, "redis.sessions.url").options
+        address = parse_url(settings.redis_url, "redis.sessions.url")
+        given = address.options
+        if address.kind == "sentinel":
+            asking = SENTINEL_TIMEOUT * len(address.hosts)
     reply = given.get("socket_timeout", settings.redis_socket_timeout)
     connect = given.get("socket_connect_timeout", settings.redis_socket_connect_timeout)
     if None in (reply, connect):
         return math.inf
-    return float(settings.redis_retries * (reply + connect + LONGEST_BACKOFF))
+    retries = settings.redis_retries
+    return float(retries * (reply + (retries + 1) * (asking + connect + LONGEST_BACKOFF)))
 
 
 # -- addresses -------------------------------------------------------------------
