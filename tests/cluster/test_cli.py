@@ -12,7 +12,7 @@ import redis
 from pyramid_redis_lua_sessions import sessions_of
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, Migration
-from tests.support.app import Browser, make_browser
+from tests.support.browser import Browser, make_browser
 from tests.support.command import run, write_ini
 from tests.support.topology import Cluster
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions.errors import StoreUnavailable
-from tests.support.app import make_browser
+from tests.support.browser import make_browser
 from tests.support.load import Load
 from tests.support.topology import Cluster
 from tests.support.waiting import wait_until

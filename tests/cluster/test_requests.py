@@ -13,7 +13,7 @@ import redis
 from pyramid_redis_lua_sessions import revoke
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.watch import watch
-from tests.support.app import Browser, make_browser, stored_values
+from tests.support.browser import Browser, make_browser, stored_values
 from tests.support.topology import Cluster
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.app import make_browser
+from tests.support.browser import make_browser
 from tests.support.least_privilege import PAGE, rule, with_user
 from tests.support.load import Load
 from tests.support.topology import Cluster, redis_cli

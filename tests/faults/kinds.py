@@ -11,7 +11,7 @@ from pyramid.response import Response
 
 from pyramid_redis_lua_sessions import revoke, sessions_of
 from pyramid_redis_lua_sessions.errors import StoreUnavailable
-from tests.support.app import SECRET, Browser, make_browser
+from tests.support.browser import SECRET, Browser, make_browser
 
 TIMEOUT = 1200
 

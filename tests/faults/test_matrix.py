@@ -15,7 +15,7 @@ import redis
 
 from pyramid_redis_lua_sessions.errors import StoreUnavailable
 from tests.functional.test_migrate import psr, servers
-from tests.support.app import Browser, make_browser
+from tests.support.browser import Browser, make_browser
 from tests.support.faults import FAULTS, FaultProxy
 from tests.support.predecessors import SECRET as OLD_SECRET
 

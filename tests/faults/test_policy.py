@@ -19,8 +19,8 @@ from pyramid_redis_lua_sessions.errors import (
     fingerprint,
 )
 from pyramid_redis_lua_sessions.events import SessionEvent, SessionRejected
-from tests.support.app import SECRET, Browser, Reports, make_browser
-from tests.support.app2 import set_cookies
+from tests.support.application import set_cookies
+from tests.support.browser import SECRET, Browser, Reports, make_browser
 from tests.support.faults import FaultProxy
 
 from .kinds import NEW_SECRET, log_in, start, unavailable

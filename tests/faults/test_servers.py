@@ -16,7 +16,7 @@ import redis
 
 from pyramid_redis_lua_sessions.errors import StoreUnavailable
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.app import Browser, make_browser
+from tests.support.browser import Browser, make_browser
 from tests.support.faults import FaultProxy
 from tests.support.waiting import wait_until
 

@@ -13,14 +13,14 @@ from pyramid.response import Response
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions import RawDeserializationError
-from tests.support.app import Reports
-from tests.support.app2 import (
+from tests.support.application import (
     data_fields,
     make_app,
     set_cookies,
     signed_cookie,
     stored_sessions,
 )
+from tests.support.browser import Reports
 
 VICTIM = "session:victim"
 

@@ -32,7 +32,7 @@ from pyramid.response import Response
 from pyramid_redis_lua_sessions import UnserializableValue
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.app import Browser, Reports, data_fields, make_browser, stored_values
+from tests.support.browser import Browser, Reports, data_fields, make_browser, stored_values
 
 NAMES = {script.sha1: name for name, script in SCRIPTS.items()}
 
@@ -247,7 +247,7 @@ def test_assignment_of_an_equal_value_is_a_write(proxy: CountingProxy, counted: 
 
 SET_PROGRAM = """
 import os, pickle, sys
-from tests.support.app import make_browser
+from tests.support.browser import make_browser
 
 mode, url, cookie = sys.argv[1:]
 values = {

@@ -17,7 +17,7 @@ from pyramid_redis_lua_sessions.cli.session_checks import compact_size
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.app import SECRET, make_browser
+from tests.support.browser import SECRET, make_browser
 from tests.support.command import run, write_ini
 from tests.support.least_privilege import PASSWORD, USER, add_user, rule, with_user
 from tests.support.waiting import wait_until

@@ -19,7 +19,7 @@ from pyramid_redis_lua_sessions.cli import sessions
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, Migration
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.app import SECRET, Browser, let_time_pass, make_browser
+from tests.support.browser import SECRET, Browser, let_time_pass, make_browser
 from tests.support.command import on_a_terminal, run, write_ini
 
 VALUE = "a value that nobody asked to see"

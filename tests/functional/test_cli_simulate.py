@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.app import make_browser
+from tests.support.browser import make_browser
 from tests.support.command import run, write_ini
 from tests.support.waiting import wait_until
 

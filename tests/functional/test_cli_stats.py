@@ -11,7 +11,7 @@ import pytest
 
 from pyramid_redis_lua_sessions import sessions_of
 from pyramid_redis_lua_sessions.cli.stats import percentile
-from tests.support.app import let_time_pass, make_browser
+from tests.support.browser import let_time_pass, make_browser
 from tests.support.command import on_a_terminal, run, write_ini
 
 from .test_owner import index_keys, make_index_older

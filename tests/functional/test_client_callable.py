@@ -13,7 +13,7 @@ from pyramid.interfaces import IRequest
 from pyramid_redis_lua_sessions import RedisSessionFactory
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import SECRET, Browser, make_browser, stored_values
+from tests.support.browser import SECRET, Browser, make_browser, stored_values
 
 # What both predecessors hand over, whatever is configured.
 OPTIONS = {

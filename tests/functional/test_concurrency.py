@@ -23,7 +23,7 @@ from zope.interface import implementer
 from pyramid_redis_lua_sessions import SessionConflict, StoreError
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.app2 import make_app, stored_sessions
+from tests.support.application import make_app, stored_sessions
 from tests.support.overlap import Overlap, Start, loaded, look, put, session_with, take
 
 #: Everybody who takes part in a race.

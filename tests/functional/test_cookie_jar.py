@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.app2 import stored_sessions
+from tests.support.application import stored_sessions
 from tests.support.jar import Jar, orders
 from tests.support.overlap import Answer, Driven, Overlap, id_in
 

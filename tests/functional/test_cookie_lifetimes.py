@@ -10,7 +10,7 @@ import redis
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions import cookies as cookies_module
-from tests.support.app2 import (
+from tests.support.application import (
     SetCookie,
     make_app,
     session_id_in,

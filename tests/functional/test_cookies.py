@@ -12,14 +12,14 @@ from pyramid.response import Response
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
-from tests.support.app import Reports
-from tests.support.app2 import (
+from tests.support.application import (
     SECRET,
     make_app,
     set_cookies,
     signed_cookie,
     stored_sessions,
 )
+from tests.support.browser import Reports
 
 
 def write(request: Any) -> str:

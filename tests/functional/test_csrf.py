@@ -17,7 +17,7 @@ from pyramid.csrf import (
 from pyramid.response import Response
 
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.app import Browser, data_fields, make_browser
+from tests.support.browser import Browser, data_fields, make_browser
 
 POLICIES: dict[str, Callable[[], Any]] = {
     "default": lambda: None,

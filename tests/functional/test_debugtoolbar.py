@@ -14,7 +14,7 @@ from pyramid.response import Response
 from pyramid_redis_lua_sessions import RedisSessionFactory, SessionConflict
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.app import SECRET, Browser, close_with, make_browser
+from tests.support.browser import SECRET, Browser, close_with, make_browser
 
 PANEL = "pyramid_redis_lua_sessions.debugtoolbar"
 LOCAL = {"REMOTE_ADDR": "127.0.0.1"}

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions import sessions_of
-from tests.support.app import make_browser, take_along
+from tests.support.browser import make_browser, take_along
 
 KEY = "an encryption key of these tests, over 32 bytes"
 OTHER = "another encryption key of these tests, over 32 bytes"

@@ -20,8 +20,8 @@ from pyramid_redis_lua_sessions import (
     revoke,
 )
 from pyramid_redis_lua_sessions.errors import fingerprint
-from tests.support.app import Browser, let_time_pass, make_browser
-from tests.support.app2 import signed_cookie
+from tests.support.application import signed_cookie
+from tests.support.browser import Browser, let_time_pass, make_browser
 from tests.support.overlap import Overlap, id_in
 
 VALUE = "a-value-that-nobody-may-see"

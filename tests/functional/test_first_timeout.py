@@ -9,7 +9,7 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 import redis
 
-from tests.support.app import let_time_pass, make_browser
+from tests.support.browser import let_time_pass, make_browser
 
 #: Cookieless first writes.
 WRITES = 100_000

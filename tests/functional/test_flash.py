@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.app import Browser, data_fields, make_browser
+from tests.support.browser import Browser, data_fields, make_browser
 
 QUEUES = [
     "",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.app2 import make_app, signed_cookie, stored_sessions
+from tests.support.application import make_app, signed_cookie, stored_sessions
 
 FUZZ = settings(
     max_examples=100,

@@ -13,7 +13,7 @@ from pyramid_redis_lua_sessions.errors import (
     InvalidSession_NotInBackend,
 )
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.app2 import stored_sessions
+from tests.support.application import stored_sessions
 from tests.support.overlap import Overlap, Start, id_in, loaded, put, session_with
 from tests.support.waiting import wait_until
 

@@ -18,7 +18,7 @@ from webtest import TestApp
 from pyramid_redis_lua_sessions import sessions_of
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.functional.test_documentation import samples
-from tests.support.app import SECRET, Browser, let_time_pass, make_browser
+from tests.support.browser import SECRET, Browser, let_time_pass, make_browser
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MONTH = 30 * 24 * 3600

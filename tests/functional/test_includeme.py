@@ -20,7 +20,7 @@ from pyramid_redis_lua_sessions import (
     SettingsError,
     session_factory_from_settings,
 )
-from tests.support.app import SECRET, Browser, add_view, make_browser
+from tests.support.browser import SECRET, Browser, add_view, make_browser
 
 INCLUDE = "pyramid_redis_lua_sessions"
 

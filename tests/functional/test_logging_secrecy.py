@@ -20,7 +20,7 @@ from pyramid_redis_lua_sessions import (
     StoreError,
 )
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.app2 import (
+from tests.support.application import (
     make_app,
     session_id_in,
     set_cookies,

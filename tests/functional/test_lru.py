@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import Browser, Reports, let_time_pass, make_browser
+from tests.support.browser import Browser, Reports, let_time_pass, make_browser
 from tests.support.waiting import wait_until
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyramid.interfaces import ISession
 from zope.interface.verify import verifyObject
 
-from tests.support.app import Browser, Reports, data_fields, make_browser, stored_values
+from tests.support.browser import Browser, Reports, data_fields, make_browser, stored_values
 
 
 class Text(str):

@@ -24,8 +24,8 @@ from pyramid_redis_lua_sessions.census import Census
 from pyramid_redis_lua_sessions.errors import RawDeserializationError
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, migrate_all, old_name
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import SECRET as OTHER_SECRET
-from tests.support.app import Browser, Reports, make_browser, stored_values
+from tests.support.browser import SECRET as OTHER_SECRET
+from tests.support.browser import Browser, Reports, make_browser, stored_values
 from tests.support.predecessors import LIBRARIES, SECRET, Server, User
 from tests.support.waiting import wait_until
 

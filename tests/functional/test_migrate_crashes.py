@@ -15,7 +15,7 @@ from pyramid_redis_lua_sessions import migrate
 from pyramid_redis_lua_sessions.errors import StoreUnavailable
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.app import Browser, Reports
+from tests.support.browser import Browser, Reports
 from tests.support.waiting import wait_until
 
 from .test_migrate import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.app import Browser, make_browser
+from tests.support.browser import Browser, make_browser
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pyramid.tweens import EXCVIEW
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.app import Reports
-from tests.support.app2 import make_app, set_cookies, stored_sessions
+from tests.support.application import make_app, set_cookies, stored_sessions
+from tests.support.browser import Reports
 
 ALLOW = "pyramid_redis_lua_sessions.check_response_allow_cookies"
 

@@ -16,7 +16,7 @@ from pyramid_redis_lua_sessions.cli import SessionsCommand, main
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.app import SECRET, Browser, let_time_pass, make_browser
+from tests.support.browser import SECRET, Browser, let_time_pass, make_browser
 from tests.support.command import write_ini
 
 from .test_owner import make_index_older

@@ -15,7 +15,7 @@ from pyramid.response import Response
 from pyramid_redis_lua_sessions import SessionError, SessionInfo, revoke, sessions_of
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.app import Browser, let_time_pass, make_browser, stored_values
+from tests.support.browser import Browser, let_time_pass, make_browser, stored_values
 from tests.support.overlap import Overlap
 from tests.support.waiting import wait_until
 

@@ -11,7 +11,7 @@ import redis
 
 from pyramid_redis_lua_sessions.client import NodePool, Pool, PrimaryPool
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import make_browser
+from tests.support.browser import make_browser
 
 #: Seconds for a thread that must not get through to try.
 MOMENT = 0.1

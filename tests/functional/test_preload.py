@@ -12,7 +12,7 @@ import redis
 
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import Browser, make_browser
+from tests.support.browser import Browser, make_browser
 
 SHAS = [script.sha1 for script in SCRIPTS.values()]
 

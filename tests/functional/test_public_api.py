@@ -15,7 +15,7 @@ from zope.interface.verify import verifyClass, verifyObject
 
 import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions import RedisSessionFactory
-from tests.support.app import Browser, Reports, data_fields, make_browser
+from tests.support.browser import Browser, Reports, data_fields, make_browser
 
 METHODS: dict[str, list[str]] = {
     # name: names of the parameters with which applications call it

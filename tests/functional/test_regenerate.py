@@ -14,7 +14,7 @@ from pyramid_redis_lua_sessions import StoreError, StoreUnavailable
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.app2 import data_fields, stored_sessions
+from tests.support.application import data_fields, stored_sessions
 from tests.support.overlap import Overlap, Start, id_in, loaded, look, put, session_with
 from tests.support.waiting import wait_until
 

@@ -11,7 +11,7 @@ from pyramid_retry import IRetryableError, RetryableException
 from transaction.interfaces import TransientError
 
 from pyramid_redis_lua_sessions import SessionConflict
-from tests.support.app2 import data_fields, make_app, set_cookies, stored_sessions
+from tests.support.application import data_fields, make_app, set_cookies, stored_sessions
 from tests.support.ledger import Ledger
 
 

@@ -26,8 +26,8 @@ from pyramid_redis_lua_sessions.errors import (
     fingerprint,
 )
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import Browser, make_browser
-from tests.support.app2 import stored_sessions
+from tests.support.application import stored_sessions
+from tests.support.browser import Browser, make_browser
 from tests.support.ledger import UNKNOWN_ACCOUNT, Ledger
 from tests.support.overlap import Overlap, Start, id_in, put
 

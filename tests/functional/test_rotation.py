@@ -12,8 +12,8 @@ import redis
 from pyramid_redis_lua_sessions import RedisSessionFactory, revoke, sessions_of
 from pyramid_redis_lua_sessions.errors import InvalidSession_DeserializationError
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import Browser, make_browser, take_along
-from tests.support.app2 import set_cookies
+from tests.support.application import set_cookies
+from tests.support.browser import Browser, make_browser, take_along
 from tests.support.overlap import Overlap
 
 OLD = "the old secret of these tests, over 32 bytes"

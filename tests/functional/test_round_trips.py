@@ -10,7 +10,7 @@ import redis
 
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import Browser, let_time_pass, make_browser
+from tests.support.browser import Browser, let_time_pass, make_browser
 from tests.support.waiting import wait_until
 
 NAMES = {script.sha1: name for name, script in SCRIPTS.items()}

@@ -20,7 +20,7 @@ from pyramid_redis_lua_sessions import (
     UnserializableValue,
 )
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app2 import SECRET, data_fields, make_app, set_cookies, stored_sessions
+from tests.support.application import SECRET, data_fields, make_app, set_cookies, stored_sessions
 
 
 class Boom(Exception):

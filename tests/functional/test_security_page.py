@@ -15,7 +15,7 @@ import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions import errors
 from pyramid_redis_lua_sessions.settings import SAMPLE_SECRETS
 from tests.functional.test_documentation import samples
-from tests.support.app import Browser, let_time_pass, make_browser
+from tests.support.browser import Browser, let_time_pass, make_browser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "security.rst"

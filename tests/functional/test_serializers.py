@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions import UnserializableValue
-from tests.support.app import make_browser, take_along
+from tests.support.browser import make_browser, take_along
 
 PLAIN = {"text": "ä\udc80", "int": -(2**70), "float": 0.1, "true": True, "none": None}
 JSON = {"list": [1, "a", None], "dict": {"a": {"b": [1.5]}}, "empty": []}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.app import Browser, Reports, let_time_pass, make_browser
+from tests.support.browser import Browser, Reports, let_time_pass, make_browser
 from tests.support.waiting import wait_until
 
 SLACK = 20_000  # ms; a test may be interrupted for some time

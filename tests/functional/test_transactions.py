@@ -14,7 +14,7 @@ from webtest import TestApp
 from pyramid_redis_lua_sessions import StoreUnavailable, UnserializableValue
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app2 import make_app, set_cookies, stored_sessions
+from tests.support.application import make_app, set_cookies, stored_sessions
 from tests.support.ledger import UNKNOWN_ACCOUNT, Ledger
 
 

@@ -11,7 +11,7 @@ from pyramid.config import Configurator
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.app import SECRET, Browser, close_with, data_fields, make_browser
+from tests.support.browser import SECRET, Browser, close_with, data_fields, make_browser
 
 OTHER_SECRET = "another secret of the tests, more than 32 bytes long"
 

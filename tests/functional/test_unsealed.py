@@ -12,7 +12,7 @@ import redis
 from pyramid.exceptions import ConfigurationError
 
 from pyramid_redis_lua_sessions import revoke, sessions_of
-from tests.support.app import make_browser
+from tests.support.browser import make_browser
 
 DUMPS = {"json": json.dumps, "msgpack": msgspec.msgpack.encode, "pickle": pickle.dumps}
 LOADS = {"json": json.loads, "msgpack": msgspec.msgpack.decode, "pickle": pickle.loads}

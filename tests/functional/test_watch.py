@@ -13,7 +13,7 @@ from pyramid.testing import DummyRequest
 from pyramid_redis_lua_sessions import RedisSessionFactory, StoreUnavailable, revoke, sessions_of
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from pyramid_redis_lua_sessions.watch import Call, watch
-from tests.support.app import SECRET, Browser, make_browser
+from tests.support.browser import SECRET, Browser, make_browser
 
 
 def watched(browser: Browser, view: Callable[[Any], Any]) -> list[Call]:

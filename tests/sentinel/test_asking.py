@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.app import Browser, make_browser
+from tests.support.browser import Browser, make_browser
 from tests.support.topology import Sentinels
 from tests.support.waiting import wait_until
 

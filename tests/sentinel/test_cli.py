@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.app import make_browser
+from tests.support.browser import make_browser
 from tests.support.command import run, write_ini
 from tests.support.topology import Sentinels
 

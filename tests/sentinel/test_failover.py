@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.app import make_browser
+from tests.support.browser import make_browser
 from tests.support.load import Load
 from tests.support.topology import SERVICE, Sentinels
 from tests.support.waiting import wait_until

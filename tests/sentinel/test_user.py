@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.support.app import make_browser
+from tests.support.browser import make_browser
 from tests.support.least_privilege import PAGE
 from tests.support.topology import Sentinels
 

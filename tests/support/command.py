@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramid_redis_lua_sessions.cli import main
-from tests.support.app import SECRET
+from tests.support.browser import SECRET
 
 
 def unused_app(global_config: object, **settings: object) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyramid_redis_lua_sessions.errors import StoreUnavailable
-from tests.support.app import Browser, make_browser
+from tests.support.browser import Browser, make_browser
 from tests.support.waiting import wait_until
 
 #: Writes to a session until its user logs out.

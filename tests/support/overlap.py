@@ -23,7 +23,7 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 
-from .app2 import SECRET, SetCookie, cookie_policy, set_cookies
+from .application import SECRET, SetCookie, cookie_policy, set_cookies
 
 #: Longest time that a step may take before the test is called stuck, seconds.
 STUCK = 30.0

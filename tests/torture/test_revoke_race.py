@@ -15,8 +15,8 @@ import redis
 from pyramid.response import Response
 
 from pyramid_redis_lua_sessions import SessionConflict, revoke, sessions_of
-from tests.support.app import Browser, make_browser, stored_values
-from tests.support.app2 import stored_sessions
+from tests.support.application import stored_sessions
+from tests.support.browser import Browser, make_browser, stored_values
 
 pytestmark = pytest.mark.torture
 

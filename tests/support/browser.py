@@ -1,4 +1,4 @@
-"""A real Pyramid application to drive with closures, and a look into Redis behind its back."""
+"""Users of a real Pyramid application, driven with closures, and a look behind their backs."""
 
 from __future__ import annotations
 
