@@ -222,6 +222,55 @@ def test_every_figure_that_the_documentation_includes_is_written(pages: Path) ->
     assert written <= committed
 
 
+#: By so many bytes a count may differ between runs: a remaining life may have a digit less.
+A_FEW_BYTES = 2
+
+
+@pytest.fixture(scope="module")
+def committed() -> Any:
+    """What the documentation shows."""
+    path = CHECKOUT / "docs" / "figures" / "benchmarks.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("part", ["requests", "large"])
+def test_the_committed_traffic_is_that_of_the_code(part: str, found: Any, committed: Any) -> None:
+    """Where this fails, the page is out of date: ``make bench-full`` on an idle machine."""
+
+    def counted(all_found: Any) -> dict[tuple[str, str], Any]:
+        part_found = all_found[part]["found"]
+        rows = part_found["traffic"] if part == "requests" else part_found
+        return {(one["scenario"], one["contender"]): one for one in rows}
+
+    now, then = counted(found), counted(committed)
+    assert set(now) == set(then)
+    assert {where: one["commands"] for where, one in now.items()} == {
+        where: one["commands"] for where, one in then.items()
+    }
+    for what in ("round_trips", "bytes_sent", "bytes_received"):
+        assert {where: one[what] for where, one in now.items()} == {
+            where: pytest.approx(one[what], abs=A_FEW_BYTES) for where, one in then.items()
+        }, what
+
+
+def test_the_committed_memory_is_that_of_the_code(found: Any, committed: Any) -> None:
+    """As above; another version of Redis stores the same otherwise."""
+    theirs, ours = (one["run"]["Redis"].rsplit(".", 1)[0] for one in (committed, found))
+    if theirs != ours:
+        pytest.skip(f"the figures are of Redis {theirs}, this is Redis {ours}")
+
+    def measured(all_found: Any) -> dict[tuple[str, int, str], tuple[float, str]]:
+        return {
+            (one["shape"], one["limit"], one["contender"]): (one["bytes"], one["encoding"])
+            for one in all_found["memory"]["found"]["shapes"]
+        }
+
+    assert measured(found) == {
+        where: (pytest.approx(size, abs=A_FEW_BYTES), encoding)
+        for where, (size, encoding) in measured(committed).items()
+    }
+
+
 def test_the_committed_tables_are_those_of_the_committed_figures(tmp_path: Path) -> None:
     committed = CHECKOUT / "docs" / "figures"
     program = (
