@@ -20,8 +20,9 @@ from pyramid.registry import Registry
 from pyramid.scripts.common import get_config_loader, parse_vars
 from redis.exceptions import RedisError
 
+from ..addresses import parse_url
 from ..census import Census
-from ..client import client_at, client_options, make_client, parse_url
+from ..client import client_at, client_options, make_client
 from ..cookies import CookiePolicy
 from ..factory import RedisSessionFactory
 from ..migrate import Migration

@@ -9,7 +9,9 @@ from typing import Any, cast
 import pytest
 import redis
 
-from pyramid_redis_lua_sessions.client import NodePool, Pool, PrimaryPool
+from pyramid_redis_lua_sessions.cluster import NodePool
+from pyramid_redis_lua_sessions.pools import Pool
+from pyramid_redis_lua_sessions.sentinels import PrimaryPool
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.browser import make_browser
 
