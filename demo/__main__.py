@@ -12,7 +12,7 @@ import waitress.server
 
 from pyramid_redis_lua_sessions.testing import RedisServer, RedisServerError
 
-from .browser import make_app
+from .app import make_app
 
 HOST = "127.0.0.1"
 USUAL_PORT = 6543
