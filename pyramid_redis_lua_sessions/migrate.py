@@ -32,7 +32,7 @@ import pickle
 import pickletools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 from .census import Census
@@ -47,7 +47,7 @@ from .errors import (
     fingerprint,
 )
 from .scripts import Status
-from .seals import Sealer
+from .seals import Sealer, derive_key
 from .serializers import Codec
 from .settings import Settings, SettingsError
 from .store import MARKER_MS, Absent, Foreign, Lifetime, Store, milliseconds
@@ -315,17 +315,20 @@ class Migration:
         self._sealer = sealer
         self._predecessors = [PREDECESSORS[name](settings) for name in settings.migrate_from]
         self._deserialize = _deserializer(settings)
+        secrets = settings.secret or settings.seal_secret or (b"",)
+        # In an order that is the same in all processes, also in the middle of a rotation.
+        self._keys = sorted(derive_key(secret, b"migrated id") for secret in secrets)
 
-    def new_id(self, old_id: str) -> str:
-        """Return the id under which an old session lives from now on.
+    def new_ids(self, old_id: str) -> list[str]:
+        """Return the ids under which an old session may live from now on.
 
-        No secret goes into it, so that it stays the same in every step of a rotation.
-        It needs none: whoever knows an id has no cookie yet, as that is signed, and
-        what is stored under it is sealed.
+        Each is a keyed BLAKE2b (RFC 7693) of the old id, one for each secret. It is
+        created under the first; under another it lives where it was moved in an
+        earlier step of a rotation.
         """
         data = old_id.encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(data, digest_size=32, person=b"session migrate").digest()
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+        digests = [hashlib.blake2b(data, key=key, digest_size=32).digest() for key in self._keys]
+        return [base64.urlsafe_b64encode(d).rstrip(b"=").decode("ascii") for d in digests]
 
     def over(self) -> bool:
         """Tell whether ``migrate_until`` has passed."""
@@ -353,7 +356,8 @@ class Migration:
                 host.report(InvalidSession_DeserializationError(reason, name))
                 if not self._settings.deserialized_fails_new:
                     raise RawDeserializationError(reason, name) from None
-            tickets.append(Ticket(self.new_id(old_id), int(time.time()), None, outdated=True))
+            now = int(time.time())
+            tickets += [Ticket(name, now, None, outdated=True) for name in self.new_ids(old_id)]
         return tickets
 
     def _old_ids(self, header: str) -> Iterator[str]:
@@ -375,13 +379,18 @@ class Migration:
         :raises CannotMigrate: it cannot be carried over whole; it is as it was.
         :raises StoreError: Redis failed; the move can be repeated.
         """
-        new_id, old_key = self.new_id(old_id), old_id.encode("utf-8", "surrogatepass")
+        new_ids, old_key = self.new_ids(old_id), old_id.encode("utf-8", "surrogatepass")
+        new_id, *others = new_ids
         forget = [(OLD_KEY_FIELD, None, old_key)]
         for _ in range(MOST_ATTEMPTS):
-            found = store.read_foreign(old_id, new_id)
+            found, outcome = store.read_foreign(old_id, new_id), Outcome.ABSENT
+            if found is not None and _is_there(store, others):
+                store.delete_foreign(old_id)
+                found, outcome = None, Outcome.FINISHED
             if found is None:
-                store.swap(new_id, forget)
-                return Outcome.ABSENT
+                for name in new_ids:
+                    store.swap(name, forget)
+                return outcome
             carried = self.convert(found)
             if carried.ends_ms <= found.now_ms:
                 return Outcome.EXPIRED
@@ -463,6 +472,12 @@ class Migration:
             return contents.changes(detect=False).values
         except (TypeError, UnserializableValue) as exc:
             raise CannotMigrate(str(exc)) from None
+
+
+def _is_there(store: Store, session_ids: Sequence[str]) -> bool:
+    """Tell whether one of the sessions lives, or has left its marker."""
+    found = store.describe(session_ids)
+    return any(not isinstance(one, Absent) or one.status is Status.MOVED for one in found)
 
 
 def _remaining_ms(carried: Carried, found: Foreign) -> int:
@@ -568,7 +583,7 @@ def migrate_all(
 
 def _try(migration: Migration, store: Store, old_id: str) -> Outcome:
     """Find out what a move would come to."""
-    found = store.read_foreign(old_id, migration.new_id(old_id))
+    found = store.read_foreign(old_id, migration.new_ids(old_id)[0])
     if found is None:
         return Outcome.ABSENT
     carried = migration.convert(found)

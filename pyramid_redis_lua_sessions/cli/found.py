@@ -214,7 +214,7 @@ def forget_predecessors(target: Target, session_ids: Iterable[str]) -> int:
         except UnicodeDecodeError:
             old_id = ""
         ours = bool(target.sealer.bind(session_id).open_all(stored.fields))
-        if ours and target.migration.new_id(old_id) == session_id:
+        if ours and session_id in target.migration.new_ids(old_id):
             target.store.delete_foreign(old_id)
         else:
             left += 1

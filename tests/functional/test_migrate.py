@@ -784,7 +784,7 @@ def test_something_else_under_the_new_id_is_left_alone(
     old.do("session['a'] = 1")
     (key,) = old_keys(redis_client)
     new = moving(redis_url)
-    taken = f"session:{new.factory.migration.new_id(key.decode())}"
+    taken = f"session:{new.factory.migration.new_ids(key.decode())[0]}"
     redis_client.rpush(taken, "x")
     assert come_back(new, old) == {}
     assert redis_client.exists(key, taken) == 2

@@ -216,7 +216,7 @@ def test_interrupted_run_loses_nothing_and_is_taken_up(
         there = set(new_keys(redis_client))
         assert 0 < len(left) < MANY - moved_before, "the signal came too late"
         for old_id in ids:
-            new_key = f"session:{migration.new_id(old_id)}".encode()
+            new_key = f"session:{migration.new_ids(old_id)[0]}".encode()
             assert new_key in there or old_id.encode() in left
             if new_key in there and old_id.encode() in left:
                 assert redis_client.hget(new_key, OLD_KEY_FIELD) == old_id.encode()
