@@ -144,7 +144,7 @@ class Afterlife:
         self.codec = factory.codec
         self.sealer = factory.sealer
 
-    def identify(self) -> list[str]:
+    def identify(self) -> list[Ticket]:
         raise RuntimeError("the session was first looked at when its request was over")
 
     def store(self) -> Store:
@@ -213,8 +213,8 @@ class Turn:
 
     # -- what the session asks for ---------------------------------------------------
 
-    def identify(self) -> list[str]:
-        """Return the session ids in the request's cookies that verify."""
+    def identify(self) -> list[Ticket]:
+        """Return what the request's cookies say that verify."""
         if not self._read:
             self._read = True
             header = self.request.environ.get("HTTP_COOKIE")
@@ -224,7 +224,7 @@ class Turn:
                     self._tickets = self._move_in(header)
                     if not self._tickets:
                         self.report(InvalidSession_BadCookie("no cookie of the session verifies"))
-        return [ticket.session_id for ticket in self._tickets]
+        return self._tickets
 
     def _move_in(self, header: str) -> list[Ticket]:
         """Take over sessions of another library, if the settings ask for it."""

@@ -336,7 +336,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         if self._phase is Phase.UNREAD and len(self._host.identify()) > 1:
             self._load()  # which of them lives?
         if self._phase is Phase.UNREAD or self._failure is not None:
-            self.ends += map(Invalidated, self._host.identify())
+            self.ends += [Invalidated(ticket.session_id) for ticket in self._host.identify()]
         elif self._id is not None:
             self.ends.append(Invalidated(self._id, True, self._contents.checks()))
             self._past = self._contents

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import enum
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
 from .contents import Changes, Contents, slipped_in
+from .cookies import Ticket
 from .errors import (
     InvalidSession,
     InvalidSession_ChangesDropped,
@@ -82,8 +84,8 @@ class Host(Protocol):
     codec: Codec
     sealer: Sealer
 
-    def identify(self) -> list[str]:
-        """Return the ids from the request's cookies that verify."""
+    def identify(self) -> list[Ticket]:
+        """Return what the request's cookies say that verify."""
 
     def store(self) -> Store: ...
 
@@ -232,15 +234,16 @@ class SessionState:
     def _load(self) -> None:
         host = self._host
         self.unreachable = False
-        absent: list[tuple[str, Absent]] = []
+        absent: list[tuple[Ticket, Absent]] = []
         try:
-            session_ids = host.identify()
+            tickets = host.identify()
         except StoreUnavailable as exc:  # in the middle of a migration
             self._go_without(None, exc)
             return
         if self._phase is not Phase.UNREAD:
             return  # func_invalid_logger has used the session meanwhile
-        for session_id in session_ids:
+        for ticket in tickets:
+            session_id = ticket.session_id
             try:
                 loaded = host.store().load(session_id)
             except StoreUnavailable as exc:
@@ -252,7 +255,7 @@ class SessionState:
                 if plain is not None:
                     break
                 loaded = _SEAL_BROKEN
-            absent.append((session_id, loaded))
+            absent.append((ticket, loaded))
         else:
             self._refuse_absent(absent)
             return
@@ -273,19 +276,24 @@ class SessionState:
         name = None if session_id is None else fingerprint(session_id)
         self._host.report(InvalidSession_StoreUnavailable("Redis cannot be reached", name))
 
-    def _refuse_absent(self, absent: list[tuple[str, Absent]]) -> None:
+    def _refuse_absent(self, absent: list[tuple[Ticket, Absent]]) -> None:
         """None of the ids lives; of several, one in flight decides."""
         host = self._host
         self._in_flight = any(self._just_ended(found.status, found.age_ms) for _, found in absent)
         self._stand(Phase.ADRIFT if self._in_flight else Phase.FRESH)
-        for session_id, found in absent:
-            name = fingerprint(session_id)
+        absolute = host.settings.absolute_timeout
+        for ticket, found in absent:
+            name = fingerprint(ticket.session_id)
             if found is _SEAL_BROKEN:
-                self._refuse_corrupt(session_id, "seal broken")
+                self._refuse_corrupt(ticket.session_id, "seal broken")
             elif found.foreign:
-                self._refuse_corrupt(session_id, "not a session")
+                self._refuse_corrupt(ticket.session_id, "not a session")
             elif found.status is Status.MOVED:
                 host.report(InvalidSession_NotInBackend("session has ended", name))
+            elif absolute is not None and time.time() - ticket.issued >= absolute:
+                # Nothing is left in Redis that could say why; the session is as old as its
+                # cookie, or older.
+                host.report(InvalidSession_PayloadTimeout("absolute timeout has passed", name))
             elif found.expired:
                 host.report(InvalidSession_PayloadTimeout("session has expired", name))
             else:

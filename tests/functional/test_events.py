@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from pyramid_redis_lua_sessions import (
     SessionRejected,
     revoke,
 )
-from pyramid_redis_lua_sessions.errors import fingerprint
+from pyramid_redis_lua_sessions.errors import InvalidSession_PayloadTimeout, fingerprint
 from tests.support.application import signed_cookie
 from tests.support.browser import Browser, let_time_pass, make_browser
 from tests.support.overlap import Overlap, id_in
@@ -352,6 +353,27 @@ def test_expired_session_is_reported_in_lru_mode(
     events.take()
     browser.use(dict)
     assert [event.reason for event in events.take()] == ["session has expired"]
+
+
+@pytest.mark.parametrize("options", [{}, {"set_redis_ttl": False}, {"timeout": 0}], ids=str)
+def test_session_that_its_absolute_timeout_has_ended_is_reported_as_such(
+    redis_url: str,
+    redis_client: redis.Redis,
+    events: Events,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+) -> None:
+    browser = make_app(redis_url, events, absolute_timeout=3600, **options)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    browser.use(lambda session: session.update(a=1))
+    monkeypatch.undo()
+    let_time_pass(redis_client, browser.key, 3600)
+    events.take()
+    browser.use(dict)
+    (event,) = events.take()
+    assert event.reason == "absolute timeout has passed"
+    assert type(event.problem) is InvalidSession_PayloadTimeout
 
 
 # -- the subscriber ----------------------------------------------------------------

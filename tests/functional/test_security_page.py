@@ -72,7 +72,7 @@ def test_every_reason_of_a_rejection_is_on_the_page() -> None:
     )
     kinds = "|".join(name for name in errors.__all__ if name.startswith("InvalidSession_"))
     used = set(re.findall(rf'(?:{kinds})[(,]\s*"([^"]+)"', sources))
-    used |= set(re.findall(r'_refuse_corrupt\(session_id, "([^"]+)"', sources))
+    used |= set(re.findall(r'_refuse_corrupt\(ticket\.session_id, "([^"]+)"', sources))
     used |= set(re.findall(r'"([^"]+; changes dropped)"', sources))
     reasons = TEXT.partition("whose ``reason`` is one of:")[2].partition("Visitors who have")[0]
     assert len(used) >= 9
