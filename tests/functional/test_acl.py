@@ -61,6 +61,7 @@ def modules() -> list[str]:
     return sorted(names - set(NOT_OF_THIS_USER))
 
 
+@pytest.mark.torture
 def test_one_variant_of_each_functional_test_passes_as_that_user(redis_binary: str) -> None:
     files = [str(HERE / f"test_{name}.py") for name in modules()]
     options = ["-q", "-p", "tests.support.least_privilege", "-p", "no:cacheprovider"]
