@@ -145,6 +145,9 @@ class _TimedLock:
 
 def _queue_class(deadline: _Deadline) -> type[Turns]:
     class TurnsInTime(Turns):
+        def get_nowait(self) -> Any:
+            return self.get(False)
+
         def get(self, block: bool = True, timeout: float | None = None) -> Any:
             remaining = deadline.remaining()
             if remaining <= 0:

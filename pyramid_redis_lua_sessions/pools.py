@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from queue import Empty, LifoQueue
+from queue import Empty, Full, LifoQueue
 from typing import Any, cast
 
+import hiredis
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import MaxConnectionsError, RedisError
 from redis.retry import Retry
 
-__all__ = ["LONGEST_BACKOFF", "Pool", "Turns", "make_retry"]
+__all__ = ["LONGEST_BACKOFF", "PACKER", "Pool", "Turns", "make_retry"]
 
 _metrics: Any = None
 try:
@@ -26,8 +28,38 @@ def make_retry(retries: int) -> Retry:
     return Retry(ExponentialWithJitterBackoff(base=0.05, cap=LONGEST_BACKOFF), retries)
 
 
+class ScriptPacker(HiredisRespSerializer):
+    """Packs commands for connections; those of scripts without a look at each argument."""
+
+    def pack(self, *args: Any) -> list[bytes]:
+        if args[0] == "EVALSHA":  # one word, and none of its arguments is a memoryview
+            return [hiredis.pack_command(args)]
+        return cast("list[bytes]", cast("Any", super()).pack(*args))
+
+
+#: What connections to one server take as ``command_packer``.
+PACKER = ScriptPacker()
+
+
 class Turns(LifoQueue[Any]):
-    """The connections of a pool. Who waits for one in vain learns why."""
+    """The connections of a pool. Who waits for one in vain learns why.
+
+    Nobody waits to give one back, so what does not wait is done without the
+    ceremony of a queue with two ends.
+    """
+
+    def get_nowait(self) -> Any:
+        with self.mutex:
+            if self.queue:
+                return self.queue.pop()
+        raise MaxConnectionsError("no connection is free")
+
+    def put_nowait(self, item: Any) -> None:
+        with self.mutex:
+            if 0 < self.maxsize <= len(self.queue):
+                raise Full
+            self.queue.append(item)
+            self.not_empty.notify()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         try:

@@ -22,7 +22,7 @@ from redis.sentinel import (
 )
 
 from .addresses import Address
-from .pools import Pool, Turns
+from .pools import PACKER, Pool, Turns
 
 __all__ = ["SENTINEL_TIMEOUT", "PrimaryPool", "make_primary_client"]
 
@@ -58,6 +58,7 @@ def make_primary_client(address: Address, options: dict[str, Any]) -> redis.Redi
         connection_pool_class=PrimaryPool,
         connection_class=kind,
         queue_class=Turns,
+        command_packer=PACKER,
         **options,
     )
     kind(**client.connection_pool.connection_kwargs)  # are the options good?
