@@ -4,9 +4,10 @@ Their session is one string, a pickle as a rule, at a key that is the session id
 in their cookie. It moves in steps, each of which can be repeated:
 
 1. Read it. Convert it. Nothing has changed yet if it cannot be converted.
-2. Create the new session, under an id derived from the old one alone: of several
-   requests that do so at once, one creates, the others find it taken, whichever
-   secrets they have. The new session remembers the old key.
+2. Create the new session, under an id derived from the old one with the secret that
+   signed its cookie: of several requests that do so at once, one creates, the others
+   find it taken, whichever other secrets they have. The new session remembers the
+   old key.
 3. Delete the old key, which now cannot lose anything.
 4. Let the new session forget the old key.
 
@@ -32,7 +33,7 @@ import pickle
 import pickletools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 from .census import Census
@@ -132,10 +133,10 @@ class Host(Protocol):
 
 
 class Predecessor(Protocol):
-    def read_cookie(self, value: bytes) -> str:
-        """Return the session id.
+    def read_cookie(self, value: bytes) -> tuple[str, bytes]:
+        """Return the session id, and the secret that signed it (of a ``cookie_signer``: none).
 
-        :raises ValueError: malformed, or not signed with the secret.
+        :raises ValueError: malformed, or not signed with a secret.
         """
 
     def read_payload(self, payload: dict[Any, Any]) -> Old | None:
@@ -155,22 +156,22 @@ class PyramidSessionRedis:
     def __init__(self, settings: Settings) -> None:
         self._signer = settings.cookie_signer
         self._keys = [
-            b"pyramid_session_redis." + spelling
+            (b"pyramid_session_redis." + spelling, secret)
             for secret in settings.secret
             for spelling in _spellings(secret)
         ]
 
-    def read_cookie(self, value: bytes) -> str:
+    def read_cookie(self, value: bytes) -> tuple[str, bytes]:
         if self._signer is not None:
             session_id = self._signer.loads(value)
             if not isinstance(session_id, str):
                 raise ValueError("not a session id")
-            return session_id
+            return session_id, b""
         signed = base64.b64decode(value + b"=" * (-len(value) % 4), b"-_", validate=True)
         signature, data = signed[:64], signed[64:]
-        for key in self._keys:
+        for key, secret in self._keys:
             if hmac.compare_digest(hmac.digest(key, data, "sha512"), signature):
-                return data.decode("utf-8")
+                return data.decode("utf-8"), secret
         raise ValueError("bad signature")
 
     def read_payload(self, payload: dict[Any, Any]) -> Old | None:
@@ -196,14 +197,16 @@ class PyramidRedisSessions:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._keys = [spelling for secret in settings.secret for spelling in _spellings(secret)]
+        self._keys = [
+            (spelling, secret) for secret in settings.secret for spelling in _spellings(secret)
+        ]
 
-    def read_cookie(self, value: bytes) -> str:
+    def read_cookie(self, value: bytes) -> tuple[str, bytes]:
         signature, pickled = value[:40], base64.b64decode(value[40:], validate=True)
-        for key in self._keys:
+        for key, secret in self._keys:
             expected = hmac.digest(key, pickled, "sha1").hex().encode("ascii")
             if hmac.compare_digest(expected, signature):
-                return pickled_string(pickled)
+                return pickled_string(pickled), secret
         raise ValueError("bad signature")
 
     def read_payload(self, payload: dict[Any, Any]) -> Old | None:
@@ -315,20 +318,19 @@ class Migration:
         self._sealer = sealer
         self._predecessors = [PREDECESSORS[name](settings) for name in settings.migrate_from]
         self._deserialize = _deserializer(settings)
-        secrets = settings.secret or settings.seal_secret or (b"",)
-        # In an order that is the same in all processes, also in the middle of a rotation.
-        self._keys = sorted(derive_key(secret, b"migrated id") for secret in secrets)
+        #: Those that may have signed old cookies: the settings' own, or none of a
+        #: ``cookie_signer``.
+        self.secrets = settings.secret or (b"",)
 
-    def new_ids(self, old_id: str) -> list[str]:
-        """Return the ids under which an old session may live from now on.
+    def new_id(self, old_id: str, secret: bytes) -> str:
+        """Return the id under which an old session lives from now on: a MAC of the old id.
 
-        Each is a keyed BLAKE2b (RFC 7693) of the old id, one for each secret. It is
-        created under the first; under another it lives where it was moved in an
-        earlier step of a rotation.
+        :param secret: that signed its cookie. So all processes that accept the cookie
+            agree on the id, whatever other secrets they have in a rotation.
         """
-        data = old_id.encode("utf-8", "surrogatepass")
-        digests = [hashlib.blake2b(data, key=key, digest_size=32).digest() for key in self._keys]
-        return [base64.urlsafe_b64encode(d).rstrip(b"=").decode("ascii") for d in digests]
+        data, key = old_id.encode("utf-8", "surrogatepass"), derive_key(secret, b"migrated id")
+        digest = hashlib.blake2b(data, key=key, digest_size=32).digest()
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
     def over(self) -> bool:
         """Tell whether ``migrate_until`` has passed."""
@@ -348,19 +350,19 @@ class Migration:
         if self.over():
             return []
         tickets = []
-        for old_id in self._old_ids(header):
+        for old_id, secret in self._old_ids(header):
+            new_id = self.new_id(old_id, secret)
             try:
-                self.move(host.store(), old_id)
+                self.move(host.store(), old_id, new_id)
             except CannotMigrate as exc:
                 reason, name = f"cannot be migrated: {exc}", fingerprint(old_id)
                 host.report(InvalidSession_DeserializationError(reason, name))
                 if not self._settings.deserialized_fails_new:
                     raise RawDeserializationError(reason, name) from None
-            now = int(time.time())
-            tickets += [Ticket(name, now, None, outdated=True) for name in self.new_ids(old_id)]
+            tickets.append(Ticket(new_id, int(time.time()), None, outdated=True))
         return tickets
 
-    def _old_ids(self, header: str) -> Iterator[str]:
+    def _old_ids(self, header: str) -> Iterator[tuple[str, bytes]]:
         for number, value in enumerate(cookie_values(header, self._settings.cookie_name)):
             if number == MOST_VALUES:
                 break
@@ -373,24 +375,20 @@ class Migration:
                     continue
                 break
 
-    def move(self, store: Store, old_id: str) -> Outcome:
+    def move(self, store: Store, old_id: str, new_id: str) -> Outcome:
         """Move one session, or finish a move that was interrupted.
 
+        :param new_id: of :meth:`new_id`.
         :raises CannotMigrate: it cannot be carried over whole; it is as it was.
         :raises StoreError: Redis failed; the move can be repeated.
         """
-        new_ids, old_key = self.new_ids(old_id), old_id.encode("utf-8", "surrogatepass")
-        new_id, *others = new_ids
+        old_key = old_id.encode("utf-8", "surrogatepass")
         forget = [(OLD_KEY_FIELD, None, old_key)]
         for _ in range(MOST_ATTEMPTS):
-            found, outcome = store.read_foreign(old_id, new_id), Outcome.ABSENT
-            if found is not None and _is_there(store, others):
-                store.delete_foreign(old_id)
-                found, outcome = None, Outcome.FINISHED
+            found = store.read_foreign(old_id, new_id)
             if found is None:
-                for name in new_ids:
-                    store.swap(name, forget)
-                return outcome
+                store.swap(new_id, forget)
+                return Outcome.ABSENT
             carried = self.convert(found)
             if carried.ends_ms <= found.now_ms:
                 return Outcome.EXPIRED
@@ -438,13 +436,18 @@ class Migration:
             if timeout is None:
                 # Without an idle timeout nothing moves this end.
                 deadline_ms = round(old.expires * 1000)
-        own = None if timeout == self._settings.timeout else milliseconds(timeout)
+        own = 0 if timeout is None else max(1, milliseconds(timeout))
         # A second ahead is as they round; more is a clock that was wrong.
         created_ms = min(round(old.created * 1000), found.now_ms + 1000)
         absolute = self._settings.absolute_timeout
         if absolute is not None:
             ends_ms = min(ends_ms, created_ms + absolute * 1000)
-        return Carried(values, max(0, created_ms), Lifetime(own, deadline_ms), ends_ms)
+        return Carried(
+            values,
+            max(0, created_ms),
+            Lifetime(None if timeout == self._settings.timeout else own, deadline_ms),
+            ends_ms,
+        )
 
     def _read(self, value: bytes) -> Old | None:
         try:
@@ -472,12 +475,6 @@ class Migration:
             return contents.changes(detect=False).values
         except (TypeError, UnserializableValue) as exc:
             raise CannotMigrate(str(exc)) from None
-
-
-def _is_there(store: Store, session_ids: Sequence[str]) -> bool:
-    """Tell whether one of the sessions lives, or has left its marker."""
-    found = store.describe(session_ids)
-    return any(not isinstance(one, Absent) or one.status is Status.MOVED for one in found)
 
 
 def _remaining_ms(carried: Carried, found: Foreign) -> int:
@@ -531,6 +528,7 @@ def old_name(settings: Settings) -> re.Pattern[str]:
 def migrate_all(
     migration: Migration,
     store: Census,
+    secret: bytes,
     *,
     names: re.Pattern[str] | None,
     match: str = "*",
@@ -541,6 +539,7 @@ def migrate_all(
 ) -> Summary:
     """Move all sessions. It can be stopped at any moment, and run again.
 
+    :param secret: that signed the old cookies.
     :param names: names of the keys to look at; ``None``: all that match. Other
         strings are not even read: they may not be trusted to be unpickled.
     :param match: glob-style pattern, for Redis.
@@ -564,7 +563,9 @@ def migrate_all(
                 summary.others += 1
                 continue
             try:
-                outcome = (_try if dry_run else Migration.move)(migration, store, old_id)
+                new_id = migration.new_id(old_id, secret)
+                move = _try if dry_run else Migration.move
+                outcome = move(migration, store, old_id, new_id)
             except CannotMigrate as exc:
                 summary.refused += 1
                 refused(fingerprint(old_id), str(exc))
@@ -581,9 +582,9 @@ def migrate_all(
     return summary
 
 
-def _try(migration: Migration, store: Store, old_id: str) -> Outcome:
+def _try(migration: Migration, store: Store, old_id: str, new_id: str) -> Outcome:
     """Find out what a move would come to."""
-    found = store.read_foreign(old_id, migration.new_ids(old_id)[0])
+    found = store.read_foreign(old_id, new_id)
     if found is None:
         return Outcome.ABSENT
     carried = migration.convert(found)

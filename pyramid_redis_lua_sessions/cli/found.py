@@ -214,7 +214,9 @@ def forget_predecessors(target: Target, session_ids: Iterable[str]) -> int:
         except UnicodeDecodeError:
             old_id = ""
         ours = bool(target.sealer.bind(session_id).open_all(stored.fields))
-        if ours and session_id in target.migration.new_ids(old_id):
+        migration = target.migration
+        may_be = [migration.new_id(old_id, secret) for secret in migration.secrets]
+        if ours and session_id in may_be:
             target.store.delete_foreign(old_id)
         else:
             left += 1

@@ -34,6 +34,13 @@ def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
         "own), not at those whose names look like ids of the libraries; what they hold is "
         "unpickled, so it must not match keys that others can write",
     )
+    command.add_argument(
+        "--signed-by",
+        type=int,
+        metavar="N",
+        help="the old cookies are signed with the N-th of redis.sessions.secret; needed where "
+        "there are several",
+    )
     command.set_defaults(command=migrate)
 
 
@@ -50,6 +57,12 @@ def take_over(console: Console, args: argparse.Namespace, target: Target) -> Non
         raise UsageError(f"{args.config_uri}: redis.sessions.migrate_from names no library")
     if migration.over():
         raise UsageError(f"{args.config_uri}: redis.sessions.migrate_until has passed")
+    secrets = migration.secrets
+    if args.signed_by is None and len(secrets) > 1:
+        raise UsageError("there are several secrets: say with --signed-by which signed the cookies")
+    number = 1 if args.signed_by is None else args.signed_by
+    if not 1 <= number <= len(secrets):
+        raise UsageError(f"--signed-by must be from 1 to {len(secrets)}")
     libraries = " and ".join(settings.migrate_from)
     console.ask(f"Convert all sessions of {libraries}?", args.yes or args.dry_run)
 
@@ -59,6 +72,7 @@ def take_over(console: Console, args: argparse.Namespace, target: Target) -> Non
             migrate_all(
                 migration,
                 target.store,
+                secrets[number - 1],
                 names=None if args.match else old_name(settings),
                 match=args.match or "*",
                 dry_run=args.dry_run,

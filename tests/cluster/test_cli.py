@@ -12,7 +12,7 @@ import redis
 from pyramid_redis_lua_sessions import sessions_of
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, Migration
-from tests.support.browser import Browser, make_browser
+from tests.support.browser import SECRET, Browser, make_browser
 from tests.support.command import run, write_ini
 from tests.support.topology import Cluster
 
@@ -74,11 +74,11 @@ def test_revoke_ends_what_a_session_was_migrated_from_on_another_node(
     migration = Migration(factory.settings, factory.codec, factory.sealer)
 
     def is_elsewhere(key: str) -> bool:
-        new_key = factory.settings.prefix + migration.new_ids(key)[0]
+        new_key = factory.settings.prefix + migration.new_id(key, SECRET.encode())
         return cluster.primary_of(new_key).port != cluster.primary_of(key).port
 
     old_key = next(filter(is_elsewhere, (f"old key {number}" for number in range(100))))
-    name = migration.new_ids(old_key)[0]
+    name = migration.new_id(old_key, SECRET.encode())
     moved = make_browser(cluster.url, id_generator=lambda: name)
     moved.use(lambda session: session.update(a=1))
     cluster_client.set(old_key, "an old session")

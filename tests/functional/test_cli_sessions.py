@@ -456,7 +456,9 @@ def test_request_cannot_take_back_its_ending_after_revoke_all(
 def migrated_id(browser: Browser, old_id: str) -> str:
     """The id under which a session of a predecessor goes on."""
     factory = browser.factory
-    return Migration(factory.settings, factory.codec, factory.sealer).new_ids(old_id)[0]
+    return Migration(factory.settings, factory.codec, factory.sealer).new_id(
+        old_id, SECRET.encode()
+    )
 
 
 def test_owner_who_is_a_number_is_not_found_by_another_way_to_write_it(

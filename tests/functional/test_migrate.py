@@ -489,25 +489,28 @@ def test_old_cookies_survive_that_a_newer_secret_is_put_before_theirs(
     assert rotated.session_id == first.session_id
 
 
-#: The settings of ``secret`` in the steps of a rotation, until the old one is removed.
-STEPS = ([SECRET], [SECRET, OTHER_SECRET], [OTHER_SECRET, SECRET])
+def steps(newer: str) -> list[list[str]]:
+    """The settings of ``secret`` in the steps of a rotation, until the old one is removed."""
+    return [[SECRET], [SECRET, newer], [newer, SECRET]]
 
 
+@pytest.mark.parametrize("newer", [f"a newer secret of over 32 bytes, {n}" for n in range(4)])
 @pytest.mark.parametrize(("moved_in", "met_in"), [(0, 1), (0, 2), (1, 0), (1, 2), (2, 1)])
 @pytest.mark.parametrize("bulk", [True, False])
 def test_old_cookie_leads_to_its_session_in_every_step_of_a_rotation(
-    moved_in: int, met_in: int, bulk: bool, psr: Any, redis_url: str, redis_client: Any
+    newer: str, moved_in: int, met_in: int, bulk: bool, psr: Any, redis_url: str, redis_client: Any
 ) -> None:
     old = psr()
     old.do("session['a'] = 1")
-    first = moving(redis_url, secret=STEPS[moved_in])
+    first = moving(redis_url, secret=steps(newer)[moved_in])
     if bulk:
         census = Census(redis_client, first.factory.settings, first.factory.sealer)
-        assert migrate_all(first.factory.migration, census, names=None).moved == 1
+        signed = SECRET.encode()
+        assert migrate_all(first.factory.migration, census, signed, names=None).moved == 1
     else:
         come_back(first, old)
     # The response with the new cookie was lost.
-    assert come_back(moving(redis_url, secret=STEPS[met_in]), old) == {"a": 1}
+    assert come_back(moving(redis_url, secret=steps(newer)[met_in]), old) == {"a": 1}
     assert len(new_keys(redis_client)) == 1
 
 
@@ -760,7 +763,9 @@ def test_payload_that_is_broken_is_left_and_reported(
     # Nor does it stop those who move all sessions.
     census = Census(redis_client, new.factory.settings, new.factory.sealer)
     for dry_run in (True, False):
-        summary = migrate_all(new.factory.migration, census, names=None, dry_run=dry_run)
+        summary = migrate_all(
+            new.factory.migration, census, SECRET.encode(), names=None, dry_run=dry_run
+        )
         assert (summary.refused, summary.moved) == (1, 0)
     assert redis_client.get(key) == stored
 
@@ -784,7 +789,7 @@ def test_something_else_under_the_new_id_is_left_alone(
     old.do("session['a'] = 1")
     (key,) = old_keys(redis_client)
     new = moving(redis_url)
-    taken = f"session:{new.factory.migration.new_ids(key.decode())[0]}"
+    taken = f"session:{new.factory.migration.new_id(key.decode(), SECRET.encode())}"
     redis_client.rpush(taken, "x")
     assert come_back(new, old) == {}
     assert redis_client.exists(key, taken) == 2
@@ -929,6 +934,7 @@ def test_session_moves_on_a_cluster(
         summary = migrate_all(
             factory.migration,
             Census(factory.store_for(None).client, factory.settings, factory.sealer),
+            SECRET.encode(),
             names=old_name(factory.settings),
         )
         assert (summary.moved, summary.others) == (60, 0)
