@@ -49,7 +49,10 @@ end
 if new_timeout or new_deadline then
   local now_s = time[1] % 128
   local repeated = false
-  local remembered = {save_id .. string.char(128 + now_s)}
+  -- What was written is noted, as save_if_changed does where saves may be taken back.
+  local wrote = (new_timeout and string.sub(redis.sha1hex('timeout'), 1, 3) or '')
+    .. (new_deadline and string.sub(redis.sha1hex('deadline'), 1, 3) or '')
+  local remembered = {save_id .. ':' .. wrote .. string.char(128 + now_s)}
   for save, id, _, at in string.gmatch(saves or '', SAVE) do
     if id == save_id then repeated = true end
     if (now_s - string.byte(at)) % 128 <= remember_s and #remembered < SAVES then

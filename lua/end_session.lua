@@ -19,8 +19,11 @@ ARGV[3] keep_fields  '1' = return the fields, and keep them beside the marker;
                      '0' = delete them
 ARGV[4] mark         '1' = where there is no session, leave a marker too: one that
                      is about to be created under this id is not
-ARGV[5] names        digest of the set of fields read; '' = not read
-ARGV[6...]           field, check, ... ('' = absent, '+' = present, else the
+ARGV[5] created_by   nonce of the create_unique call whose session it is to be; of
+                     what another one has created under the id nothing happens.
+                     '' = whoever's
+ARGV[6] names        digest of the set of fields read; '' = not read
+ARGV[7...]           field, check, ... ('' = absent, '+' = present, else the
                      SHA1 of its value): if one fails, nothing happens
 
 Returns: {status, ...}
@@ -36,14 +39,21 @@ local nonce = ARGV[1]
 local marker_ms = tonumber(ARGV[2])
 local keep_fields = ARGV[3] == '1'
 local mark = ARGV[4] == '1'
-local names = ARGV[5]
-local FIRST_CHECK = 6
+local created_by = ARGV[5]
+local names = ARGV[6]
+local FIRST_CHECK = 7
 local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
 
 local created, expires, moved, saves = unpack(redis.call('HMGET', session_key,
   'created', 'expires', 'moved', 'saves'))
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+if created_by ~= '' and (created or moved) then
+  local maker = string.match(created or '', '^%d+ (%S+)$')
+    or string.match(moved or '', '^%d+ %S+ (%S+)$')
+  if maker ~= created_by then return {0} end
+end
 
 local marker = string.format('%.0f ', now_ms) .. nonce
 

@@ -144,6 +144,8 @@ if not repeated then
     if #fields <= NOTED then
       for i = 1, #fields do hashes[i] = string.sub(redis.sha1hex(fields[i]), 1, 3) end
     end
+    if new_timeout then hashes[#hashes + 1] = string.sub(redis.sha1hex('timeout'), 1, 3) end
+    if new_deadline then hashes[#hashes + 1] = string.sub(redis.sha1hex('deadline'), 1, 3) end
     local wrote = #fields <= NOTED and table.concat(hashes) or '*'
     remembered[1] = save_id .. ':' .. wrote .. moment
     if undoable == '2' then

@@ -11,7 +11,8 @@ ARGV[1] save_id      string of A-Z, a-z, 0-9, '-', '_', unique to this call,
 ARGV[2] remember_s   integer, how long it is, seconds, below 128
 ARGV[3] undone       save_id of the save that is taken back: fields that a later
                      one has written, as far as it noted that, are left alone,
-                     also where they are the same; '' = none
+                     also where they are the same. Should it come only now, it
+                     writes nothing. '' = none
 ARGV[4...]           field, expected, new, ...: expected is the SHA1 of the
                      field's value, '' = absent; new is '' = delete the field,
                      or '=' followed by the value to set
@@ -55,6 +56,11 @@ for save, id, hashes, at in string.gmatch(saves or '', SAVE) do
   if (now_s - string.byte(at)) % 128 <= remember_s and #remembered < SAVES then
     remembered[#remembered + 1] = save
   end
+end
+
+if undone ~= '' and not found then
+  -- It has not come yet, if it ever does: then it counts as repeated.
+  table.insert(remembered, 2, undone .. string.char(128 + now_s))
 end
 
 local swapped = 0

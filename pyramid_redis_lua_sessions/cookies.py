@@ -141,7 +141,7 @@ class CustomSigner:
 
     def dumps(self, payload: str) -> bytes:
         value = self._signer.dumps(self._salt + payload)
-        return value.encode("ascii") if isinstance(value, str) else bytes(value)
+        return value.encode("latin-1") if isinstance(value, str) else bytes(value)
 
     def loads(self, value: bytes) -> tuple[str, bool]:
         payload = self._signer.loads(value)
@@ -160,8 +160,9 @@ def cookie_values(header: str, wanted: str) -> Iterator[str]:
     quotes = '"' in header
     for pair in header.split(";"):
         name, _, value = pair.partition("=")
-        if name.strip() == wanted:
-            yield unquoted(value.strip()) if quotes else value.strip()
+        if name.strip(" \t") == wanted:
+            value = value.strip(" \t")
+            yield unquoted(value) if quotes else value
 
 
 def unquoted(value: str) -> str:
@@ -251,7 +252,7 @@ class CookiePolicy:
                     expires = expires.replace(tzinfo=datetime.timezone.utc)
                 max_age = int(expires.timestamp() - now)
         payload = f"{int(now)} {'' if max_age is None else max_age} {session_id}"
-        value = self._signer.dumps(payload).decode("ascii")
+        value = self._signer.dumps(payload)
         if max_age or self._settings.cookie_signer is not None:  # its values may need quotes
             return self._make(value, max_age or None, scheme)
         tail = self._tails.get(scheme)
@@ -259,7 +260,7 @@ class CookiePolicy:
             # All but the value is always the same.
             head = f"{self._name}=-"
             tail = self._tails[scheme] = self._make("-", None, scheme).removeprefix(head)
-        return f"{self._name}={value}{tail}"
+        return f"{self._name}={value.decode('ascii')}{tail}"
 
     def header_to_delete(self, scheme: str) -> str:
         """Return the ``Set-Cookie`` value that deletes the cookie.
@@ -269,7 +270,7 @@ class CookiePolicy:
         """
         return self._make(None, None, scheme)
 
-    def _make(self, value: str | None, max_age: int | None, scheme: str) -> str:
+    def _make(self, value: str | bytes | None, max_age: int | None, scheme: str) -> str:
         s = self._settings
         header: str = make_cookie(
             s.cookie_name,

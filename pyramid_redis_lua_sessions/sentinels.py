@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import copy
 import logging
 import math
-import threading
+import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -30,6 +32,9 @@ log = logging.getLogger(__package__)
 
 #: Seconds to wait for a sentinel; it answers from memory, and there are others.
 SENTINEL_TIMEOUT = 0.5
+
+#: Seconds that asking all of them takes at most, by a wide margin.
+LONGEST_ASKING = 30.0
 
 #: Seconds after which the sentinels are asked again who the primary is, while it is used.
 ASK_AGAIN = 1.0
@@ -118,7 +123,8 @@ class PrimaryPool(SentinelConnectionPool, Pool):
     """
 
     _asked = -math.inf
-    _asking: threading.Thread | None = None
+    #: Which process asks at present, and until when at most.
+    _asking = (0, -math.inf)
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
         now = time.monotonic()
@@ -130,13 +136,16 @@ class PrimaryPool(SentinelConnectionPool, Pool):
     def _ask(self) -> None:
         if self.master_address is None:
             return  # the connection that is about to be made asks
-        # In a process that was forked off the thread of the other one is not alive.
-        if self._asking is None or not self._asking.is_alive():
-            self._asking = threading.Thread(target=self._follow, daemon=True)
-            try:
-                self._asking.start()
-            except RuntimeError as exc:  # there are too many threads, or the interpreter ends
-                log.debug("no thread to ask the sentinels: %s", exc)
+        # One thread at a time; to a process that was forked off, that of the other one is none.
+        process, until = self._asking
+        if (process == os.getpid() and self._asked < until) or sys.is_finalizing():
+            return
+        self._asking = (os.getpid(), self._asked + LONGEST_ASKING)
+        try:
+            # Thread.start() would wait until the new thread has run.
+            _thread.start_new_thread(self._follow, ())
+        except RuntimeError as exc:  # there are too many
+            log.debug("no thread to ask the sentinels: %s", exc)
 
     def _follow(self) -> None:
         """Leave the old primary where the sentinels name another one."""
@@ -153,6 +162,7 @@ class PrimaryPool(SentinelConnectionPool, Pool):
         finally:
             for sentinel in sentinels.sentinels:
                 sentinel.close()
+            self._asking = (0, -math.inf)
 
 
 class _AskAgain:

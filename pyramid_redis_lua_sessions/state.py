@@ -218,6 +218,7 @@ class SessionState:
         self._regenerate = False
         self._aside = None
         self._was_adrift = False
+        self._failure = None
         self._remaining_ms = -1
         self.created_here = False
         self._moved = None
@@ -782,10 +783,9 @@ class SessionState:
 
         if owner is None or self._phase is not Phase.STORED or not isinstance(created, Created):
             return
-        index = created.index
 
-        def tidy(owner: bytes = owner) -> None:
-            for ended in self._store().tidy(owner, index, login):
+        def tidy(owner: bytes = owner, created: Created = created) -> None:
+            for ended in self._store().tidy(owner, created, login):
                 self._host.announce(SessionInvalidated, fingerprint(ended))
 
         self.loose_ends.append(tidy)

@@ -300,7 +300,7 @@ class Store(Caller):
                     indexed, reply = self._together([self._indexing(owner, session_id), call])
                     raise_failed(indexed, reply)
                 except StoreUnavailable as exc:
-                    self._take_back_unheard(exc, session_id)
+                    self._take_back_unheard(exc, session_id, args)
                     raise
             if reply[0] != Status.TAKEN:
                 return _created(session_id, reply, indexed)
@@ -402,8 +402,8 @@ class Store(Caller):
         :param carried: the old session was the owner's as well, and if it was
             revoked, the new one is too: it is ended again, and is ``MOVED``.
         """
+        ending = self._ending(keep_fields, checks)
         for _ in range(MOST_DRAWS):
-            ending = self._ending(keep_fields, checks)  # one that was taken back ends nothing more
             session_id, args = self._creation(seal, lifetime, created_ms, returning)
             calls: list[Call] = [
                 (_CREATE, self._key(session_id), args),
@@ -415,15 +415,13 @@ class Store(Caller):
                 *indexed, made, ended = self._together(calls)
             except StoreUnavailable:
                 # What was lost may be the replies: no browser will learn of the new id.
-                undo: list[Call] = [
-                    (_END, self._key(session_id), self._ending(False, NO_CHECKS, True))
-                ]
+                undo: list[Call] = [(_END, self._key(session_id), self._unheard(args))]
                 if keep_fields:
                     undo.insert(0, (_REVIVE, self._key(old_id), [ending[0]]))
                 self._try(self._pipeline, undo)
                 raise
             if indexed and _is_moved(indexed[0]):
-                return self._revoked(session_id, indexed[0], made, ended, ending)
+                return self._revoked(session_id, args, indexed[0], made, ended, ending)
             failed = any(isinstance(reply, StoreError) for reply in (*indexed, made))
             if (
                 (failed or made[0] == Status.TAKEN)
@@ -432,7 +430,8 @@ class Store(Caller):
             ):
                 # No session must be without data under either id.
                 self.revive(old_id, _ended(ended, ending))
-            self._take_back_unheard(made, session_id)
+                ending = self._ending(keep_fields, checks)  # the one taken back ends nothing more
+            self._take_back_unheard(made, session_id, args)
             raise_failed(*indexed, made)
             if made[0] != Status.TAKEN:
                 break
@@ -451,19 +450,29 @@ class Store(Caller):
             self.end(created.session_id)
         return Replaced(created, outcome)
 
-    def _take_back_unheard(self, outcome: Any, session_id: str) -> None:
+    def _take_back_unheard(self, outcome: Any, session_id: str, creation: list[Any]) -> None:
         """End a session that may have been created unheard: no browser learns of its id."""
         # An answer of Redis is never a cause: see showable().
         if isinstance(outcome, StoreUnavailable) and outcome.__cause__ is not None:
-            self._try(self.end, session_id, False, True)
+            self._try(self._call, _END, self._key(session_id), self._unheard(creation))
+
+    def _unheard(self, creation: list[Any]) -> list[Any]:
+        """The arguments that end only what a creation has made, should it come late, too."""
+        return self._ending(False, NO_CHECKS, True, created_by=creation[0])
 
     def _revoked(
-        self, session_id: str, indexed: Any, made: Any, ended: Any, ending: list[Any]
+        self,
+        session_id: str,
+        creation: list[Any],
+        indexed: Any,
+        made: Any,
+        ended: Any,
+        ending: list[Any],
     ) -> Replaced:
         """The old session was revoked: nothing of it lives on under the new id."""
         if isinstance(made, StoreError) or made[0] == Status.CREATED:
             # Nobody knows the id yet. If its reply was lost, it may still come.
-            self._try(self.end, session_id, False, True)
+            self._try(self._call, _END, self._key(session_id), self._unheard(creation))
         if isinstance(ended, StoreError):
             ended = indexed
         return Replaced(_absent(indexed), _ended(ended, ending))
@@ -579,17 +588,17 @@ class Store(Caller):
         names = (encoded(session_id), encoded(old_id))
         return (_INDEX, self._index_key(owner), [*names, self._most_sessions, self._absolute_ms])
 
-    def tidy(self, owner: bytes, index: Any, login: bool) -> list[str]:
+    def tidy(self, owner: bytes, created: Created, login: bool) -> list[str]:
         """End the sessions that are too many, and forget those that have ended.
 
         Most logins find nothing to do, and pay no round trip for it.
 
-        :param owner: the owner, encoded; ``index``: of :class:`Created`.
+        :param owner: the owner, encoded; ``created``: the session that was added.
         :param login: the session is one more; else it carries on another, and
             none is too many for it.
         :returns: those that it ended.
         """
-        too_many, settled = texts(index[1]), texts(index[2])
+        too_many, settled = texts(created.index[1]), texts(created.index[2])
         ended: list[str] = []
         if not login:
             too_many = []
@@ -597,8 +606,9 @@ class Store(Caller):
             return ended
         try:
             found = self.survey(owner, self.members(owner) if too_many else settled)
-            # The youngest is the session that was just added.
-            surplus = [name for name, _ in found.owned[: -self._most_sessions] if too_many]
+            # After a clock was set back the session that was added need not be the youngest.
+            others = [name for name, _ in found.owned if name != created.session_id]
+            surplus = others[: max(0, len(found.owned) - self._most_sessions)] if too_many else []
             ended = self.end_all(surplus)
             self.forget(owner, [*surplus, *(set(settled) & set(found.gone))])
         except StoreError as exc:
@@ -727,9 +737,11 @@ class Store(Caller):
             self._use_ttl,
         ]
 
-    def _ending(self, keep_fields: bool, checks: Checks, mark: bool = False) -> list[Any]:
+    def _ending(
+        self, keep_fields: bool, checks: Checks, mark: bool = False, created_by: str = ""
+    ) -> list[Any]:
         flags = (b"1" if keep_fields else b"0", b"1" if mark else b"0")
-        args: list[Any] = [draw_nonce(), MARKER_MS, *flags, checks.names]
+        args: list[Any] = [draw_nonce(), MARKER_MS, *flags, created_by, checks.names]
         for check in checks.fields.items():
             args += check
         return args

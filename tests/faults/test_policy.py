@@ -290,6 +290,50 @@ def test_timeout_of_an_empty_session_is_dropped_and_reported(proxy: FaultProxy) 
     assert reports.kinds == ["InvalidSession_StoreUnavailable", "InvalidSession_ChangesDropped"]
 
 
+@pytest.mark.parametrize("start_over", [False, True])
+def test_login_whose_reply_is_lost_leaves_the_session_of_another_user_alone(
+    start_over: bool, proxy: FaultProxy
+) -> None:
+    """Whose id the generator had returned once more: a draw may be taken."""
+    ids = iter(["hers", "his", "hers", "free"])
+    options = {"id_generator": lambda: next(ids), "configure": unavailable, "redis_retries": 0}
+    browser = make_browser(proxy.url, **options)
+    hers, his = browser.another(), browser.another()
+    hers.use(lambda session: session.update(name="hers"))
+    his.use(lambda session: session.update(name="his"))
+
+    def act(request: Any) -> None:
+        if start_over:
+            request.session.invalidate()
+        request.session.owner = 7
+
+    proxy.strike("no_reply", 1 if start_over else 2)  # after the load
+    his.visit(act, status=503)
+    assert hers.use(dict) == {"name": "hers"}
+
+
+def test_session_after_one_that_could_not_be_loaded_is_one_as_any_other(
+    proxy: FaultProxy, client: redis.Redis
+) -> None:
+    user = logged_in(proxy.url, on_redis_error="ephemeral")
+
+    def act(session: Any) -> None:
+        assert dict(session) == {}
+        proxy.heal()
+        session.invalidate()
+        session["name"] = "new"
+        session.ensure_id()
+        session.invalidate()
+
+    break_off(proxy)
+    user.use(act)
+    assert [
+        key
+        for key in client.keys("session:*")
+        if b"owner:" not in key and client.hexists(key, "created")
+    ] == []
+
+
 @both_modes
 def test_first_write_raises(mode: str, proxy: FaultProxy, client: redis.Redis) -> None:
     visitor = make_browser(proxy.url, configure=unavailable, on_redis_error=mode)

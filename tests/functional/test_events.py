@@ -376,6 +376,19 @@ def test_session_that_its_absolute_timeout_has_ended_is_reported_as_such(
     assert type(event.problem) is InvalidSession_PayloadTimeout
 
 
+def test_invalidated_session_is_announced_though_the_next_id_is_taken(
+    redis_url: str, redis_client: redis.Redis, events: Events
+) -> None:
+    ids = iter(["one", "taken", "two"])
+    browser = make_app(redis_url, events, id_generator=lambda: next(ids))
+    browser.use(lambda session: session.update(a=1))
+    redis_client.hset("session:taken", "created", "1 somebody")
+    events.take()
+    browser.use(lambda session: (session.invalidate(), session.update(b=2)))
+    kinds = {type(event): event.fingerprint for event in events.take()}
+    assert kinds == {SessionInvalidated: fingerprint("one"), SessionCreated: fingerprint("two")}
+
+
 # -- the subscriber ----------------------------------------------------------------
 
 

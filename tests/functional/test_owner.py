@@ -520,6 +520,21 @@ def test_full_index_ends_its_oldest_session(redis_url: str, redis_client: redis.
     assert index_of(redis_client) == [user.session_id for user in users[2:]]
 
 
+def test_login_under_a_clock_that_was_set_back_stands_though_the_index_is_full(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(redis_url, owner_sessions=3)
+    olds = [browser.another() for _ in range(3)]
+    for user in olds:
+        log_in(user)
+    (index,) = index_keys(redis_client)
+    for member in redis_client.zrange(index, 0, -1):
+        redis_client.zincrby(index, 2_000_000, member)
+    log_in(browser)
+    owners = [user.use(lambda session: session.owner) for user in (browser, *olds)]
+    assert owners == ["ada", None, "ada", "ada"]
+
+
 def test_owner_may_have_only_one_session(redis_url: str) -> None:
     browser = make_browser(redis_url, owner_sessions=1)
     other = browser.another()

@@ -193,3 +193,26 @@ def test_end_with_a_check_of_the_names(scripts: Scripts) -> None:
         assert scripts.end(names=names_digest(names)) == [Status.CONFLICT]
     assert scripts.changes() == changes
     assert scripts.end(names=names_digest(FIELDS))[0] is Status.ENDED
+
+
+def test_what_another_call_created_stays(scripts: Scripts) -> None:
+    scripts.create(nonce="hers", fields={b".a": b"1"})
+    before, changes = scripts.hash(), scripts.changes()
+    for created_by in ("his", "her", "hers1"):
+        assert scripts.end(created_by=created_by, mark=True) == [Status.GONE]
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+    assert scripts.end(created_by="hers", mark=True)[0] is Status.ENDED
+
+
+@pytest.mark.parametrize("keep_fields", [False, True])
+def test_the_end_of_what_another_call_created_stays(scripts: Scripts, keep_fields: bool) -> None:
+    scripts.create(nonce="hers", fields={b".a": b"1"})
+    scripts.end(nonce="one", keep_fields=keep_fields)
+    before, changes = scripts.hash(), scripts.changes()
+    assert scripts.end(nonce="other", created_by="his", mark=True) == [Status.GONE]
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+def test_what_is_created_late_finds_its_end(scripts: Scripts) -> None:
+    assert scripts.end(created_by="his", mark=True) == [Status.GONE]
+    assert scripts.create(nonce="his")[0] is Status.TAKEN

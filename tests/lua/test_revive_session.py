@@ -47,6 +47,21 @@ def test_an_ending_that_was_taken_back_ends_nothing_when_it_comes_late(
     assert scripts.end(nonce="y", keep_fields=keep_fields)[0] is Status.ENDED
 
 
+def test_an_ending_that_was_taken_back_is_known_however_many_saves_there_are(
+    scripts: Scripts,
+) -> None:
+    scripts.create(fields=FIELDS)
+    for number in range(20):
+        fields = {b".f%d" % n: b"%d" % number for n in range(20)}
+        scripts.save(save_id=f"save{number}", sets=fields, undoable=1)
+    assert len(scripts.hash()[b"saves"]) > 1000
+    assert scripts.revive(nonce="x") == [Status.LOADED]
+    assert scripts.end(nonce="x") == [Status.GONE]
+    # Those that are remembered are whole: the last one is.
+    assert scripts.save(save_id="save19", sets={b".f1": b"again"})[0] is Status.SAVED
+    assert scripts.hash()[b".f1"] == b"19"
+
+
 def test_endings_taken_back_do_not_pile_up(scripts: Scripts) -> None:
     scripts.create(fields=FIELDS)
     for number in range(300):

@@ -127,3 +127,31 @@ def test_swap_on_a_marker_changes_nothing(scripts: Scripts, keep_fields: bool) -
     assert status is Status.MOVED
     assert 0 <= age < MINUTE
     assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+def test_a_save_that_was_taken_back_writes_nothing_when_it_comes_late(scripts: Scripts) -> None:
+    scripts.create(fields={b".a": b"1"})
+    assert scripts.swap("s", (b".a", b"2", b"1"), undone="late") == [Status.SAVED, 0]
+    assert scripts.save(save_id="late", sets={b".a": b"2"}, new_timeout=5)[0] is Status.SAVED
+    assert scripts.hash()[b".a"] == b"1"
+    assert b"timeout" not in scripts.hash()
+
+
+@pytest.mark.parametrize("how", ["save", "adjust"])
+@pytest.mark.parametrize("name", ["timeout", "deadline"])
+def test_lifetime_that_a_later_call_gave_is_left_alone(
+    scripts: Scripts, how: str, name: str
+) -> None:
+    """Also where it is the same."""
+    value = scripts.now() + 50_000
+    lifetime = {f"new_{name}": value}
+    scripts.create(fields={b".a": b"1"})
+    scripts.save(save_id="undone", sets={b".a": b"2"}, undoable=2, **lifetime)
+    if how == "save":
+        scripts.save(save_id="later", sets={b".b": b"3"}, undoable=1, **lifetime)
+    else:
+        scripts.adjust(save_id="later", **lifetime)
+    given = b"%d" % value
+    scripts.swap("s", (b".a", b"2", b"1"), (name.encode(), given, None), undone="undone")
+    assert scripts.hash()[b".a"] == b"1"
+    assert scripts.hash()[name.encode()] == given

@@ -78,7 +78,7 @@ def test_planned_failover_is_followed_while_the_old_primary_takes_writes(
         return bool(new.ask("EXISTS", visitor.key))
 
     wait_until(arrives)
-    wait_until(lambda: not pool._asking.is_alive())
+    wait_until(lambda: pool._asking[0] == 0)
     assert not any(connection.port == old.port and connection._sock for connection in free)
     assert old.ask("SET", "mark", "1")
     assert in_use._sock

@@ -165,12 +165,15 @@ class Scripts:
         marker: int = 60_000,
         keep_fields: bool = False,
         mark: bool = False,
+        created_by: str = "",
         names: str = "",
         checks: Mapping[bytes, str] = NOTHING,
     ) -> list[Any]:
         """The fields of an ENDED reply are a dict."""
         flags = (_flag(keep_fields), _flag(mark))
-        reply = self.call("end_session", key, nonce, marker, *flags, names, *pairs(checks))
+        reply = self.call(
+            "end_session", key, nonce, marker, *flags, created_by, names, *pairs(checks)
+        )
         if reply[0] is Status.ENDED:
             reply[1] = _dict(reply[1])
         return reply

@@ -592,3 +592,27 @@ def test_cookie_action_for_every_combination(facts: tuple[bool, ...]) -> None:
     ]
     assert len(rows) == 1, "the table covers each combination once"
     assert cookie_action(**dict(zip(FACTS, facts, strict=True))) is rows[0]
+
+
+def test_cookie_signer_may_issue_any_byte() -> None:
+    class Signer(TextSerializer):
+        def dumps(self, payload: str) -> bytes:
+            return b"\xe9" + payload.encode()
+
+        def loads(self, value: bytes) -> str:
+            return value.removeprefix(b"\xe9").decode()
+
+    cookies = with_signer(Signer())
+    with pytest.warns(RuntimeWarning, match="invalid bytes"):  # of WebOb
+        header = cookies.header_to_set("an-id", "http", None, None)
+    tickets, _ = cookies.read(header.partition("; Path")[0])
+    assert [ticket.session_id for ticket in tickets] == ["an-id"]
+
+
+@pytest.mark.parametrize("odd", "\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0")
+def test_only_spaces_and_tabs_around_a_value_are_taken_off(odd: str) -> None:
+    cookies = policy()
+    value = issue(cookies)
+    assert read(cookies, f" session = \t{value} ")[0] is not None
+    for header in (f"session={odd}{value}", f"session={value}{odd}", f"{odd}session={value}"):
+        assert read(cookies, header)[0] is None
