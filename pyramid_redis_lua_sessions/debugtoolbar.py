@@ -131,9 +131,12 @@ def _past(turn: Turn) -> Past:
 def _described(turn: Turn) -> dict[str, Any]:
     found: dict[str, Any] = {"cookie": turn.settings.cookie_name, "prefix": turn.settings.prefix}
     seen = turn.session.overview()
-    if seen is None:
-        return {**found, "state": "not looked at", "facts": []}
     past = _past(turn)
+    if seen is None:
+        if past.name is None:
+            return {**found, "state": "not looked at", "facts": []}
+        facts = [("Fingerprint of the id", past.name), *_past_facts(past, turn.settings.timeout)]
+        return {**found, "state": "loaded; what was saved is taken back", "facts": facts}
     keys = _keys(seen, past)
     return {
         **found,
@@ -179,11 +182,15 @@ def _facts(seen: Overview, past: Past, default_timeout: float | None) -> list[tu
         return []
     facts = [("Fingerprint of the id", ", ".join(old))] if old else []
     if past.name is not None:
-        own = number(past.fields.get(b"timeout"))
-        timeout = default_timeout if own is None else own / 1000
-        created = number(past.fields.get(b"created", b"").partition(b" ")[0])
-        facts += [("Created", _moment(created)), ("Idle timeout", _timeout(timeout or None))]
+        facts += _past_facts(past, default_timeout)
     return facts
+
+
+def _past_facts(past: Past, default_timeout: float | None) -> list[tuple[str, str]]:
+    own = number(past.fields.get(b"timeout"))
+    timeout = default_timeout if own is None else own / 1000
+    created = number(past.fields.get(b"created", b"").partition(b" ")[0])
+    return [("Created", _moment(created)), ("Idle timeout", _timeout(timeout or None))]
 
 
 def _keys(seen: Overview, past: Past) -> list[Key]:

@@ -331,6 +331,7 @@ class Users:
                 timeout=args.seconds + LEAVE_SECONDS,
                 timeout_trigger=None,
                 first_timeout=None,
+                absolute_timeout=None,
                 set_redis_ttl=True,
                 redis_client_callable=lambda request, **options: target.client,
                 func_invalid_logger=None,

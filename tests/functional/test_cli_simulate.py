@@ -43,6 +43,17 @@ def test_simulate_puts_load_on_redis_and_leaves_nothing(
     assert redis_client.keys("*") == [b"session:of a user"]
 
 
+def test_simulate_measures_sessions_that_live_until_its_end(
+    redis_url: str, redis_client: Any, tmp_path: Path, capsys: Any
+) -> None:
+    """Whatever the application's absolute timeout: it deletes all that it has made."""
+    ini = write_ini(tmp_path, redis_url, absolute_timeout=1)
+    args = ["--workers", 1, "--seconds", 1.5, "--sessions", 3, "--writes", 50]
+    assert run("simulate", ini, *args) == 0
+    capsys.readouterr()
+    assert redis_client.keys("*") == []
+
+
 def test_sessions_of_a_simulation_are_not_taken_for_those_of_users(
     redis_url: str, redis_client: Any, tmp_path: Path, capsys: Any
 ) -> None:

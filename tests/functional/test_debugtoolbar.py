@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pyramid_redis_lua_sessions import RedisSessionFactory, SessionConflict
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.browser import SECRET, Browser, close_with, make_browser
+from tests.support.ledger import UNKNOWN_ACCOUNT, Ledger
 
 PANEL = "pyramid_redis_lua_sessions.debugtoolbar"
 LOCAL = {"REMOTE_ADDR": "127.0.0.1"}
@@ -291,6 +293,30 @@ def test_state_of_a_visitor_is_shown(browser: Browser) -> None:
     assert state(visit(visitor, lambda request: request.session.get("x"))) == "empty, not stored"
     assert state(visit(visitor, lambda request: request.session.update(x=1))) == "new"
     assert "No session was asked for." in visit(visitor, lambda request: None).get_text()
+
+
+def test_session_that_was_taken_back_is_shown(redis_url: str, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+
+    def configure(config: Any) -> None:
+        config.include("pyramid_tm")
+        config.add_exception_view(lambda exc, request: Response("sorry", status=500))
+
+    explicit = {**ONLY_OURS, "tm.manager_hook": "pyramid_tm.explicit_manager"}
+    browser = make(redis_url, explicit, configure, on_conflict="retry")
+    browser.use(lambda session: session.update(name="value"), extra_environ=LOCAL)
+    loaded = facts(visit(browser, lambda request: request.session["name"]))
+
+    def view(request: Any) -> None:
+        request.session["name"] = "other"
+        ledger.add(request, "refused", UNKNOWN_ACCOUNT)
+
+    browser.visit(view, status=500, extra_environ=LOCAL)
+    panel = panels(browser)["Redis session"]
+    assert state(panel) == "loaded; what was saved is taken back"
+    assert scripts(panel) == ["load_and_touch", "save_if_changed", "swap_fields"]
+    for name in ("Fingerprint of the id", "Created", "Idle timeout"):
+        assert facts(panel)[name] == loaded[name]
 
 
 def test_session_that_ended_under_way_is_shown(browser: Browser) -> None:
