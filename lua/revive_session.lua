@@ -16,18 +16,18 @@ Writes: HSET created, HSET saves, HDEL moved, PEXPIRE, PERSIST; or nothing
 ]]
 local session_key = KEYS[1]
 local nonce = ARGV[1]
-
 local LONGEST = 1000 -- of the save ids; of more, the oldest are forgotten
 
 local created, moved, was, saves = unpack(
   redis.call('HMGET', session_key, 'created', 'moved', 'was', 'saves'))
+local alive = created and not moved
 saves = saves or ''
-if created and not moved and string.find(saves, nonce, 1, true) then return {1} end
+if alive and string.find(saves, nonce, 1, true) then return {1} end
 if #saves > LONGEST then
   saves = string.match(string.sub(saves, 1, LONGEST), '^.*[\128-\255]') or ''
 end
 saves = nonce .. string.char(128 + redis.call('TIME')[1] % 128) .. saves
-if created and not moved then
+if alive then
   redis.call('HSET', session_key, 'saves', saves)
   return {1}
 end

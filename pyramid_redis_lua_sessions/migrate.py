@@ -436,7 +436,9 @@ class Migration:
             if timeout is None:
                 # Without an idle timeout nothing moves this end.
                 deadline_ms = round(old.expires * 1000)
-        own = 0 if timeout is None else max(1, milliseconds(timeout))
+        own: int | None = None
+        if timeout != self._settings.timeout:
+            own = 0 if timeout is None else max(1, milliseconds(timeout))
         # A second ahead is as they round; more is a clock that was wrong.
         created_ms = min(round(old.created * 1000), found.now_ms + 1000)
         absolute = self._settings.absolute_timeout
@@ -445,7 +447,7 @@ class Migration:
         return Carried(
             values,
             max(0, created_ms),
-            Lifetime(None if timeout == self._settings.timeout else own, deadline_ms),
+            Lifetime(own, deadline_ms),
             ends_ms,
         )
 

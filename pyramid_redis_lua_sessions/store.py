@@ -415,7 +415,7 @@ class Store(Caller):
                 *indexed, made, ended = self._together(calls)
             except StoreUnavailable:
                 # What was lost may be the replies: no browser will learn of the new id.
-                undo: list[Call] = [(_END, self._key(session_id), self._unheard(args))]
+                undo = [self._unheard(session_id, args)]
                 if keep_fields:
                     undo.insert(0, (_REVIVE, self._key(old_id), [ending[0]]))
                 self._try(self._pipeline, undo)
@@ -454,11 +454,12 @@ class Store(Caller):
         """End a session that may have been created unheard: no browser learns of its id."""
         # An answer of Redis is never a cause: see showable().
         if isinstance(outcome, StoreUnavailable) and outcome.__cause__ is not None:
-            self._try(self._call, _END, self._key(session_id), self._unheard(creation))
+            self._try(self._call, *self._unheard(session_id, creation))
 
-    def _unheard(self, creation: list[Any]) -> list[Any]:
-        """The arguments that end only what a creation has made, should it come late, too."""
-        return self._ending(False, NO_CHECKS, True, created_by=creation[0])
+    def _unheard(self, session_id: str, creation: list[Any]) -> Call:
+        """The call that ends only what a creation has made, should it come late, too."""
+        ending = self._ending(False, NO_CHECKS, True, created_by=creation[0])
+        return (_END, self._key(session_id), ending)
 
     def _revoked(
         self,
@@ -472,7 +473,7 @@ class Store(Caller):
         """The old session was revoked: nothing of it lives on under the new id."""
         if isinstance(made, StoreError) or made[0] == Status.CREATED:
             # Nobody knows the id yet. If its reply was lost, it may still come.
-            self._try(self._call, _END, self._key(session_id), self._unheard(creation))
+            self._try(self._call, *self._unheard(session_id, creation))
         if isinstance(ended, StoreError):
             ended = indexed
         return Replaced(_absent(indexed), _ended(ended, ending))

@@ -424,23 +424,24 @@ def test_custom_signer_shared_by_two_cookies_keeps_them_apart() -> None:
     assert read(site, f"site={issue(site)}")[0] is not None
 
 
+@pytest.mark.parametrize("mark", [b"v1; ", b"\xe9"])
 @pytest.mark.parametrize("max_age", [None, 0, 60])
 def test_value_of_a_cookie_signer_that_no_cookie_may_hold_is_warned_of_and_quoted(
-    max_age: int | None,
+    max_age: int | None, mark: bytes
 ) -> None:
     class Signer(TextSerializer):
         def dumps(self, payload: str) -> bytes:
-            return b"v1; " + payload.encode()
+            return mark + payload.encode()
 
         def loads(self, value: bytes) -> str:
-            return value.removeprefix(b"v1; ").decode()
+            assert value.startswith(mark)
+            return value.removeprefix(mark).decode()
 
     cookies = with_signer(Signer())
     with pytest.warns(RuntimeWarning, match="invalid bytes"):  # of WebOb
         header = cookies.header_to_set("an-id", "http", max_age, None)
-    assert [ticket.session_id for ticket in cookies.read(header.partition("; Path")[0])[0]] == [
-        "an-id"
-    ]
+    tickets, _ = cookies.read(header.partition("; Path")[0])
+    assert [ticket.session_id for ticket in tickets] == ["an-id"]
 
 
 def test_custom_signer_may_return_text() -> None:
@@ -592,21 +593,6 @@ def test_cookie_action_for_every_combination(facts: tuple[bool, ...]) -> None:
     ]
     assert len(rows) == 1, "the table covers each combination once"
     assert cookie_action(**dict(zip(FACTS, facts, strict=True))) is rows[0]
-
-
-def test_cookie_signer_may_issue_any_byte() -> None:
-    class Signer(TextSerializer):
-        def dumps(self, payload: str) -> bytes:
-            return b"\xe9" + payload.encode()
-
-        def loads(self, value: bytes) -> str:
-            return value.removeprefix(b"\xe9").decode()
-
-    cookies = with_signer(Signer())
-    with pytest.warns(RuntimeWarning, match="invalid bytes"):  # of WebOb
-        header = cookies.header_to_set("an-id", "http", None, None)
-    tickets, _ = cookies.read(header.partition("; Path")[0])
-    assert [ticket.session_id for ticket in tickets] == ["an-id"]
 
 
 @pytest.mark.parametrize("odd", "\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0")
