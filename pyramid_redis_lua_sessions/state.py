@@ -438,7 +438,7 @@ class SessionState:
 
     def _save_pending(self, cookie_can_go: bool) -> None:
         if self._phase is Phase.ADRIFT:
-            if self._changes() or self._lifetime is not NO_LIFETIME:
+            if self._changes() or self._lifetime != NO_LIFETIME:
                 self._drop(ENDED if self._failure is None else UNREACHABLE)
             return
         changes = self._changes()
@@ -780,7 +780,6 @@ class SessionState:
         self, created: Created | Absent, owner: bytes | None, login: bool = True
     ) -> None:
         """End the owner's sessions that are too many, once this one is sure to stand."""
-
         if owner is None or self._phase is not Phase.STORED or not isinstance(created, Created):
             return
 

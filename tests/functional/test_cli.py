@@ -19,6 +19,7 @@ from redis.retry import Retry
 from pyramid_redis_lua_sessions.cli import main
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import RedisServer, RedisServerError
+from tests.support.command import failure_of
 from tests.support.waiting import wait_until
 
 NewServer = Callable[..., RedisServer]
@@ -346,17 +347,7 @@ def test_output_that_cannot_be_written_is_an_error_of_one_line(redis_url: str) -
         (closed_pipe, "1", "Broken pipe"),
     ):
         with open(stdout, "w") as out:
-            done = subprocess.run(
-                command,
-                stdout=out,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-                check=False,
-            )
-        assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
-        assert message in line
+            assert message in failure_of(command, out, unbuffered)
 
 
 def test_command_whose_output_or_errors_are_closed(

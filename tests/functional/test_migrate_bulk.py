@@ -1,6 +1,5 @@
 """``redis-lua-sessions migrate``: all sessions ahead of time."""
 
-import os
 import pickle
 import re
 import secrets
@@ -17,6 +16,7 @@ from webob.cookies import SignedSerializer
 from pyramid_redis_lua_sessions.cli import main
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD
 from pyramid_redis_lua_sessions.testing import RedisServer
+from tests.support.command import failure_of
 from tests.support.predecessors import SECRET
 from tests.support.waiting import wait_until
 
@@ -245,16 +245,7 @@ def test_summary_is_an_error_of_one_line_where_the_output_cannot_be_written(
     # Unbuffered, it breaks off; else it finds out in the end.
     for unbuffered in ("1", ""):
         with open("/dev/full", "w") as full:
-            done = subprocess.run(
-                [*command, "--dry-run"],
-                stdout=full,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-                check=False,
-            )
-        assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
+            line = failure_of([*command, "--dry-run"], full, unbuffered)
         assert "No space left on device" in line
         assert "1 sessions that cannot be converted" in line
         assert unbuffered or "30 sessions to convert" in line

@@ -61,3 +61,18 @@ def on_a_terminal(
             shown += data
     os.close(own)
     return process.returncode, shown.decode()
+
+
+def failure_of(command: list[str], out: Any, unbuffered: str) -> str:
+    """Run a command whose output cannot be written; return the one line that it says."""
+    done = subprocess.run(
+        command,
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    return line
