@@ -12,7 +12,6 @@ from pyramid.interfaces import ISessionFactory
 from pyramid.view import exception_view_config, notfound_view_config, view_config
 
 from pyramid_redis_lua_sessions import StoreUnavailable, revoke, sessions_of
-from pyramid_redis_lua_sessions.state import Phase
 
 from . import race
 
@@ -75,7 +74,7 @@ def home(request: Any) -> dict[str, Any]:
         "errors": session.pop_flash("errors"),
         "messages": session.pop_flash(),
         # This request was under way when its session ended: nothing brings it back.
-        "has_ended": session.phase is Phase.ADRIFT,
+        "has_ended": session.ended,
         "timeout": session.timeout,
         "timeouts": TIMEOUTS,
         "teas": TEAS,

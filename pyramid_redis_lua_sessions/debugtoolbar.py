@@ -17,8 +17,7 @@ from pyramid_debugtoolbar.toolbar import IPanelMap, IToolbarWSGIApp
 from .errors import fingerprint
 from .factory import TURNS, Turn
 from .serializers import FLASH_KIND, KEY_KINDS, UNIT_SEPARATOR, key_of
-from .session import Overview
-from .state import Phase, number
+from .state import Overview, Phase, number
 from .watch import Call, WatchedStore, watch
 
 __all__ = ["SessionPanel", "includeme"]
@@ -130,7 +129,7 @@ def _past(turn: Turn) -> Past:
 
 def _described(turn: Turn) -> dict[str, Any]:
     found: dict[str, Any] = {"cookie": turn.settings.cookie_name, "prefix": turn.settings.prefix}
-    seen = turn.session.overview()
+    seen = turn.state.overview()
     past = _past(turn)
     if seen is None:
         if past.name is None:

@@ -24,7 +24,7 @@ from .seals import make_sealer
 from .serializers import make_codec
 from .session import RedisSession
 from .settings import POSITIONAL, Settings
-from .state import UNDELIVERABLE, UNSET, Phase
+from .state import UNDELIVERABLE, UNSET, Phase, SessionState
 from .store import Store
 
 try:
@@ -181,6 +181,7 @@ class Turn:
         "sealer",
         "session",
         "settings",
+        "state",
     )
 
     def __init__(self, factory: RedisSessionFactory, request: Any) -> None:
@@ -209,7 +210,8 @@ class Turn:
         self._cookie_sent: str | None = None
         #: An exception that was being handled already when the session was made.
         self._outer_error = sys.exc_info()[1]
-        self.session = RedisSession(self)
+        self.state = SessionState(self)
+        self.session = RedisSession(self.state)
 
     # -- what the session asks for ---------------------------------------------------
 
@@ -243,7 +245,8 @@ class Turn:
         """Return the cookie of the session that lives, or else the first that verifies."""
         tickets = self._tickets
         if len(tickets) > 1:
-            live = self.session.session_id
+            self.state.look()
+            live = self.state.session_id
             for ticket in tickets:
                 if ticket.session_id == live:
                     return ticket
@@ -290,17 +293,17 @@ class Turn:
         After a failure nothing is pending any more: the error was raised
         once, to where the application can see it.
         """
-        session = self.session
-        if not session.has_work():
+        state = self.state
+        if not state.has_work():
             return
-        if session.undo is None and not is_last_attempt(self.request):
-            session.undo = []
-        session.careful = self.careful or self.request.environ.get("retry.attempts", 1) > 1
+        if state.undo is None and not is_last_attempt(self.request):
+            state.undo = []
+        state.careful = self.careful or self.request.environ.get("retry.attempts", 1) > 1
         try:
-            session.save(self._may_set())
+            state.save(self._may_set())
         except BaseException:
             self.save_failed = True
-            session.discard_changes()
+            state.discard_changes()
             raise
 
     def on_response(self, request: Any, response: Any) -> None:
@@ -318,7 +321,7 @@ class Turn:
             return
         self._settle()
         self._vary()
-        self.session.rest()
+        self.state.rest()
 
     def on_finished(self, request: Any) -> None:
         """Finished callback: the last chance, also after an unhandled exception."""
@@ -355,53 +358,53 @@ class Turn:
         finally:
             # No cycle of references is left for the garbage collector: the session
             # lets go of this turn, and this turn of the request.
-            self.session.leave(self.factory.afterlife)
+            self.state.leave(self.factory.afterlife)
             self.request = None
             self._outer_error = self._last_error = None
 
     def _is_unsettled(self) -> bool:
         """Whether anything happened after the response callback."""
-        session = self.session
-        if session.has_work() or (session.cookie_is_stale and self._cookie_sent is None):
+        state = self.state
+        if state.has_work() or (state.cookie_is_stale and self._cookie_sent is None):
             return True
-        return session.created_here and session.session_id != self._cookie_sent
+        return state.created_here and state.session_id != self._cookie_sent
 
     def roll_back(self) -> None:
         """Forget the changes of a transaction that was aborted."""
-        self.session.discard_changes()
+        self.state.discard_changes()
 
     def _settle(self) -> None:
         """Save what is pending, and send the cookie if one is due."""
-        session = self.session
+        state = self.state
         if self.joined:
             # The transaction failed before it came to the session.
             self.joined = False
             self.roll_back()
         elif self._failed():
-            session.drop_aside()
+            state.drop_aside()
         else:
-            session.take_up()
-        if session.recookie:
+            state.take_up()
+        if state.recookie:
             self.identify()
         ticket = self._ticket()
-        due = ticket is not None and (session.recookie or self.factory.cookies.due(ticket))
-        idle = not (due or session.has_work() or session.created_here or session.cookie_is_stale)
-        if idle and not session.loose_ends:
+        due = ticket is not None and (state.recookie or self.factory.cookies.due(ticket))
+        idle = not (due or state.has_work() or state.created_here or state.cookie_is_stale)
+        if idle and not state.loose_ends:
             self._reseal(ticket)
             return
         if self._failed() and not self.settings.save_on_exception:
-            session.discard_changes()
+            state.discard_changes()
         may_set = self._may_set()
         if self.save_failed or self._failed():
             self._save_quietly(may_set)
         else:
-            if session.created_here and not may_set:
-                session.take_back(UNDELIVERABLE)
+            if state.created_here and not may_set:
+                state.take_back(UNDELIVERABLE)
             self.save()
         self._reseal(ticket)
         if self.response is not None:
             self._send_cookie(ticket, may_set, due)
-        session.tie_up()
+        state.tie_up()
 
     def _reseal(self, ticket: Ticket | None) -> None:
         """Complete a rotation of secrets; the next request tries again if it fails.
@@ -411,43 +414,45 @@ class Turn:
         if ticket is not None and ticket.outdated:
             return
         try:
-            if self.session.outdated():
-                self.session.reseal()
+            if self.state.outdated():
+                self.state.reseal()
         except StoreError as exc:
             log.warning("values could not be sealed under the first secret: %s", exc)
 
     def _save_quietly(self, may_set: bool) -> None:
         """Save for a response that renders an exception: it must not be lost for another one."""
-        session = self.session
-        if self.save_failed and session.unreachable:
-            session.ends.clear()  # neither load nor end came through: the page has waited enough
+        state = self.state
+        if self.save_failed and state.unreachable:
+            state.ends.clear()  # neither load nor end came through: the page has waited enough
         try:
-            if session.created_here and not may_set:
-                session.take_back(UNDELIVERABLE)
-            session.save(may_set)
+            if state.created_here and not may_set:
+                state.take_back(UNDELIVERABLE)
+            state.save(may_set)
         except SessionError as exc:
             log.error("a session could not be saved: %s", exc)
-            session.discard_changes()
-            session.ends.clear()
+            state.discard_changes()
+            state.ends.clear()
 
     def _send_cookie(self, ticket: Ticket | None, may_set: bool, due: bool) -> None:
-        session = self.session
+        state = self.state
         action = cookie_action(
             may_set=may_set,
             may_delete=self._allowed(),
-            new_id=session.created_here,
-            invalidated=session.cookie_is_stale and ticket is not None,
-            resend=due and not session.invalidated and not session.unreachable,
+            new_id=state.created_here,
+            invalidated=state.cookie_is_stale and ticket is not None,
+            resend=due and not state.invalidated and not state.unreachable,
         )
         if action is Action.NOTHING:
             return
         try:
-            name = "" if action is Action.DELETE else session.session_id  # may be the first look
+            if action is not Action.DELETE:
+                state.look()  # may be the first
+            name = "" if action is Action.DELETE else state.session_id
             if name == self._cookie_sent:
                 return
             if action is Action.DELETE:
                 header = self.factory.cookies.header_to_delete(self._scheme())
-            elif session.created_here or session.alive():  # no old id goes over a new one
+            elif state.created_here or state.alive():  # no old id goes over a new one
                 header = self._header_to_set(ticket)
             else:
                 return
@@ -458,20 +463,20 @@ class Turn:
         self.response.headerlist.append(("Set-Cookie", header))
 
     def _header_to_set(self, ticket: Ticket | None) -> str:
-        session, settings = self.session, self.settings
+        state, settings = self.state, self.settings
         expires = settings.cookie_expires
-        if session.cookie_max_age is not UNSET:
-            max_age = session.cookie_max_age
-        elif session.cookie_expires is not UNSET:
+        if state.cookie_max_age is not UNSET:
+            max_age = state.cookie_max_age
+        elif state.cookie_expires is not UNSET:
             max_age = None
-        elif ticket is not None and not session.new and ticket.max_age is not None:
+        elif ticket is not None and not state.new and ticket.max_age is not None:
             max_age = ticket.max_age  # the life that the application once chose
         else:
             max_age = settings.cookie_max_age
-        if session.cookie_expires is not UNSET:
-            expires = session.cookie_expires
+        if state.cookie_expires is not UNSET:
+            expires = state.cookie_expires
         return self.factory.cookies.header_to_set(
-            session.session_id or "", self._scheme(), max_age, expires
+            state.session_id or "", self._scheme(), max_age, expires
         )
 
     def _scheme(self) -> str:
@@ -481,10 +486,10 @@ class Turn:
 
     def _leave_no_trace(self) -> None:
         """This attempt is thrown away and repeated."""
-        self.session.discard_changes()
-        self.session.put_back()
-        self.session.ends.clear()
-        self.session.take_back()
+        self.state.discard_changes()
+        self.state.put_back()
+        self.state.ends.clear()
+        self.state.take_back()
 
     def _failed(self) -> bool:
         """Whether the request ended in an exception.
@@ -508,7 +513,7 @@ class Turn:
 
     def _vary(self) -> None:
         """A response for which the session was looked at varies on Cookie (RFC 9110 12.5.5)."""
-        if self.session.phase is Phase.UNREAD and not self._read:
+        if self.state.phase is Phase.UNREAD and not self._read:
             return
         headers = self.response.headerlist
         for name, value in headers:
@@ -570,7 +575,7 @@ def _after_exception(request: Any, exc: BaseException) -> None:
         # The transaction says whether the view's changes count, unless the
         # exception is rendered with a status under 400.
         for turn in turns:
-            if turn.session.set_aside():
+            if turn.state.set_aside():
                 managed.join_after_exception(turn)
 
 

@@ -111,7 +111,7 @@ def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str 
         return factory, factory.store_for(None), None
     session, current = request_or_registry.session, None
     if isinstance(session, RedisSession):
-        session.look_in_earnest()
+        session._state.look_in_earnest()
         current = session.session_id
     return factory, factory.store_for(request_or_registry), current
 

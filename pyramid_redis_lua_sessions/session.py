@@ -1,6 +1,6 @@
 """The session: a complete mapping and ``ISession`` over a small explicit state.
 
-What the application asks for is recorded here; :mod:`.state` saves it.
+Its public names are all that an application sees; :mod:`.state` loads and saves.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from pyramid.interfaces import ISession
 from zope.interface import implementer
@@ -19,35 +19,10 @@ from .contents import Contents, exact_key
 from .errors import fingerprint
 from .serializers import LABEL_FIELD, OWNER_FIELD
 from .settings import MAX_SECONDS, seconds
-from .state import CSRF_KEY, Invalidated, Phase, SessionState, number
+from .state import CSRF_KEY, Phase, SessionState
 from .store import milliseconds
 
-__all__ = ["Overview", "RedisSession"]
-
-
-class Overview(NamedTuple):
-    """What a request knows of its session, for those who show it.
-
-    :ivar fingerprint: of its id; ``None`` as long as it has none.
-    :ivar created_here: this request gave it its id.
-    :ivar created_ms: ms since the epoch; ``None`` where nothing is stored.
-    :ivar timeout: idle timeout, seconds; ``None``: never.
-    :ivar remaining_ms: life that was left after the last call; -1 = it never ends.
-    :ivar stored: what is stored, values and owner: (field, as stored, encoded).
-    :ivar types: field to name of the type, for each value that was decoded or assigned.
-    :ivar types_before: the same, of a session that ended in this request, until then.
-    """
-
-    phase: Phase
-    fingerprint: str | None
-    created_here: bool
-    invalidated: bool
-    created_ms: int | None
-    timeout: float | None
-    remaining_ms: int
-    stored: list[tuple[bytes, bytes, bytes]]
-    types: dict[bytes, str]
-    types_before: dict[bytes, str]
+__all__ = ["RedisSession"]
 
 
 def _whole(name: str, values: bool) -> Callable[..., Any]:
@@ -58,7 +33,7 @@ def _whole(name: str, values: bool) -> Callable[..., Any]:
     method = getattr(dict, name)
 
     def wrapped(self: RedisSession, *args: Any) -> Any:
-        return method(self._everything(values), *args)
+        return method(self._loaded().everything(values), *args)
 
     wrapped.__name__ = name
     wrapped.__qualname__ = f"RedisSession.{name}"
@@ -67,36 +42,44 @@ def _whole(name: str, values: bool) -> Callable[..., Any]:
 
 
 @implementer(ISession)
-class RedisSession(SessionState, MutableMapping[Any, Any]):
+class RedisSession(MutableMapping[Any, Any]):
     """One request's view of a session.
 
     Made by :class:`~pyramid_redis_lua_sessions.RedisSessionFactory`. It behaves
     like ``dict``; keys are ``str`` or ``int``.
     """
 
-    __slots__ = ("__weakref__",)
+    # What is no part of the interface is in the state: a template that shows
+    # ``session.phase`` means the key.
+    __slots__ = ("__weakref__", "_state")
+
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
 
     def __repr__(self) -> str:
-        name = "" if self._id is None else f" {fingerprint(self._id)}"
-        return f"<RedisSession {self._phase.value}{name}>"
+        state = self._state
+        name = "" if state.session_id is None else f" {fingerprint(state.session_id)}"
+        return f"<RedisSession {state.phase.value}{name}>"
 
     __hash__ = None  # type: ignore[assignment]  # a mutable mapping, as dict
 
     # -- the mapping -------------------------------------------------------------
 
-    def _loaded(self) -> Contents:
-        if self._phase is Phase.UNREAD:
-            self._load()
-        return self._contents
+    def _looked(self) -> SessionState:
+        state = self._state
+        if state.phase is Phase.UNREAD:
+            state.look()
+        return state
 
-    def _everything(self, values: bool) -> dict[Any, Any]:
-        return self._loaded().everything(values)
+    def _loaded(self) -> Contents:
+        return self._looked().contents
 
     def __getitem__(self, key: Any) -> Any:
         """As :meth:`dict.__getitem__`."""
-        if self._phase is Phase.UNREAD:
-            self._load()
-        return self._contents.get(key)
+        state = self._state
+        if state.phase is Phase.UNREAD:
+            state.look()
+        return state.contents.get(key)
 
     def __contains__(self, key: Any) -> bool:
         """As :meth:`dict.__contains__`."""
@@ -117,7 +100,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
 
     def popitem(self) -> tuple[Any, Any]:
         """As :meth:`dict.popitem`; which item, is not specified."""
-        data = self._everything(values=False)
+        data = self._loaded().everything(values=False)
         if not data:
             raise KeyError("popitem(): the session is empty")
         key = next(reversed(data))
@@ -158,7 +141,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         other = _as_dict(other)
         if not isinstance(other, dict):
             return NotImplemented
-        return self._everything(values=True) == other
+        return self._loaded().everything(values=True) == other
 
     @property
     def managed_dict(self) -> dict[Any, Any]:
@@ -217,72 +200,60 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
 
     # -- what the session says of itself -------------------------------------------
 
-    def overview(self) -> Overview | None:
-        """Tell what is known so far; this loads, decodes and changes nothing.
-
-        :returns: ``None`` if nothing was looked at yet.
-        """
-        if self._phase is Phase.UNREAD:
-            return None
-        contents = self._contents
-        return Overview(
-            self._phase,
-            None if self._id is None else fingerprint(self._id),
-            self.created_here,
-            self.invalidated,
-            self._start(),
-            self.timeout,
-            self._remaining_ms,
-            contents.stored(contents.held()),
-            contents.types(),
-            self._past.types() if hasattr(self, "_past") else {},
-        )
-
     @property
     def session_id(self) -> str | None:
         """The id under which the session is stored; ``None`` as long as it has none."""
-        self._look()
-        return self._id
+        return self._looked().session_id
 
     @property
     def session_id_safecheck(self) -> str | None:
         """The id, created if need be; ``None`` for an empty session."""
-        if self or any(self._contents.queues().values()):
+        if self or any(self._loaded().queues().values()):
             return self.ensure_id()
         return None
 
     @property
     def new(self) -> bool:
         """Whether the session was not stored before this request."""
-        self._look()
-        return self._new
+        return self._looked().new
+
+    @property
+    def ended(self) -> bool:
+        """Whether the session ended while this request was under way: logged out,
+        revoked, or moved to a new id by another request.
+
+        What this request changes is not kept then, unless it logs in anew
+        (``owner``, :meth:`regenerate_id`) or calls :meth:`invalidate` before.
+        """
+        return self._looked().ended()
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What names the session in logs, events and
+        :func:`~pyramid_redis_lua_sessions.sessions_of`, and opens nothing; ``None``
+        as long as it has no id."""
+        session_id = self.session_id
+        return None if session_id is None else fingerprint(session_id)
 
     @property
     def created(self) -> int:
         """Time of creation, whole seconds since the epoch."""
-        self._look()
-        start = self._start()
+        start = self._looked().created_ms()
         return int(time.time()) if start is None else start // 1000
 
     @property
     def timeout(self) -> float | None:
         """The idle timeout that applies, seconds; ``None``: never."""
-        self._look()
-        own = self._lifetime.timeout_ms
-        if own is None:
-            own = number(self._contents.raw.get(b"timeout"))
-        if own is None:
-            return _whole_number(self._host.settings.timeout)
-        return _whole_number(own / 1000) if own else None
+        return _whole_number(self._looked().timeout())
 
     @property
     def expires(self) -> int | None:
         """When the session ends if nobody comes back, seconds since the epoch, by
         this machine's clock; ``None``: never, or not stored yet."""
-        self._look()
-        if self._phase is not Phase.STORED or self._remaining_ms < 0:
+        state = self._looked()
+        if state.phase is not Phase.STORED or state.remaining_ms < 0:
             return None
-        return math.ceil(time.time() + self._remaining_ms / 1000)
+        return math.ceil(time.time() + state.remaining_ms / 1000)
 
     @property
     def timestamp(self) -> int:
@@ -296,12 +267,13 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
 
     @property
     def _invalidated(self) -> bool:
-        return self.invalidated and self._phase is not Phase.STORED and not self
+        state = self._state
+        return state.invalidated and state.phase is not Phase.STORED and not self
 
     @property
     def redis(self) -> Any:
         """The redis client."""
-        return self._host.store().client
+        return self._state.client()
 
     # -- what the application asks for -----------------------------------------------
 
@@ -325,7 +297,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         :param force_redis_ttl: without effect; see
             :meth:`adjust_session_timeout`.
         """
-        self._look()
+        self._looked()
 
     def invalidate(self) -> None:
         """End the session, at the end of the request.
@@ -333,19 +305,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         The session is empty at once; what is put in afterwards goes into a
         new one under a new id.
         """
-        if self._phase is Phase.UNREAD and len(self._host.identify()) > 1:
-            self._load()  # which of them lives?
-        if self._phase is Phase.UNREAD or self._failure is not None:
-            self.ends += [Invalidated(ticket.session_id) for ticket in self._host.identify()]
-        elif self._id is not None:
-            self.ends.append(Invalidated(self._id, True, self._contents.checks()))
-            self._past = self._contents
-        self.invalidated = True
-        # A request in flight must not delete the cookie of a newer login.
-        self.cookie_is_stale = not self._in_flight
-        was_adrift = self._was_adrift or self._phase is Phase.ADRIFT
-        self._stand(Phase.FRESH)
-        self._was_adrift = was_adrift
+        self._state.invalidate()
 
     def regenerate_id(
         self, *, renew_csrf_token: bool = True, restart_lifetime: bool = False
@@ -360,12 +320,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         :param restart_lifetime: count ``absolute_timeout`` from now, as for a
             fresh login. By default the session keeps its original start.
         """
-        self.look_in_earnest()
-        if self._phase is Phase.ADRIFT:
-            self._phase, self._was_adrift = Phase.FRESH, True
-        elif self._phase is Phase.STORED:
-            self._regenerate = True
-            self._restart_lifetime = restart_lifetime
+        self._state.regenerate(restart_lifetime)
         if renew_csrf_token and CSRF_KEY in self:
             self.new_csrf_token()
 
@@ -386,13 +341,8 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
     def owner(self, owner: str | int | None) -> None:
         if owner is not None:
             owner = exact_key(owner)
-        self.look_in_earnest()
-        # A login looks at it too, but not so as to conflict with another login.
-        before = self._loaded().meta(OWNER_FIELD, read=False)
-        changes_hands = before != owner or type(before) is not type(owner)
-        if changes_hands and not self._regenerate and self._phase is not Phase.FRESH:
+        if self._state.change_hands(owner):
             self.regenerate_id()
-        self._contents.assign_meta(OWNER_FIELD, owner)
 
     @property
     def label(self) -> str | None:
@@ -416,10 +366,7 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         :returns: ``None`` only for a request that was in flight when its
             session ended: it has no session.
         """
-        self._look()
-        if self._phase is Phase.FRESH:
-            self._create_alone(self._changes())
-        return self._id
+        return self._state.ensure_id()
 
     def adjust_session_timeout(self, timeout_seconds: float | None) -> None:
         """Give this session an idle timeout of its own, for as long as it lives.
@@ -428,8 +375,8 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         :raises ValueError: not a number of seconds.
         """
         own = _duration(timeout_seconds)
-        self._look()
-        self._lifetime = self._lifetime._replace(timeout_ms=milliseconds(own))
+        state = self._looked()
+        state.lifetime = state.lifetime._replace(timeout_ms=milliseconds(own))
 
     adjust_timeout_for_session = adjust_session_timeout
 
@@ -440,14 +387,14 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
         :raises ValueError: not a moment before the year 10,000.
         """
         deadline = _duration(expires_epoch, LAST_MOMENT)
-        self._look()
-        self._lifetime = self._lifetime._replace(deadline_ms=milliseconds(deadline))
+        state = self._looked()
+        state.lifetime = state.lifetime._replace(deadline_ms=milliseconds(deadline))
 
     adjust_expires_for_session = adjust_session_expires
 
     def please_recookie(self) -> None:
         """Have the response send the cookie again."""
-        self.recookie = True
+        self._state.recookie = True
 
     def adjust_cookie_max_age(self, max_age: Any) -> None:
         """Send the cookie again, with another life.
@@ -456,8 +403,8 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
             browser ends.
         :raises ValueError: not a number of seconds.
         """
-        self.cookie_max_age = int(_duration(max_age))
-        self.recookie = True
+        self._state.cookie_max_age = int(_duration(max_age))
+        self._state.recookie = True
 
     def adjust_cookie_expires(self, expires: Any) -> None:
         """Send the cookie again, with another end; Max-Age takes precedence.
@@ -469,8 +416,8 @@ class RedisSession(SessionState, MutableMapping[Any, Any]):
             _duration(expires)
         elif expires is not None and not isinstance(expires, datetime.datetime):
             raise ValueError("expected a datetime, a timedelta or None")
-        self.cookie_expires = expires
-        self.recookie = True
+        self._state.cookie_expires = expires
+        self._state.recookie = True
 
 
 def _as_dict(other: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where a session stands, and how it is loaded and saved: what the session's face hides.
+"""Where a session stands, and how it is loaded and saved: what the session has, and hides.
 
 Nothing here acts on Redis before :meth:`SessionState.save`, but for the first
 look at content, which loads.
@@ -53,6 +53,7 @@ __all__ = [
     "UNSET",
     "Host",
     "Invalidated",
+    "Overview",
     "Phase",
     "SessionState",
     "number",
@@ -121,6 +122,31 @@ class Invalidated(NamedTuple):
     checks: Checks = NO_CHECKS
 
 
+class Overview(NamedTuple):
+    """What a request knows of its session, for those who show it.
+
+    :ivar fingerprint: of its id; ``None`` as long as it has none.
+    :ivar created_here: this request gave it its id.
+    :ivar created_ms: ms since the epoch; ``None`` where nothing is stored.
+    :ivar timeout: idle timeout, seconds; ``None``: never.
+    :ivar remaining_ms: life that was left after the last call; -1 = it never ends.
+    :ivar stored: what is stored, values and owner: (field, as stored, encoded).
+    :ivar types: field to name of the type, for each value that was decoded or assigned.
+    :ivar types_before: the same, of a session that ended in this request, until then.
+    """
+
+    phase: Phase
+    fingerprint: str | None
+    created_here: bool
+    invalidated: bool
+    created_ms: int | None
+    timeout: float | None
+    remaining_ms: int
+    stored: list[tuple[bytes, bytes, bytes]]
+    types: dict[bytes, str]
+    types_before: dict[bytes, str]
+
+
 class SessionState:
     """One session in one request: its phase, what it holds, and what is to happen to it.
 
@@ -130,49 +156,52 @@ class SessionState:
     __slots__ = (
         "_aside",
         "_bound",
-        "_contents",
         "_ended",
         "_failure",
         "_host",
-        "_id",
         "_in_flight",
-        "_lifetime",
         "_moved",
-        "_new",
         "_past",
-        "_phase",
         "_regenerate",
-        "_remaining_ms",
         "_restart_lifetime",
         "_tried",
         "_was_adrift",
         "careful",
+        "contents",
         "cookie_expires",
         "cookie_is_stale",
         "cookie_max_age",
         "created_here",
         "ends",
         "invalidated",
+        "lifetime",
         "loose_ends",
+        "new",
+        "phase",
         "recookie",
+        "remaining_ms",
+        "session_id",
         "undo",
         "unreachable",
     )
 
     _bound: Bound
-    _contents: Contents
+    #: What it holds; not set before the first look.
+    contents: Contents
     #: What it held when it ended in this request, for those who show it; else not set.
     _past: Contents
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._phase = Phase.UNREAD
-        self._id: str | None = None
-        self._new = True
-        self._lifetime = NO_LIFETIME
+        self.phase = Phase.UNREAD
+        self.session_id: str | None = None
+        #: It was not stored before this request.
+        self.new = True
+        #: What the application has adjusted since the last save.
+        self.lifetime = NO_LIFETIME
         self._regenerate = False
         self._restart_lifetime = False
-        self._remaining_ms = -1
+        self.remaining_ms = -1
         #: What a view had changed that failed: contents, lifetime, whether to
         #: regenerate, whether it had logged in anew.
         self._aside: tuple[Contents, Lifetime, bool, bool] | None = None
@@ -211,19 +240,19 @@ class SessionState:
 
     def _stand(self, phase: Phase) -> None:
         """Hold nothing, and stand so."""
-        self._phase = phase
-        self._id = None
-        self._new = True
-        self._lifetime = NO_LIFETIME
+        self.phase = phase
+        self.session_id = None
+        self.new = True
+        self.lifetime = NO_LIFETIME
         self._regenerate = False
         self._aside = None
         self._was_adrift = False
         self._failure = None
-        self._remaining_ms = -1
+        self.remaining_ms = -1
         self.created_here = False
         self._moved = None
         self.loose_ends.clear()
-        self._contents = self._make_contents({}, {})
+        self.contents = self._make_contents({}, {})
 
     def _make_contents(self, raw: dict[bytes, bytes], plain: dict[bytes, bytes]) -> Contents:
         host = self._host
@@ -241,7 +270,7 @@ class SessionState:
         except StoreUnavailable as exc:  # in the middle of a migration
             self._go_without(None, exc)
             return
-        if self._phase is not Phase.UNREAD:
+        if self.phase is not Phase.UNREAD:
             return  # func_invalid_logger has used the session meanwhile
         for ticket in tickets:
             session_id = ticket.session_id
@@ -260,12 +289,12 @@ class SessionState:
         else:
             self._refuse_absent(absent)
             return
-        self._contents = self._make_contents(loaded.fields, plain)
+        self.contents = self._make_contents(loaded.fields, plain)
         self._bound = bound
-        self._id = session_id
-        self._new = False
-        self._remaining_ms = loaded.remaining_ms
-        self._phase = Phase.STORED
+        self.session_id = session_id
+        self.new = False
+        self.remaining_ms = loaded.remaining_ms
+        self.phase = Phase.STORED
 
     def _go_without(self, session_id: str | None, failure: StoreUnavailable) -> None:
         """Redis cannot be reached: give the request an empty session, if so configured."""
@@ -307,7 +336,7 @@ class SessionState:
         return status is Status.MOVED and -grace_ms <= age_ms <= grace_ms
 
     def _refuse_corrupt(self, session_id: str, reason: str) -> None:
-        if self._phase is Phase.UNREAD:
+        if self.phase is Phase.UNREAD:
             self._stand(Phase.FRESH)
         host, name = self._host, fingerprint(session_id)
         host.report(InvalidSession_DeserializationError(reason, name))
@@ -315,11 +344,12 @@ class SessionState:
             raise RawDeserializationError(reason, name)
 
     def _report(self, kind: type[InvalidSession], reason: str) -> None:
-        name = None if self._id is None else fingerprint(self._id)
+        name = None if self.session_id is None else fingerprint(self.session_id)
         self._host.report(kind(reason, name))
 
-    def _look(self) -> None:
-        if self._phase is Phase.UNREAD:
+    def look(self) -> None:
+        """Load, unless it was looked at before."""
+        if self.phase is Phase.UNREAD:
             self._load()
 
     def look_in_earnest(self) -> None:
@@ -327,35 +357,118 @@ class SessionState:
 
         :raises StoreUnavailable: it could not be loaded (``on_redis_error = ephemeral``).
         """
-        self._look()
-        if self._phase is Phase.ADRIFT and self._failure is not None:
+        self.look()
+        if self.phase is Phase.ADRIFT and self._failure is not None:
             raise self._failure
 
-    @property
-    def phase(self) -> Phase:
-        """Where the session stands; looking at this loads nothing."""
-        return self._phase
-
-    def _start(self) -> int | None:
+    def created_ms(self) -> int | None:
         """Creation time, ms since the epoch; ``None`` where nothing is stored."""
-        return number(self._contents.raw.get(b"created", b"").partition(b" ")[0])
+        return number(self.contents.raw.get(b"created", b"").partition(b" ")[0])
+
+    def ended(self) -> bool:
+        """Tell whether it was found to have ended while this request was under way."""
+        return self.phase is Phase.ADRIFT and self._failure is None
+
+    def timeout(self) -> float | None:
+        """Return the idle timeout that applies, seconds; ``None``: never."""
+        own = self.lifetime.timeout_ms
+        if own is None:
+            own = number(self.contents.raw.get(b"timeout"))
+        if own is None:
+            return self._host.settings.timeout
+        return own / 1000 if own else None
+
+    def overview(self) -> Overview | None:
+        """Tell what is known so far; this loads, decodes and changes nothing.
+
+        :returns: ``None`` if nothing was looked at yet.
+        """
+        if self.phase is Phase.UNREAD:
+            return None
+        contents = self.contents
+        return Overview(
+            self.phase,
+            None if self.session_id is None else fingerprint(self.session_id),
+            self.created_here,
+            self.invalidated,
+            self.created_ms(),
+            self.timeout(),
+            self.remaining_ms,
+            contents.stored(contents.held()),
+            contents.types(),
+            self._past.types() if hasattr(self, "_past") else {},
+        )
+
+    def client(self) -> Any:
+        """Return the redis client."""
+        return self._store().client
+
+    # -- what the application asks for -----------------------------------------------
+
+    def invalidate(self) -> None:
+        """End the session at the save point, and stand as one that holds nothing."""
+        if self.phase is Phase.UNREAD and len(self._host.identify()) > 1:
+            self._load()  # which of them lives?
+        if self.phase is Phase.UNREAD or self._failure is not None:
+            self.ends += [Invalidated(ticket.session_id) for ticket in self._host.identify()]
+        elif self.session_id is not None:
+            self.ends.append(Invalidated(self.session_id, True, self.contents.checks()))
+            self._past = self.contents
+        self.invalidated = True
+        # A request in flight must not delete the cookie of a newer login.
+        self.cookie_is_stale = not self._in_flight
+        was_adrift = self._was_adrift or self.phase is Phase.ADRIFT
+        self._stand(Phase.FRESH)
+        self._was_adrift = was_adrift
+
+    def regenerate(self, restart_lifetime: bool) -> None:
+        """Give the session a new id at the save point.
+
+        :param restart_lifetime: count ``absolute_timeout`` from then.
+        """
+        self.look_in_earnest()
+        if self.phase is Phase.ADRIFT:
+            self.phase, self._was_adrift = Phase.FRESH, True
+        elif self.phase is Phase.STORED:
+            self._regenerate = True
+            self._restart_lifetime = restart_lifetime
+
+    def change_hands(self, owner: str | int | None) -> bool:
+        """Set the owner.
+
+        :returns: whether it is another one, so that the id is to be regenerated.
+        """
+        self.look_in_earnest()
+        # A login looks at it too, but not so as to conflict with another login.
+        before = self.contents.meta(OWNER_FIELD, read=False)
+        self.contents.assign_meta(OWNER_FIELD, owner)
+        if before == owner and type(before) is type(owner):
+            return False
+        return not self._regenerate and self.phase is not Phase.FRESH
+
+    def ensure_id(self) -> str | None:
+        """Return the id; create the session now if it has none."""
+        self.look()
+        if self.phase is Phase.FRESH:
+            self._create_alone(self._changes())
+        return self.session_id
 
     # -- the save point ------------------------------------------------------------
 
     def discard_changes(self) -> None:
         """Forget what was changed since the last save. Endings stay recorded."""
-        if self._phase is Phase.UNREAD:
+        if self.phase is Phase.UNREAD:
             return
-        self._contents.forget_changes()
+        self.contents.forget_changes()
         self._aside = None
         self.loose_ends.clear()
         self._stand_as_found()
 
     def _stand_as_found(self) -> None:
-        self._lifetime = NO_LIFETIME
+        self.lifetime = NO_LIFETIME
         self._regenerate = False
-        if self._was_adrift and self._phase is Phase.FRESH:
-            self._phase = Phase.ADRIFT
+        if self._was_adrift and self.phase is Phase.FRESH:
+            self.phase = Phase.ADRIFT
         self._was_adrift = False
 
     def set_aside(self) -> bool:
@@ -363,14 +476,14 @@ class SessionState:
 
         :returns: whether there were any.
         """
-        if self._phase is Phase.UNREAD:
+        if self.phase is Phase.UNREAD:
             return False
-        contents, lifetime = self._contents, self._lifetime
+        contents, lifetime = self.contents, self.lifetime
         asked = self._regenerate or self._was_adrift
         if not (contents.pending() or asked or lifetime is not NO_LIFETIME):
             return False
         self._aside = (contents, lifetime, self._regenerate, self._was_adrift)
-        self._contents = contents.unchanged()
+        self.contents = contents.unchanged()
         self._stand_as_found()
         return True
 
@@ -380,13 +493,13 @@ class SessionState:
             return
         earlier, lifetime, regenerate, was_adrift = self._aside
         self._aside = None
-        if was_adrift and self._phase is Phase.ADRIFT:
-            self._phase, self._was_adrift = Phase.FRESH, True
-        self._contents.lay_over(earlier)
-        self._lifetime = Lifetime(
+        if was_adrift and self.phase is Phase.ADRIFT:
+            self.phase, self._was_adrift = Phase.FRESH, True
+        self.contents.lay_over(earlier)
+        self.lifetime = Lifetime(
             *(
                 before if later is None else later
-                for before, later in zip(lifetime, self._lifetime, strict=True)
+                for before, later in zip(lifetime, self.lifetime, strict=True)
             )
         )
         self._regenerate = self._regenerate or regenerate
@@ -397,19 +510,19 @@ class SessionState:
 
     def needs_cookie(self) -> bool:
         """Whether a save would make a new id."""
-        return self._phase is Phase.FRESH or self._regenerate
+        return self.phase is Phase.FRESH or self._regenerate
 
     def rest(self) -> None:
         """The response is settled: watch only what is looked at again."""
-        if self._phase is not Phase.UNREAD:
-            self._contents.rest()
+        if self.phase is not Phase.UNREAD:
+            self.contents.rest()
 
     def prepare(self) -> None:
         """Encode what would be saved.
 
         :raises UnserializableValue: a value cannot be; nothing was sent.
         """
-        if self._phase is not Phase.UNREAD:
+        if self.phase is not Phase.UNREAD:
             self._changes()
 
     def save(self, cookie_can_go: bool) -> None:
@@ -421,30 +534,30 @@ class SessionState:
         :raises SessionConflict: ``on_conflict = retry``; nothing was saved.
         :raises StoreError: Redis failed.
         """
-        if self._phase is not Phase.UNREAD:
+        if self.phase is not Phase.UNREAD:
             self._save_pending(cookie_can_go)
         self.end_old()
 
     def has_work(self) -> bool:
         """Cheaply rule out that there is anything to save."""
-        if self._phase is Phase.UNREAD:
+        if self.phase is Phase.UNREAD:
             return bool(self.ends)
         return (
-            self._contents.pending()
+            self.contents.pending()
             or self._regenerate
-            or self._lifetime is not NO_LIFETIME
+            or self.lifetime is not NO_LIFETIME
             or bool(self.ends)
         )
 
     def _save_pending(self, cookie_can_go: bool) -> None:
-        if self._phase is Phase.ADRIFT:
-            if self._changes() or self._lifetime != NO_LIFETIME:
+        if self.phase is Phase.ADRIFT:
+            if self._changes() or self.lifetime != NO_LIFETIME:
                 self._drop(ENDED if self._failure is None else UNREACHABLE)
             return
         changes = self._changes()
-        stored = self._phase is Phase.STORED
+        stored = self.phase is Phase.STORED
         if stored and not self._regenerate:
-            if changes or self._lifetime != NO_LIFETIME:
+            if changes or self.lifetime != NO_LIFETIME:
                 self._save(changes)
         elif stored or changes.values:
             if not cookie_can_go:
@@ -464,22 +577,22 @@ class SessionState:
 
     def _end_if_empty(self) -> None:
         """End a session that an attempt emptied which might still have failed."""
-        if self._phase is Phase.STORED and self._id is not None:
-            result = self._store().save(self._id, {}, [], NO_LIFETIME, end_if_empty=True)
+        if self.phase is Phase.STORED and self.session_id is not None:
+            result = self._store().save(self.session_id, {}, [], NO_LIFETIME, end_if_empty=True)
             if result is Status.EMPTIED:
                 self._emptied()
 
     def outdated(self) -> bool:
         """Tell whether values were met that another than the first secret protects."""
-        return self._phase is Phase.STORED and bool(self._bound.outdated)
+        return self.phase is Phase.STORED and bool(self._bound.outdated)
 
     def reseal(self) -> None:
         """Protect these with the first secret, where they are still the same."""
-        contents, bound = self._contents, self._bound
+        contents, bound = self.contents, self._bound
         held = contents.stored(bound.outdated)
         bound.outdated.clear()
         swaps = [(field, bound.seal(field, data), raw) for field, raw, data in held]
-        if self._store().swap(cast("str", self._id), swaps) == len(swaps):
+        if self._store().swap(cast("str", self.session_id), swaps) == len(swaps):
             contents.resealed(swaps)
 
     def end_old(self) -> None:
@@ -513,8 +626,8 @@ class SessionState:
 
         :param reason: reported as the reason for which changes are lost.
         """
-        if self.created_here and self._id is not None:
-            self._store().end(self._id)
+        if self.created_here and self.session_id is not None:
+            self._store().end(self.session_id)
             if self._moved is not None:
                 self._store().revive(*self._moved)
             if reason:
@@ -529,7 +642,7 @@ class SessionState:
         undo, self.undo = self.undo or [], None
         if not undo:
             return
-        orphan = self._id if self.created_here else None
+        orphan = self.session_id if self.created_here else None
         try:
             for step in reversed(undo):
                 step()
@@ -547,13 +660,13 @@ class SessionState:
 
     def alive(self) -> bool:
         """Ask Redis whether the session still lives; refreshes it."""
-        if self._phase is not Phase.STORED or self._id is None:
+        if self.phase is not Phase.STORED or self.session_id is None:
             return False
-        return not isinstance(self._store().adjust(self._id), Absent)
+        return not isinstance(self._store().adjust(self.session_id), Absent)
 
     def leave(self, afterlife: Host) -> None:
         """The request is over: report what could not be decoded, and let go of it."""
-        if self._phase is not Phase.UNREAD and self._contents.undecodable:
+        if self.phase is not Phase.UNREAD and self.contents.undecodable:
             self._report(InvalidSession_DeserializationError, "a value does not decode")
         self._host = afterlife
 
@@ -561,12 +674,12 @@ class SessionState:
         return self._host.store()
 
     def _changes(self) -> Changes:
-        return self._contents.changes(self._host.settings.detect_changes)
+        return self.contents.changes(self._host.settings.detect_changes)
 
     def _save(self, changes: Changes) -> None:
         """Save to the session as it is stored."""
-        store, session_id, contents = self._store(), cast("str", self._id), self._contents
-        lifetime, checks = self._lifetime, contents.checks()
+        store, session_id, contents = self._store(), cast("str", self.session_id), self.contents
+        lifetime, checks = self.lifetime, contents.checks()
         seal = self._bound.seal
         sealed = {field: seal(field, data) for field, data in changes.values.items()}
         undo, save_id = self.undo, draw_nonce()
@@ -599,7 +712,7 @@ class SessionState:
         if isinstance(result, Saved):
             if putting_back is not None:
                 putting_back.before.update(result.replaced or {})
-            self._remaining_ms = result.remaining_ms
+            self.remaining_ms = result.remaining_ms
             contents.settle(changes, sealed)
             self._settle_lifetime()
             return
@@ -618,7 +731,7 @@ class SessionState:
 
         The cookie stays: this response may arrive after that of a login.
         """
-        self._host.announce(SessionInvalidated, fingerprint(cast("str", self._id)))
+        self._host.announce(SessionInvalidated, fingerprint(cast("str", self.session_id)))
         self._stand(Phase.FRESH)
 
     def _create(self, changes: Changes) -> None:
@@ -632,7 +745,7 @@ class SessionState:
         created, ending = self._store().replace(
             old_id,
             seal,
-            self._lifetime,
+            self.lifetime,
             keep_fields=self.undo is not None,
             checks=checks,
             owner=changes.values.get(OWNER_FIELD),
@@ -649,7 +762,7 @@ class SessionState:
         """Create the session; what was invalidated before it is left to end."""
         seal = _Sealing(self._host.sealer, changes.values)
         owner = changes.values.get(OWNER_FIELD)
-        self._stand_as_created(self._store().create(seal, self._lifetime, owner=owner), seal)
+        self._stand_as_created(self._store().create(seal, self.lifetime, owner=owner), seal)
 
     def _stand_as_created(self, created: Created | Absent, seal: _Sealing) -> None:
         owner = seal.data.get(OWNER_FIELD)
@@ -660,11 +773,11 @@ class SessionState:
 
     def _move(self, changes: Changes) -> None:
         """Regenerate: create the new id with all data, end the old one."""
-        old_id, contents = cast("str", self._id), self._contents
+        old_id, contents = cast("str", self.session_id), self.contents
         loaded, bound = contents.raw, self._bound
         merged = contents.merged(changes)
         own = set(changes.values) | set(changes.deletes)
-        timeout, deadline = self._lifetime
+        timeout, deadline = self.lifetime
         lifetime = Lifetime(
             number(loaded.get(b"timeout")) if timeout is None else timeout,
             number(loaded.get(b"deadline")) if deadline is None else deadline,
@@ -672,7 +785,7 @@ class SessionState:
         seal = _Sealing(self._host.sealer, merged)
         seal.own = own
         checks = contents.checks()
-        start = None if self._restart_lifetime else self._start()
+        start = None if self._restart_lifetime else self.created_ms()
         created, ending = self._store().replace(
             old_id,
             seal,
@@ -737,23 +850,25 @@ class SessionState:
         its cookie must not replace that of one.
         """
         self._carry(Changes({}, lost), NO_LIFETIME)
-        if self._phase is not Phase.STORED:
+        if self.phase is not Phase.STORED:
             return
-        self._contents.lose(lost)
-        if self._contents.held() <= {field_of(CSRF_KEY)}:
+        self.contents.lose(lost)
+        if self.contents.held() <= {field_of(CSRF_KEY)}:
             self.take_back(ENDED)
         else:
-            self._host.announce(SessionCreated, fingerprint(cast("str", self._id)))
+            self._host.announce(SessionCreated, fingerprint(cast("str", self.session_id)))
 
     def _carry(self, late: Changes, lifetime: Lifetime) -> None:
         """Save under the new id what the end of the old one brought to light."""
         if late or lifetime != NO_LIFETIME:
             sealed = {field: self._bound.seal(field, data) for field, data in late.values.items()}
-            result = self._store().save(cast("str", self._id), sealed, late.deletes, lifetime)
+            result = self._store().save(
+                cast("str", self.session_id), sealed, late.deletes, lifetime
+            )
             if isinstance(result, Absent):
                 self._drop(ENDED)  # revoked already
                 return
-            self._contents.settle(late, sealed)
+            self.contents.settle(late, sealed)
 
     def _adopt(self, created: Created | Absent, sealing: _Sealing) -> None:
         """Stand as the session that was just created."""
@@ -766,21 +881,21 @@ class SessionState:
         if self.undo is not None:
             store = self._store()
             self.undo.append(lambda: store.end(session_id))
-        self._phase = Phase.STORED
-        self._id = session_id
+        self.phase = Phase.STORED
+        self.session_id = session_id
         self._bound = sealing.bound
-        self._remaining_ms = created.remaining_ms
+        self.remaining_ms = created.remaining_ms
         self.created_here = True
         self._regenerate = False
         raw = {b"created": b"%d" % created.created_ms, **sealing.sealed}
-        self._contents.rebase(raw, dict(sealing.data))
+        self.contents.rebase(raw, dict(sealing.data))
         self._settle_lifetime()
 
     def _tidy_later(
         self, created: Created | Absent, owner: bytes | None, login: bool = True
     ) -> None:
         """End the owner's sessions that are too many, once this one is sure to stand."""
-        if owner is None or self._phase is not Phase.STORED or not isinstance(created, Created):
+        if owner is None or self.phase is not Phase.STORED or not isinstance(created, Created):
             return
 
         def tidy(owner: bytes = owner, created: Created = created) -> None:
@@ -790,19 +905,19 @@ class SessionState:
         self.loose_ends.append(tidy)
 
     def _settle_lifetime(self) -> None:
-        raw = self._contents.raw
-        timeout, deadline = self._lifetime
+        raw = self.contents.raw
+        timeout, deadline = self.lifetime
         if timeout is not None:
             raw[b"timeout"] = b"%d" % timeout
         if deadline is not None:
             raw[b"deadline"] = b"%d" % deadline
-        self._lifetime = NO_LIFETIME
+        self.lifetime = NO_LIFETIME
 
     def _drop(self, reason: str) -> None:
         """Lose the changes, audibly."""
         self._report(InvalidSession_ChangesDropped, reason)
-        orphan = self._id if self.created_here else None
-        self._past = self._contents
+        orphan = self.session_id if self.created_here else None
+        self._past = self.contents
         self._stand(Phase.ADRIFT)
         if orphan is not None:
             self._store().end(orphan)

@@ -100,31 +100,31 @@ class SessionDataManager:
 
     def tpc_begin(self, transaction: Any) -> None:
         self._begun = True
-        self._turn.session.take_up()
-        if self._turn.session.undo is None and self._first():
-            self._turn.session.undo = []
+        self._turn.state.take_up()
+        if self._turn.state.undo is None and self._first():
+            self._turn.state.undo = []
 
     def commit(self, transaction: Any) -> None:
         # A value that cannot be serialized is found before any database votes.
-        self._turn.session.prepare()
+        self._turn.state.prepare()
 
     def tpc_vote(self, transaction: Any) -> None:
         turn = self._turn
         # Of an exception view's response nobody knows here whether it carries a
         # cookie, nor its status: the response callback saves what depends on that.
-        late = turn.session.needs_cookie() or not turn.settings.save_on_exception
+        late = turn.state.needs_cookie() or not turn.settings.save_on_exception
         if turn.response is not None or not late:
             turn.save()
 
     def tpc_finish(self, transaction: Any) -> None:
-        self._turn.session.undo = None
+        self._turn.state.undo = None
         self._turn.joined = False
 
     def tpc_abort(self, transaction: Any) -> None:
         self._turn.joined = False
         self._turn.roll_back()
         try:
-            self._turn.session.put_back()
+            self._turn.state.put_back()
         except StoreError as exc:
             log.error("a session could not be put back after a failed transaction: %s", exc)
 

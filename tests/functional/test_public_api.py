@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import redis
+from pyramid.events import NewResponse
 from pyramid.interfaces import ISession, ISessionFactory
 from zope.interface.verify import verifyClass, verifyObject
 
 import pyramid_redis_lua_sessions
-from pyramid_redis_lua_sessions import RedisSessionFactory
-from tests.support.browser import Browser, Reports, data_fields, make_browser
+from pyramid_redis_lua_sessions import RedisSessionFactory, SessionCreated, sessions_of
+from tests.support.browser import Browser, Reports, data_fields, make_browser, take_along
 
 METHODS: dict[str, list[str]] = {
     # name: names of the parameters with which applications call it
@@ -47,7 +51,9 @@ PROPERTIES = {
     # name: type in a session that is stored, and in one that is not
     "_invalidated": (bool, bool),
     "created": (int, int),
+    "ended": (bool, bool),
     "expires": (int, type(None)),
+    "fingerprint": (str, type(None)),
     "managed_dict": (dict, dict),
     "new": (bool, bool),
     "session_id": (str, type(None)),
@@ -56,6 +62,14 @@ PROPERTIES = {
     "timestamp": (int, int),
     "version": (int, int),
 }
+#: Names that ``pyramid_session_redis`` and ``pyramid_redis_sessions`` gave to applications.
+OF_THE_PREDECESSORS = """
+    adjust_cookie_expires adjust_cookie_max_age adjust_expires_for_session adjust_session_expires
+    adjust_session_timeout adjust_timeout_for_session changed do_persist do_refresh ensure_id
+    expires get_csrf_token has_key iteritems iterkeys itervalues managed_dict new_csrf_token
+    please_recookie redis session_id session_id_safecheck timeout timestamp version
+""".split()
+ADDED = {"ended", "fingerprint", "label", "owner", "regenerate_id"}
 
 
 @pytest.fixture
@@ -88,6 +102,27 @@ def test_property_cannot_be_assigned_to(browser: Browser, name: str) -> None:
             setattr(session, name, None)
 
     browser.use(view)
+
+
+def test_session_has_no_other_public_name(browser: Browser) -> None:
+    """Each name hides a key of the same name in templates: ``{{ request.session.label }}``."""
+    expected = {*ISession.names(all=True), *dir(dict), *OF_THE_PREDECESSORS, *ADDED}
+    found = browser.use(lambda session: {n for n in dir(session) if not n.startswith("_")})
+    assert found == {name for name in expected if not name.startswith("_")}
+
+
+def test_names_that_were_added_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "api.rst").read_text("utf-8")
+    members = page.partition(".session.RedisSession")[2].partition("A user's sessions")[0]
+    assert set(re.findall(r"\w+", members)) >= ADDED
+
+
+@pytest.mark.parametrize("name", ["phase", "save", "rest", "ends", "undo", "alive", "reseal"])
+def test_key_of_any_other_name_is_found_by_a_template(browser: Browser, name: str) -> None:
+    """Jinja2 asks for the attribute first, and then for the item."""
+    browser.use(lambda session: session.update({name: "mine"}))
+    show = jinja2.Template(f"{{{{ session.{name} }}}}").render
+    assert browser.use(lambda session: show(session=session)) == "mine"
 
 
 def test_unknown_attribute_is_refused(browser: Browser) -> None:
@@ -235,6 +270,82 @@ def test_timestamp_is_now_and_version_is_1(browser: Browser) -> None:
     timestamp, version = browser.use(lambda session: (session.timestamp, session.version))
     assert before <= timestamp <= time.time() + 1
     assert version == 1
+
+
+# -- ended, fingerprint ----------------------------------------------------------------------
+
+
+def test_session_that_another_request_ended_says_so(browser: Browser) -> None:
+    browser.use(lambda session: session.update(a=1))
+    window = browser.copy()
+    assert browser.use(lambda session: session.ended) is False
+
+    def slow(session: Any) -> tuple[bool, bool]:
+        before = session.ended
+        window.use(lambda other: other.invalidate())
+        return before, session.ended  # nobody has told this request
+
+    assert browser.use(slow) == (False, False)
+    assert browser.use(lambda session: session.ended) is True  # its cookie is of before
+    assert window.use(lambda session: session.ended) is False
+
+
+def test_session_that_ended_before_its_save_says_so_after_it(redis_url: str) -> None:
+    said = []
+
+    def configure(config: Any) -> None:
+        config.add_subscriber(lambda e: said.append(e.request.session.ended), NewResponse)
+
+    browser = make_browser(redis_url, configure=configure)
+    browser.use(lambda session: session.update(a=1))
+    window = browser.copy()
+
+    def slow(session: Any) -> None:
+        session["a"] = 2
+        window.use(lambda other: other.invalidate())
+
+    browser.use(slow)
+    assert said == [False, False, True]
+
+
+def test_session_that_logs_in_anew_or_is_invalidated_has_not_ended(browser: Browser) -> None:
+    browser.use(lambda session: session.update(a=1))
+    window = browser.copy()
+    window.use(lambda session: session.invalidate())
+    for again in (
+        lambda session: session.invalidate(),
+        lambda session: session.regenerate_id(),
+        lambda session: setattr(session, "owner", "alice"),
+    ):
+
+        def view(session: Any, again: Any = again) -> tuple[bool, bool]:
+            before = session.ended
+            again(session)
+            return before, session.ended
+
+        assert browser.copy().use(view) == (True, False)
+
+
+def test_session_that_stands_for_one_out_of_reach_has_not_ended(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    browser.use(lambda session: session.update(a=1))
+    nowhere = take_along(browser, "redis://localhost:1/0", on_redis_error="ephemeral")
+    assert nowhere.use(lambda session: (session.ended, dict(session))) == (False, {})
+
+
+def test_fingerprint_is_what_events_and_lists_show(redis_url: str) -> None:
+    created = []
+
+    def configure(config: Any) -> None:
+        config.add_subscriber(lambda event: created.append(event.fingerprint), SessionCreated)
+
+    browser = make_browser(redis_url, configure=configure)
+    assert browser.use(lambda session: session.fingerprint) is None
+    browser.use(lambda session: setattr(session, "owner", "alice"))
+    (shown,) = browser.visit(lambda request: sessions_of(request, "alice"))
+    fingerprint = browser.use(lambda session: session.fingerprint)
+    assert [fingerprint] == created == [shown.fingerprint]
+    assert str(browser.session_id) not in fingerprint
 
 
 # -- invalidate, _invalidated ----------------------------------------------------------------

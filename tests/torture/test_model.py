@@ -123,7 +123,7 @@ class Machine(RuleBasedStateMachine):
     def load(self, which: int) -> None:
         pair = self.pick(which)
         pair.model.load()
-        phase = pair.real.do(lambda session: (session.session_id, session.phase.value)[1])
+        phase = pair.real.do(lambda session: (session.new, session._state.phase.value)[1])
         assert phase == pair.model.phase.value
 
     @precondition(lambda self: self.running)
