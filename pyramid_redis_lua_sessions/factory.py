@@ -193,8 +193,8 @@ class Turn:
         #: The response, as soon as there is one.
         self.response: Any = None
         self.save_failed = False
-        #: A transaction is to save the session, or to say that it does not.
-        self.joined = False
+        #: What has a transaction save the session, or say that it does not.
+        self.joined: Any = None
         #: Saves are taken back where something fails after them.
         self.careful = factory.settings.on_conflict == "retry"
         self._store: Store | None = None
@@ -376,10 +376,14 @@ class Turn:
     def _settle(self) -> None:
         """Save what is pending, and send the cookie if one is due."""
         state = self.state
-        if self.joined:
-            # The transaction failed before it came to the session.
-            self.joined = False
-            self.roll_back()
+        if self.joined is not None:
+            self.joined.let_go()
+            if self._unhandled or not self.request.environ.get("tm.active"):
+                # The transaction failed before it came to the session.
+                self.roll_back()
+            else:
+                # It is not this request's: pyramid_tm removes its mark before it ends one.
+                state.take_up()
         elif self._failed():
             state.drop_aside()
         else:

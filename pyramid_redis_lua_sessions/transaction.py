@@ -36,19 +36,22 @@ log = logging.getLogger(__package__)
 def join(turn: Any) -> bool:
     """Have the request's transaction save a session in its vote.
 
-    :returns: ``False`` where the application has ended the transaction.
+    :returns: ``False`` where there is none, or the application has ended it.
     """
-    manager = turn.request.tm
+    manager = getattr(turn.request, "tm", None)
+    if manager is None:
+        return False
     try:
         current = manager.get()
     except NoTransaction:
         return False
+    joining = SessionDataManager(turn, manager)
     try:
-        current.join(SessionDataManager(turn, manager))
+        current.join(joining)
     except TransactionFailedError:
         turn.roll_back()
         raise
-    turn.joined = True
+    turn.joined = joining
     return True
 
 
@@ -85,31 +88,45 @@ class SessionDataManager:
 
     def __init__(self, turn: Any, transaction_manager: transaction.TransactionManager) -> None:
         self.transaction_manager = transaction_manager
+        #: ``None`` once the request is answered: the transaction was around it, not its own.
         self._turn = turn
+        self._first = turn.factory.settings.on_conflict == "retry"
         self._begun = False
+
+    def let_go(self) -> None:
+        """The request is answered before the transaction has ended: have no part in its end."""
+        self._turn.joined = None
+        self._turn = None
 
     def abort(self, transaction: Any) -> None:
         """Leave the changes to the response callback if the application wants the abort.
 
         A veto, or ``doom()``, is no failure: ``pyramid_tm`` has a response then.
         """
+        if self._turn is None:
+            return
         error = sys.exc_info()[1]
         if self._begun or not (error is None or isinstance(error, AbortWithResponse)):
             self._turn.roll_back()
-        self._turn.joined = False
+        self._turn.joined = None
 
     def tpc_begin(self, transaction: Any) -> None:
+        if self._turn is None:
+            return
         self._begun = True
         self._turn.state.take_up()
-        if self._turn.state.undo is None and self._first():
+        if self._turn.state.undo is None and self._first:
             self._turn.state.undo = []
 
     def commit(self, transaction: Any) -> None:
         # A value that cannot be serialized is found before any database votes.
-        self._turn.state.prepare()
+        if self._turn is not None:
+            self._turn.state.prepare()
 
     def tpc_vote(self, transaction: Any) -> None:
         turn = self._turn
+        if turn is None:
+            return
         # Of an exception view's response nobody knows here whether it carries a
         # cookie, nor its status: the response callback saves what depends on that.
         late = turn.state.needs_cookie() or not turn.settings.save_on_exception
@@ -117,11 +134,14 @@ class SessionDataManager:
             turn.save()
 
     def tpc_finish(self, transaction: Any) -> None:
-        self._turn.state.undo = None
-        self._turn.joined = False
+        if self._turn is not None:
+            self._turn.state.undo = None
+            self._turn.joined = None
 
     def tpc_abort(self, transaction: Any) -> None:
-        self._turn.joined = False
+        if self._turn is None:
+            return
+        self._turn.joined = None
         self._turn.roll_back()
         try:
             self._turn.state.put_back()
@@ -133,7 +153,4 @@ class SessionDataManager:
         return NoRollback()
 
     def sortKey(self) -> str:
-        return f"{FIRST if self._first() else LAST}pyramid_redis_lua_sessions:{id(self)}"
-
-    def _first(self) -> bool:
-        return bool(self._turn.factory.settings.on_conflict == "retry")
+        return f"{FIRST if self._first else LAST}pyramid_redis_lua_sessions:{id(self)}"
