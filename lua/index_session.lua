@@ -1,17 +1,19 @@
 --[[
 index_session: put a session into the index of its owner.
 
-The index is a sorted set of session ids by the time they were added. It is not
-cut here: the caller ends the sessions that are too many, and then removes them,
-so that a repeated call after a lost reply names them again. Anything else that
-stands at its key is replaced.
+The index is a sorted set of session ids in the order in which they were added:
+the score is the time, and above all that stand there already, also where the
+clock was set back. An id keeps its place, as a call may be repeated, and others
+may have decided by the order meanwhile. It is not cut here: the caller ends the
+sessions that are too many, and then removes them, so that a repeated call after
+a lost reply tells of them again. Anything else that stands at its key is replaced.
 
 After a revoke the index holds a tombstone, for a minute (see revoke_index). A
 new id that carries on a session which was there before, or is not there any
 more, is not added. A missing id alone, without a tombstone, proves nothing: an
-index may be evicted. A tombstone that lies further ahead than a minute (the clock
-was set back, or somebody else wrote it) could refuse new ids for ever: it is
-brought to the present, and so are the entries ahead, each on its side of it.
+index may be evicted. Entries that lie further ahead than a minute (the clock was
+set back, or somebody else wrote them) would be young, and a tombstone would refuse
+new ids, for ever: all that are ahead are brought to the present, in their order.
 
 KEYS[1] index_key    sorted set of one owner's session ids
 ARGV[1] session_id   string, the id to add
@@ -23,9 +25,9 @@ ARGV[4] absolute_ms  integer, absolute timeout, ms, after which the index itself
 
 Returns: {status, ...}
   2 MOVED   {2, age_ms} old_id was revoked age_ms ago; nothing was added
-  3 CREATED {3, {session_id, ...}, {session_id, ...}} the oldest ones that are
-            too many, never the one added; and the oldest of those that were
-            added over a minute ago
+  3 CREATED {3, surplus, {session_id, ...}} how many are too many, 0 = none; and
+            those that were added over a minute ago, oldest first: all where some
+            are too many, else some of them
 Writes: ZADD, ZREM, DEL, PEXPIRE, PERSIST; or nothing
 ]]
 local index_key = KEYS[1]
@@ -36,42 +38,41 @@ local absolute_ms = tonumber(ARGV[4])
 -- A younger entry may belong to a login that is under way, a younger tombstone
 -- decides about new ids that are.
 local SETTLED_US = 60000000
-local SETTLED = 100 -- ids named at a time
+local SETTLED = 100 -- ids named at a time where none is too many
 
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
-local score = now_us
 
-local tombstone = redis.pcall('ZSCORE', index_key, '')
-if type(tombstone) == 'table' and tombstone.err then
-  if not string.find(tombstone.err, 'WRONGTYPE', 1, true) then return tombstone end
+local last = redis.pcall('ZRANGE', index_key, -1, -1, 'WITHSCORES')
+if last.err then
+  if not string.find(last.err, 'WRONGTYPE', 1, true) then return last end
   redis.call('DEL', index_key)
-  tombstone = false
+  last = {}
 end
-tombstone = tonumber(tombstone or nil)
+local top = tonumber(last[2] or 0)
+local tombstone = tonumber(redis.call('ZSCORE', index_key, '') or nil)
 if tombstone and now_us - tombstone > SETTLED_US then
   redis.call('ZREM', index_key, '')
   tombstone = nil
 end
-if tombstone and tombstone - now_us > SETTLED_US then
+if top - now_us > SETTLED_US then
   local ahead = redis.call('ZRANGEBYSCORE', index_key,
     '(' .. string.format('%.0f', now_us), '+inf', 'WITHSCORES')
+  top = now_us
   for i = 1, #ahead, 2 do
-    local brought = tonumber(ahead[i + 1]) <= tombstone and now_us or now_us + 1
-    redis.call('ZADD', index_key, string.format('%.0f', brought), ahead[i])
+    if ahead[i + 1] ~= ahead[i - 1] then top = top + 1 end -- equal scores stay equal
+    if ahead[i] == '' then tombstone = top end
+    redis.call('ZADD', index_key, string.format('%.0f', top), ahead[i])
   end
-  tombstone = now_us
 end
-if tombstone then
-  if old_id ~= '' then
-    local added = tonumber(redis.call('ZSCORE', index_key, old_id) or nil)
-    if not added or added <= tombstone then
-      return {2, math.max(0, math.floor((now_us - tombstone) / 1000))}
-    end
+if tombstone and old_id ~= '' then
+  local added = tonumber(redis.call('ZSCORE', index_key, old_id) or nil)
+  if not added or added <= tombstone then
+    return {2, math.max(0, math.floor((now_us - tombstone) / 1000))}
   end
-  score = math.max(score, tombstone + 1) -- also where the clock was set back
 end
-redis.call('ZADD', index_key, string.format('%.0f', score), session_id)
+local score = math.max(now_us, top + 1)
+redis.call('ZADD', index_key, 'NX', string.format('%.0f', score), session_id)
 if absolute_ms > 0 then
   -- A minute more: on a cluster the session may be on a node whose clock is late.
   local life = absolute_ms + 60000
@@ -81,15 +82,6 @@ else
 end
 
 local surplus = redis.call('ZCARD', index_key) - (tombstone and 1 or 0) - most
-local too_many = {}
-if surplus > 0 then
-  -- Two more: the one added and the tombstone may be among the first.
-  for _, name in ipairs(redis.call('ZRANGE', index_key, 0, surplus + 1)) do
-    if name ~= session_id and name ~= '' and #too_many < surplus then
-      too_many[#too_many + 1] = name
-    end
-  end
-end
 local settled = redis.call('ZRANGEBYSCORE', index_key, '-inf',
-  '(' .. string.format('%.0f', now_us - SETTLED_US), 'LIMIT', 0, SETTLED)
-return {3, too_many, settled}
+  '(' .. string.format('%.0f', now_us - SETTLED_US), 'LIMIT', 0, surplus > 0 and -1 or SETTLED)
+return {3, math.max(0, surplus), settled}

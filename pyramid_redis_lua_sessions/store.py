@@ -590,8 +590,10 @@ class Store(Caller):
         return (_INDEX, self._index_key(owner), [*names, self._most_sessions, self._absolute_ms])
 
     def tidy(self, owner: bytes, created: Created, login: bool) -> list[str]:
-        """End the sessions that are too many, and forget those that have ended.
+        """End the older sessions that are too many, and forget those that have ended.
 
+        The newest in the index stay, whatever overlaps: each login ends what is too many
+        beneath it, also what is not created yet, and none ends a younger one.
         Most logins find nothing to do, and pay no round trip for it.
 
         :param owner: the owner, encoded; ``created``: the session that was added.
@@ -599,19 +601,24 @@ class Store(Caller):
             none is too many for it.
         :returns: those that it ended.
         """
-        too_many, settled = texts(created.index[1]), texts(created.index[2])
-        ended: list[str] = []
+        surplus, settled = created.index[1], texts(created.index[2])
         if not login:
-            too_many = []
-        if not too_many and len(settled) <= UNTIDY:
+            surplus = 0
+        ended: list[str] = []
+        if not surplus and len(settled) <= UNTIDY:
             return ended
         try:
-            found = self.survey(owner, self.members(owner) if too_many else settled)
-            # After a clock was set back the session that was added need not be the youngest.
-            others = [name for name, _ in found.owned if name != created.session_id]
-            surplus = others[: max(0, len(found.owned) - self._most_sessions)] if too_many else []
-            ended = self.end_all(surplus)
-            self.forget(owner, [*surplus, *(set(settled) & set(found.gone))])
+            names = self.members(owner) if surplus else settled
+            found = self.survey(owner, names)
+            own, gone = created.session_id, {*found.gone}
+            older = set(names[: names.index(own)] if own in names else ())
+            # One that is neither settled nor there may be that of a login under way.
+            living = {name for name, _ in found.owned} | (gone & older).difference(settled)
+            oldest = [name for name in names if name in living][: -self._most_sessions]
+            # The younger ones tidy up themselves, as soon as they are sure to stand.
+            too_many = [name for name in oldest if name in older]
+            ended = self.end_all(too_many, mark=True)
+            self.forget(owner, [*too_many, *gone.intersection(settled)])
         except StoreError as exc:
             log.warning("an owner's sessions could not be tidied at login: %s", exc)
         return ended

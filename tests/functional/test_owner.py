@@ -16,7 +16,7 @@ from pyramid_redis_lua_sessions import SessionError, SessionInfo, revoke, sessio
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.browser import Browser, let_time_pass, make_browser, stored_values
-from tests.support.overlap import Overlap
+from tests.support.overlap import Overlap, id_in, put
 from tests.support.waiting import wait_until
 
 UTC = datetime.timezone.utc
@@ -868,3 +868,86 @@ def test_double_click_on_a_new_id_logs_nobody_out(redis_url: str, most: int) -> 
         (cookies[-1],) = [answer.cookie for answer in answers if answer.cookie]
         owners = [overlap.begin(cookie).do(lambda session: session.owner) for cookie in cookies]
         assert owners == ["ada"] * most
+
+
+# -- logins that overlap -------------------------------------------------------------
+
+
+def is_owned(overlap: Overlap, cookie: str | None) -> bool:
+    driven = overlap.begin(cookie)
+    found = driven.do(lambda session: session.owner) == "ada"
+    driven.finish()
+    return found
+
+
+def log_in_at_once(overlap: Overlap, cookies: list[str | None]) -> list[str | None]:
+    """Log in with each of these cookies at the same moment; return what the browsers get."""
+    logins = [overlap.begin(cookie) for cookie in cookies]
+    for login in logins:
+        login.do(lambda session: setattr(session, "owner", "ada"))
+    return [answer.cookie for answer in overlap.together(logins)]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("start", ["nothing", "anonymous"])
+def test_newest_sessions_live_when_two_logins_overlap(
+    redis_url: str, redis_client: redis.Redis, start: str, most: int
+) -> None:
+    with Overlap(redis_url, owner_sessions=most) as overlap:
+        for _ in range(50):
+            redis_client.flushdb()
+            elsewhere = overlap.run(None, lambda session: setattr(session, "owner", "ada")).cookie
+            before: list[str | None] = [None, None]
+            if start == "anonymous":
+                before = [overlap.run(None, put("cart", 1)).cookie for _ in before]
+            cookies = log_in_at_once(overlap, before)
+            assert sum(is_owned(overlap, cookie) for cookie in cookies) == min(most, 2)
+            assert is_owned(overlap, elsewhere) == (most == 3)
+            assert len(sessions_of(overlap.registry, "ada")) == most
+
+
+def test_someone_stays_logged_in_when_the_button_is_clicked_twice(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    with Overlap(redis_url, owner_sessions=1) as overlap:
+        for _ in range(50):
+            redis_client.flushdb()
+            overlap.run(None, lambda session: setattr(session, "owner", "ada"))  # elsewhere
+            before = overlap.run(None, put("cart", 1)).cookie
+            cookies = log_in_at_once(overlap, [before, before])
+            assert sum(is_owned(overlap, cookie) for cookie in cookies) == 1
+
+
+@pytest.mark.parametrize("most", [1, 3, 40])
+def test_exactly_the_newest_sessions_live_when_many_logins_overlap(
+    redis_url: str, redis_client: redis.Redis, most: int
+) -> None:
+    with Overlap(redis_url, owner_sessions=most) as overlap:
+        for _ in range(3):
+            redis_client.flushdb()
+            log_in_at_once(overlap, [None] * 3)
+            cookies = log_in_at_once(overlap, [None] * 60)
+            newest = index_of(redis_client)[-most:]
+            alive = {fingerprint(id_in(c)) for c in cookies if c and is_owned(overlap, c)}
+            assert alive == {fingerprint(name) for name in newest}
+            assert len(sessions_of(overlap.registry, "ada")) == most
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_login_under_way_counts_and_is_renewed_when_it_is_too_many(
+    redis_url: str, redis_client: redis.Redis, most: int
+) -> None:
+    ids = Ids("first", "second", "under way", "later")
+    browser = make_browser(redis_url, owner_sessions=most, id_generator=ids)
+    other, late = browser.another(), browser.another()
+    log_in(browser)
+    # On Redis Cluster others may come between the two calls of a login.
+    (index,) = index_keys(redis_client)
+    redis_client.zadd(index, {"under way": redis_client.time()[0] * 1_000_000 + 999_999})  # type: ignore[index]
+    log_in(other)
+    assert browser.use(lambda session: session.owner) is None
+    log_in(late)
+    # Where it was too many its id is taken; it is the newest one then.
+    assert late.session_id == ("later" if most == 1 else "under way")
+    assert late.use(lambda session: session.owner) == "ada"
+    assert other.use(lambda session: session.owner) == (None if most == 1 else "ada")
