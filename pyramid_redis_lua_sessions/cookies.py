@@ -11,6 +11,7 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Iterator
 from hmac import compare_digest
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote, unquote
 
 from webob.cookies import make_cookie
 
@@ -131,7 +132,11 @@ class SecretSigner:
 
 
 class CustomSigner:
-    """Adapts ``cookie_signer``; puts the cookie's name under the signature."""
+    """Adapts ``cookie_signer``; puts the cookie's name under the signature.
+
+    What is signed is %-encoded: of the characters that a cookie may hold (RFC
+    6265 4.1.1), for signers that leave it readable.
+    """
 
     __slots__ = ("_salt", "_signer")
 
@@ -140,12 +145,13 @@ class CustomSigner:
         self._salt = cookie_name + " "
 
     def dumps(self, payload: str) -> bytes:
-        value = self._signer.dumps(self._salt + payload)
+        value = self._signer.dumps(quote(self._salt + payload, safe=""))
         return value.encode("latin-1") if isinstance(value, str) else bytes(value)
 
     def loads(self, value: bytes) -> tuple[str, bool]:
         payload = self._signer.loads(value)
-        if not isinstance(payload, str) or not payload.startswith(self._salt):
+        payload = unquote(payload) if isinstance(payload, str) else ""
+        if not payload.startswith(self._salt):
             raise ValueError("signed for another cookie")
         return payload[len(self._salt) :], False
 
@@ -153,19 +159,25 @@ class CustomSigner:
 def cookie_values(header: str, wanted: str) -> Iterator[str]:
     """Find the values of one cookie in a ``Cookie`` header (RFC 6265 4.2.1).
 
+    Several headers are one, with commas between (RFC 9110 5.3): that is how WSGI
+    servers hand them over, and HTTP/2 lets clients send several.
+
     Every request pays for this, and nobody has to log in to have a header read:
     it takes a time that is proportional to the header's length. WebOb's parser
     takes one that grows with its square.
     """
+    if "," in header:
+        header = header.replace(",", ";")
     quotes = '"' in header
     for pair in header.split(";"):
-        name, _, value = pair.partition("=")
-        if name.strip(" \t") == wanted:
-            value = value.strip(" \t")
-            yield unquoted(value) if quotes else value
+        if wanted in pair:
+            name, _, value = pair.partition("=")
+            if name.strip(" \t") == wanted:
+                value = value.strip(" \t")
+                yield without_quotes(value) if quotes else value
 
 
-def unquoted(value: str) -> str:
+def without_quotes(value: str) -> str:
     """Undo the quotes that WebOb puts around what only a foreign ``cookie_signer`` may
     issue: values with other characters than ASCII letters, digits and some marks."""
     if value[:1] == value[-1:] == '"' and 2 <= len(value) <= LONGEST_VALUE:

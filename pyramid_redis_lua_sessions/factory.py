@@ -519,15 +519,12 @@ class Turn:
         """A response for which the session was looked at varies on Cookie (RFC 9110 12.5.5)."""
         if self.state.phase is Phase.UNREAD and not self._read:
             return
-        headers = self.response.headerlist
-        for name, value in headers:
-            if len(name) == 4 and name.lower() == "vary" and _varies_on_cookie(value):
-                return
-        headers.append(("Vary", "Cookie"))
-
-
-def _varies_on_cookie(value: str) -> bool:
-    return any(item.strip().lower() in ("*", "cookie") for item in value.split(","))
+        headers = self.response.headers
+        lines = headers.getall("Vary")
+        varies = [item.strip().lower() for line in lines for item in line.split(",")]
+        if "cookie" not in varies and "*" not in varies:
+            # One line: of several, WebOb's response.vary knows the last, and replaces all.
+            headers["Vary"] = ", ".join([*lines, "Cookie"])
 
 
 def session_tween_factory(handler: Any, registry: Any) -> Any:

@@ -376,7 +376,7 @@ class Settings:
         None,
         "An object that signs the cookie instead of ``secret``: ``dumps(str) -> bytes`` and "
         "``loads(bytes) -> str``, which raises ``ValueError`` for what it did not sign. "
-        "Values are then sealed with ``seal_secret``.",
+        "Values are then sealed with ``seal_secret``. See :ref:`cookie-signer`.",
     )
     seal_secret: tuple[bytes, ...] = setting(
         secrets,

@@ -1,14 +1,21 @@
 """The session cookie: its attributes, when it is sent, and what is accepted as one."""
 
+import contextlib
 import datetime
+import hmac
+import http.client
 import http.cookies
+import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
+from pyramid.events import NewResponse
 from pyramid.httpexceptions import HTTPFound, HTTPNotFound
 from pyramid.response import Response
+from waitress.server import create_server
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
@@ -439,6 +446,11 @@ SURROUNDINGS = {
     "after a bad escape of the same name": 'session="\\999"; {good}',
     "after a bad escape of another name": 'a="\\999\\400"; {good}',
     "after a bare word": "word; {good}",
+    # Several Cookie lines, as waitress, gunicorn and proxies of HTTP/2 hand them over.
+    "joined by a comma after another": "a=1,{good}",
+    "joined by a comma and a blank": "a=1, {good}",
+    "joined by a comma before another": "{good},b=2; c=3",
+    "joined by commas between two of its name": "session=x,{good},{forged}",
 }
 
 
@@ -468,6 +480,27 @@ def test_genuine_session_beside_an_ended_one_of_another_path_stays_logged_in(
     response = get(app, "/read", header)
     assert set_cookies(response) == []
     assert response.text == "mine"
+
+
+def test_cookie_in_the_second_of_two_lines_is_found(redis_url: str) -> None:
+    app = make_app(redis_url, VIEWS)
+    good = cookie_header(app)
+    server = create_server(app.app, host="127.0.0.1", port=0)
+    serving = threading.Thread(target=server.run)
+    serving.start()
+    try:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=30)
+        ) as connection:
+            connection.putrequest("GET", "/read")
+            connection.putheader("Cookie", "a=1")
+            connection.putheader("Cookie", good)
+            connection.endheaders()
+            assert connection.getresponse().read() == b"mine"
+    finally:
+        server.close()
+        serving.join()
+        server.task_dispatcher.shutdown()
 
 
 def test_invalid_cookie_is_reported_and_no_cookie_is_not(redis_url: str) -> None:
@@ -542,6 +575,43 @@ def test_cookie_signer_takes_the_place_of_the_secret(redis_url: str) -> None:
     assert app.get("/read").text == "signed"
     assert get(app, "/read", "session=forged").text == "None"
     assert get(app, "/read", "session=Rzz").text == "None"
+
+
+class ReadableSigner:
+    """Appends a signature, as ``itsdangerous.Signer`` does: what it signs stays readable."""
+
+    def dumps(self, payload: str) -> bytes:
+        return f"{payload}.{self.signature(payload)}".encode()
+
+    def loads(self, value: bytes) -> str:
+        payload, _, signature = value.decode().rpartition(".")
+        if not hmac.compare_digest(signature, self.signature(payload)):
+            raise ValueError("not mine")
+        return payload
+
+    def signature(self, payload: str) -> str:
+        return hmac.new(SECRET.encode(), payload.encode(), "sha256").hexdigest()
+
+
+@pytest.mark.parametrize("max_age", ["", "3600"])
+@pytest.mark.parametrize("session_id", [None, 'an id; of, "the\\ application" \xe9\u20ac=%20'])
+def test_readable_payload_of_a_cookie_signer_is_a_cookie_value(
+    redis_url: str, max_age: str, session_id: str | None
+) -> None:
+    app = make_app(
+        redis_url,
+        VIEWS,
+        secret=None,
+        cookie_signer=ReadableSigner(),
+        seal_secret="seal " * 10,
+        cookie_max_age=max_age,
+        id_generator=session_id and (lambda: session_id),
+    )
+    header = app.get("/write", {"value": "signed"}).headers["Set-Cookie"]
+    # RFC 6265 4.1.1: cookie-octet.
+    assert re.match(r"session=[!#-+\--:<-\[\]-~]+(; Max-Age=3600)?; Path=/", header)
+    assert app.get("/read").text == "signed"
+    assert get(app, "/read", header.partition(";")[0] + "0").text == "None"
 
 
 def test_value_that_is_sent_is_a_plain_cookie_value(redis_url: str) -> None:
@@ -624,6 +694,29 @@ def test_vary_is_merged_with_what_the_response_says(
         return response
 
     assert varies(make_app(redis_url, {"view": view}).get("/view")) == expected
+
+
+@pytest.mark.parametrize("existing", [None, ["Accept-Encoding"], ["Accept", "Accept-Language"]])
+def test_what_a_subscriber_adds_to_vary_keeps_the_cookie(
+    redis_url: str, existing: list[str] | None
+) -> None:
+    def view(request: Any) -> Response:
+        request.session.get("value")
+        response = Response("ok")
+        response.headers.extend([("Vary", value) for value in existing or ()])
+        return response
+
+    def add_origin(event: Any) -> None:
+        # As WebOb's documentation, and its users, do it: WebOb knows one line of a name.
+        event.response.vary = (event.response.vary or ()) + ("Origin",)
+
+    def configure(config: Any) -> None:
+        config.add_subscriber(add_origin, NewResponse)
+
+    response = make_app(redis_url, {"view": view}, configure=configure).get("/view")
+    expected = [*(value.lower() for value in existing or ()), "cookie", "origin"]
+    assert varies(response) == expected
+    assert len(response.headers.getall("Vary")) == 1
 
 
 def test_error_page_for_which_content_was_looked_at_varies(redis_url: str) -> None:

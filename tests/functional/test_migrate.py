@@ -518,7 +518,7 @@ def test_one_of_several_cookies_is_old(psr: Any, redis_url: str, redis_client: A
     old = psr()
     old.do("session['a'] = 1")
     new = moving(redis_url)
-    assert come_back(new, f"session=stale; other=1; {old.cookie}") == {"a": 1}
+    assert come_back(new, f"session=stale; other=1,{old.cookie}") == {"a": 1}
     dead = psr()
     dead.do("session['a'] = 2")
     redis_client.delete(*old_keys(redis_client))

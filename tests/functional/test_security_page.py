@@ -144,6 +144,16 @@ def test_sample_of_a_subscriber_writes_the_audit_log(
     assert found[1].endswith("None no cookie of the session verifies")
 
 
+def test_sample_of_a_cookie_signer_signs(page: Any, redis_url: str) -> None:
+    options = {"secret": None, "seal_secret": "seal " * 10, "cookie_signer": page.Signer(b"key")}
+    browser = make_browser(redis_url, **options)
+    browser.use(lambda session: session.update(a=1))
+    assert browser.use(dict) == {"a": 1}
+    header = "session=" + browser.app.cookies["session"]
+    stranger = make_browser(redis_url, **{**options, "cookie_signer": page.Signer(b"other")})
+    assert stranger.use(dict, headers={"Cookie": header}) == {}
+
+
 def test_no_secret_of_the_documentation_passes_for_one() -> None:
     pages = "".join(page.read_text("utf-8") for page in PAGE.parent.glob("*.rst"))
     shown = re.findall(r"(?m)^ {8}(the \w+ secret, .*)$|encryption_key = (.*)$", pages)

@@ -14,7 +14,7 @@ import pytest
 import webob.cookies
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from webob.cookies import SignedSerializer, make_cookie
+from webob.cookies import RequestCookies, SignedSerializer, make_cookie
 
 from pyramid_redis_lua_sessions.cookies import (
     LONGEST_VALUE,
@@ -284,6 +284,14 @@ def test_quotes_of_another_cookie_change_nothing() -> None:
     for other in ('a="b c"', 'a="', '"', 'a="; b="', r'a="\"; session=x; b="', '"session=x'):
         for header in (f"{other}; session={issue(cookies)}", f"session={issue(cookies)}; {other}"):
             assert read(cookies, header)[0] is not None
+
+
+def test_comma_separates_as_it_does_for_webob() -> None:
+    # RFC 9110 5.3: lines of one name may be joined so, and WSGI servers do.
+    value = issue(policy())
+    for header in (f"a=1,session={value}", f"session={value},a=1", f"a=1 , session={value} ,b=2"):
+        assert list(cookie_values(header, "session")) == [value]
+        assert RequestCookies({"HTTP_COOKIE": header})["session"] == value
 
 
 @no_deadline
