@@ -14,6 +14,7 @@ import difflib
 import logging
 import math
 import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -65,6 +66,31 @@ def socket_path(value: Any) -> str | None:
     if found is not None and "://" in found:
         raise ValueError("a path (for a URL see url)")
     return found
+
+
+# RFC 1034 3.5, RFC 1123 2.1, with the underscore that names in use have; RFC 6265 5.2.3 has
+# browsers ignore a leading dot.
+_LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_DOMAIN = re.compile(rf"\.?(?:{_LABEL}\.)*{_LABEL}", re.ASCII | re.IGNORECASE)
+# A host whose last label is a number is an address (WHATWG URL, "ends in a number checker").
+_ADDRESS = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)", re.IGNORECASE)
+
+
+def domain(value: Any) -> str | None:
+    found = optional_text(value)
+    if found is not None and (not _DOMAIN.fullmatch(found) or _ADDRESS.fullmatch(found)):
+        raise ValueError(
+            "one domain, such as example.com, without scheme, port, path or wildcard; "
+            "a cookie of an address or of one host alone has none"
+        )
+    return found
+
+
+def url_path(value: Any) -> str:
+    # A browser compares it with the path of the URL, as that is sent (RFC 6265 5.1.4).
+    if not re.fullmatch(r"/[!$-+\--:<-\[\]-~]*", text(value)) or "?" in value:
+        raise ValueError('a path that begins with "/", %-encoded as in a URL, without query')
+    return cast("str", value)
 
 
 def any_text(value: Any) -> str:
@@ -303,7 +329,7 @@ def moment(value: Any) -> float | None:
 
 
 def not_from_ini(value: Any) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str):  # an empty one is not given
         raise ValueError("an object, which only code can give (see url)")
     return value
 
@@ -468,8 +494,17 @@ class Settings:
         "Life of the cookie in seconds; ``None``: until the browser ends. A persistent cookie is "
         "sent again once half of it has passed.",
     )
-    cookie_path: str = setting(text, "/", "``Path`` attribute.")
-    cookie_domain: str | None = setting(optional_text, None, "``Domain`` attribute.")
+    cookie_path: str = setting(
+        url_path,
+        "/",
+        "``Path`` attribute: of requests for URLs under it a browser sends the cookie.",
+    )
+    cookie_domain: str | None = setting(
+        domain,
+        None,
+        "``Domain`` attribute, such as ``example.com``: the hosts under it share the cookie. "
+        "Empty: only the host that set it gets it back.",
+    )
     cookie_secure: bool | None = setting(
         secure,
         None,
@@ -586,7 +621,12 @@ class Settings:
         optional_text, None, "Passed to the redis client.", "encoding", "charset"
     )
     redis_encoding_errors: str | None = setting(
-        optional_text, None, "Passed to the redis client.", "encoding_errors", "errors"
+        optional_text,
+        None,
+        "Passed to the redis client.",
+        "encoding_errors",
+        "redis_errors",
+        "errors",
     )
     redis_connection_pool: Any = setting(
         not_from_ini,
@@ -678,13 +718,13 @@ class Settings:
         parsed = {}
         for row_name, (name, raw) in given.items():
             row = _BY_NAME[row_name]
-            if raw is None and row.parser is flag:
-                continue  # the predecessors' "not given"
             if row.gone is not None:
                 log.warning("%s%s has no effect: %s", prefix, name, row.gone)
             try:
                 parsed[row_name] = row.parser(raw)
             except ValueError as exc:
+                if raw is None or raw in ("", "None"):
+                    continue  # the predecessors' "not given", where it has no other meaning
                 # A URL that stands in a wrong place may hold a password.
                 hide = row.secret or "://" in repr(raw)
                 quoted = _quote(prefix + name, raw, hide)
@@ -879,13 +919,9 @@ def _check_cookie(s: Settings) -> None:
         raise SettingsError(f"redis.sessions.cookie_name = {s.cookie_name!r} is no cookie name")
     if s.cookie_name.startswith("$") or s.cookie_name.lower() in _ATTRIBUTE_NAMES:
         raise SettingsError(f"redis.sessions.cookie_name = {s.cookie_name!r} is reserved")
-    for name, value in (
-        ("cookie_path", s.cookie_path),
-        ("cookie_domain", s.cookie_domain),
-        ("cookie_comment", s.cookie_comment),
-    ):
-        if value is not None and (not value.isprintable() or ";" in value or not value.isascii()):
-            raise SettingsError(f"redis.sessions.{name} = {value!r} cannot stand in a cookie")
+    comment = s.cookie_comment or ""
+    if not comment.isprintable() or ";" in comment or not comment.isascii():
+        raise SettingsError(f"redis.sessions.cookie_comment = {comment!r} cannot stand in a cookie")
     if s.cookie_samesite == "None" and s.cookie_secure is not True:
         raise SettingsError(
             "redis.sessions.cookie_samesite = 'None' needs redis.sessions.cookie_secure = true: "
@@ -914,14 +950,8 @@ def _check_times(s: Settings) -> None:
             f"redis.sessions.grace = {s.grace:g} is longer than the {LONGEST_GRACE:g} seconds for "
             "which Redis remembers that a session has ended"
         )
-    if s.timeout_trigger is not None:
-        if s.timeout is None:
-            raise SettingsError(
-                f"redis.sessions.timeout_trigger = {s.timeout_trigger:g} without "
-                "redis.sessions.timeout has nothing to trigger"
-            )
-        if s.timeout_trigger > s.timeout:
-            raise SettingsError(
-                f"redis.sessions.timeout_trigger = {s.timeout_trigger:g} is longer than "
-                f"redis.sessions.timeout = {s.timeout:g}"
-            )
+    # Who comes from pyramid_session_redis may have either.
+    if s.timeout_trigger is not None and s.timeout is None:
+        log.warning("redis.sessions.timeout_trigger has no effect: there is no timeout")
+    elif s.timeout_trigger is not None and s.timeout_trigger > cast("float", s.timeout):
+        log.warning("redis.sessions.timeout_trigger has no effect: it is longer than the timeout")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
 import logging
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +134,95 @@ def test_application_that_is_only_configured_connects_to_nothing(
     assert config.registry.settings["redis.sessions.url"]
 
 
+#: As the documentation of pyramid_session_redis 1.8.1 shows its settings ("client_callable"
+#: left out), and, of those with another name there, that of pyramid_redis_sessions 1.0.1.
+PREDECESSORS_INI = """
+    redis.sessions.secret = your_cookie_signing_secret
+    redis.sessions.timeout = 1200
+    redis.sessions.cookie_name = session
+    redis.sessions.cookie_max_age =
+    redis.sessions.cookie_path =
+    redis.sessions.cookie_domain =
+    redis.sessions.cookie_secure = False
+    redis.sessions.cookie_httponly =
+    redis.sessions.cookie_on_exception = None
+    redis.sessions.serialize = cPickle.dumps
+    redis.sessions.deserialize = cPickle.loads
+    redis.sessions.prefix = mycoolprefix
+"""
+PREDECESSORS_REDIS = {
+    "pyramid_session_redis": """
+        redis.sessions.redis_url = {url}
+        redis.sessions.redis_host = localhost
+        redis.sessions.redis_port =
+        redis.sessions.redis_db = 0
+        redis.sessions.redis_password = None
+        redis.sessions.redis_socket_timeout =
+        redis.sessions.redis_connection_pool =
+        redis.sessions.redis_encoding = utf-8
+        redis.sessions.redis_errors = strict
+        redis.sessions.redis_unix_socket_path =
+        redis.sessions.timeout_trigger = 1800
+        redis.sessions.python_expires =
+    """,
+    "pyramid_redis_sessions": """
+        redis.sessions.url = {url}
+        redis.sessions.host = localhost
+        redis.sessions.port = 6379
+        redis.sessions.db = 0
+        redis.sessions.password = None
+        redis.sessions.socket_timeout =
+        redis.sessions.connection_pool =
+        redis.sessions.encoding = utf-8
+        redis.sessions.encoding_errors = strict
+        redis.sessions.unix_socket_path =
+    """,
+}
+
+
+@pytest.mark.parametrize("predecessor", PREDECESSORS_REDIS)
+def test_settings_of_the_predecessors_documentation_start_the_application(
+    redis_url: str, predecessor: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = PREDECESSORS_INI + PREDECESSORS_REDIS[predecessor].format(url=redis_url)
+    parser = configparser.ConfigParser()
+    parser.read_string("[app:main]" + textwrap.dedent(text.replace("    ", "")))
+    config = Configurator(settings=dict(parser["app:main"]))
+    config.include(INCLUDE)
+    browser = application(config)
+    works(browser)
+    header = (
+        browser.visit(lambda request: request.session.please_recookie())
+        or (browser.response.headers["Set-Cookie"])
+    )
+    assert "; Path=/; HttpOnly;" in header
+    ours = [record.getMessage() for record in caplog.records if record.name == INCLUDE]
+    expected = ["redis.sessions.secret is shorter than 32 bytes"]
+    if predecessor == "pyramid_session_redis":
+        expected = [
+            "redis.sessions.python_expires has no effect: lifetimes are always enforced, by the "
+            "clock of Redis",
+            *expected,
+            "redis.sessions.timeout_trigger has no effect: it is longer than the timeout",
+        ]
+    assert ours == expected
+
+
+@pytest.mark.parametrize("given", [{"timeout": "None"}, {"timeout": "600"}])
+def test_trigger_without_effect_leaves_sessions_their_life(
+    redis_url: str, redis_client: redis.Redis, given: dict[str, str]
+) -> None:
+    browser = make_browser(redis_url, timeout_trigger="1200", **given)
+    browser.use(lambda session: session.update(a=1))
+    if given["timeout"] == "None":
+        browser.use(dict)
+        assert redis_client.ttl(browser.key) == -1
+    else:
+        redis_client.expire(browser.key, 500)
+        assert browser.use(dict) == {"a": 1}
+        assert redis_client.ttl(browser.key) > 590
+
+
 # -- errors of the configuration ---------------------------------------------------------------
 
 
@@ -141,7 +232,8 @@ def test_application_that_is_only_configured_connects_to_nothing(
         ("tiemout", "5", ["redis.sessions.tiemout", "redis.sessions.timeout"]),
         ("timeout", "soon", ["redis.sessions.timeout", "'soon'"]),
         ("timeout", "-5", ["redis.sessions.timeout", "'-5'"]),
-        ("timeout_trigger", "9999", ["redis.sessions.timeout_trigger", "9999"]),
+        ("cookie_domain", "localhost:6543", ["cookie_domain = 'localhost:6543'", "port"]),
+        ("cookie_path", "app", ["redis.sessions.cookie_path = 'app'", '"/"']),
         ("on_conflict", "wait", ["redis.sessions.on_conflict", "'wait'", "merge or retry"]),
         ("cookie_samesite", "None", ["cookie_samesite", "cookie_secure"]),
         ("cookie_name", "__Host-x", ["__Host-x", "cookie_secure"]),
