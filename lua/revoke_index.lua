@@ -6,14 +6,16 @@ an entry with an empty id, is put above all that are there. A new id that would
 carry on one of them is refused from now on (see index_session); one that was
 added before is among those returned. A login gets a place above the tombstone.
 Nothing is removed, so a repeated call returns what the first one did, or more.
+Only something else that stands at the key is: nobody could log out for good.
 
 KEYS[1] index_key  sorted set of one owner's session ids
 ARGV[1] spared_id  string, id that is put above the tombstone if the index holds
                    it, unless an earlier revoke meant it; '' = none
 
 Returns: {status, ...}
-  5 SAVED {5, {session_id, ...}} every id in the index, by the time it was added
-Writes: ZADD, PEXPIRE
+  5 SAVED {5, {session_id, ...}, replaced} every id in the index, in its order;
+          replaced 1 = something else stood there, 0 = not
+Writes: ZADD, PEXPIRE, DEL
 ]]
 local index_key = KEYS[1]
 local spared_id = ARGV[1]
@@ -21,7 +23,14 @@ local KEPT_MS = 60000 -- the tombstone counts as long as the marker of a session
 
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
-local tombstone = tonumber(redis.call('ZSCORE', index_key, '') or nil)
+local replaced = 0
+local tombstone = redis.pcall('ZSCORE', index_key, '')
+if type(tombstone) == 'table' and tombstone.err then
+  if not string.find(tombstone.err, 'WRONGTYPE', 1, true) then return tombstone end
+  replaced = redis.call('DEL', index_key)
+  tombstone = false
+end
+tombstone = tonumber(tombstone or nil)
 local spared = spared_id ~= '' and tonumber(redis.call('ZSCORE', index_key, spared_id) or nil)
 if spared and tombstone and now_us - tombstone <= KEPT_MS * 1000 and spared <= tombstone then
   spared = false
@@ -43,4 +52,4 @@ local remaining = redis.call('PTTL', index_key)
 if #members == 0 or (remaining >= 0 and remaining < KEPT_MS) then
   redis.call('PEXPIRE', index_key, KEPT_MS)
 end
-return {5, members}
+return {5, members, replaced}

@@ -152,9 +152,12 @@ class Caller:
             log.warning("after a failed call: %s", exc)
 
     def _command(self, *args: Any) -> Any:
+        """Send a command; ``None`` where something of another type is stored at its key."""
         try:
             return self.client.execute_command(*args, NEVER_DECODE=True)
         except FAILURES as exc:
+            if is_wrong_type(exc):
+                return None
             raise failure(str(args[0]).lower(), exc) from showable(exc)
 
     def _together(self, calls: list[Call]) -> list[Any]:

@@ -72,12 +72,12 @@ class Census(Store):
 
         :returns: how many ids were removed; how many are left.
         """
-        before = self._command("ZCARD", index_key)
+        before = self._command("ZCARD", index_key) or 0
         limit_us = (self.now_ms(index_key) - MARKER_MS) * 1000
-        names = texts(self._command("ZRANGEBYSCORE", index_key, "-inf", b"(%d" % limit_us))
+        names = texts(self._command("ZRANGEBYSCORE", index_key, "-inf", b"(%d" % limit_us) or ())
         found = zip(names, self.describe(names), strict=True)
         gone = [n for n, known in found if isinstance(known, Absent) and known.status == 0]
-        removed = self._command("ZREM", index_key, *map(encoded, gone)) if gone else 0
+        removed = (gone and self._command("ZREM", index_key, *map(encoded, gone))) or 0
         return removed, before - removed
 
     def now_ms(self, key: bytes) -> int:

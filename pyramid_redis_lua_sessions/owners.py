@@ -42,6 +42,9 @@ class SessionInfo:
 def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]:
     """List the live sessions of an owner, oldest first.
 
+    Where the owner's index was lost (evicted, or overwritten) only the session of the
+    request is found, and those that got a new id since.
+
     :param request_or_registry: with a request, its own session is marked
         ``current``.
     :param owner: as assigned to ``session.owner``.
@@ -49,7 +52,7 @@ def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]
     """
     factory, store, current = _context(request_or_registry)
     encoded = factory.codec.encode(exact_key(owner))
-    found = store.survey(encoded, store.members(encoded)).owned
+    found = store.survey(encoded, _with(current, store.members(encoded))).owned
     infos = [_info(factory, name, known, name == current) for name, known in found]
     # The index is in the order of the logins; a session keeps its start through new ids.
     return sorted(infos, key=lambda info: info.created)
@@ -65,7 +68,8 @@ def revoke(
 
     A login or a new id that is under way at the same time counts as before
     or after: before, and its session ends; or after, and then a new id is
-    refused to a session that was to end, while a login stands.
+    refused to a session that was to end, while a login stands. What is not
+    listed (see :func:`sessions_of`) does not end.
 
     :param except_current: spare the session of the request.
     :param fingerprint: end only the session with this fingerprint.
@@ -81,8 +85,11 @@ def revoke(
             # Its index was evicted, and in the new one it would count as revoked.
             store.index(encoded, spared)
     else:
-        members = [n for n in store.members(encoded) if errors.fingerprint(n) == fingerprint]
-    found = store.survey(encoded, [name for name in members if name != spared])
+        members = store.members(encoded)
+    members = [name for name in _with(current, members) if name != spared]
+    if fingerprint is not None:
+        members = [name for name in members if errors.fingerprint(name) == fingerprint]
+    found = store.survey(encoded, members)
     owned = [name for name, _ in found.owned]
     # What has ended is ended again: no request can then take its own ending back. Nor can
     # one create a session under an id that it has put into the index.
@@ -92,6 +99,11 @@ def revoke(
     # What was gone stays in the index until it is old: it may be that of a login under way.
     store.forget(encoded, list({*owned, *found.ended, *ended}))
     return len(ended)
+
+
+def _with(current: str | None, members: list[str]) -> list[str]:
+    """The request's own session may be missing in an index that was lost."""
+    return members if current is None or current in members else [*members, current]
 
 
 def _announce(request_or_registry: Any, session_id: str) -> None:

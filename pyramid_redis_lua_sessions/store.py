@@ -20,7 +20,7 @@ from redis.cluster import RedisCluster
 from .calls import FAILURES, Call, Caller, failure, is_wrong_type, raise_failed, showable
 from .client import longest_repeat
 from .errors import StoreError, StoreUnavailable
-from .scripts import SCRIPTS, Script, Status
+from .scripts import SCRIPTS, Status
 from .seals import Sealer
 from .serializers import OWNER_FIELD
 from .settings import LONGEST_GRACE, Settings
@@ -61,6 +61,12 @@ UNTIDY = 8
 
 #: How often an id is drawn again before the generator is called broken.
 MOST_DRAWS = 32
+
+#: Somebody has written there, or another application uses the prefix.
+INDEX_LOST = (
+    "something else stood in place of an owner's index: sessions of the owner may go unseen "
+    "until they get a new id"
+)
 
 ALL_TAKEN = f"id_generator returned {MOST_DRAWS} session ids that are taken"
 
@@ -514,6 +520,9 @@ class Store(Caller):
         :param owner: the owner, encoded.
         """
         found = self._command("ZRANGE", self._index_key(owner), 0, -1)
+        if found is None:
+            log.error(INDEX_LOST)
+            return []
         return [name for name in texts(found) if name]  # an empty one is a revoke's tombstone
 
     def revoke_index(self, owner: bytes, spared: str | None = None) -> list[str]:
@@ -523,7 +532,10 @@ class Store(Caller):
         :param spared: to this session they are not refused.
         :returns: the ids in the index, the spared one too if it is there.
         """
-        return texts(self._index_call(_REVOKE, owner, [encoded(spared or "")]))
+        reply = self._call(_REVOKE, self._index_key(owner), [encoded(spared or "")])
+        if reply[2]:
+            log.error(INDEX_LOST)
+        return texts(reply[1])
 
     def index(self, owner: bytes, session_id: str) -> None:
         """Put a live session into its owner's index, where it is missing."""
@@ -572,18 +584,12 @@ class Store(Caller):
 
     def forget(self, owner: bytes, session_ids: Sequence[str]) -> None:
         """Remove ids from an owner's index."""
-        if session_ids:
-            self._index_call(_FORGET, owner, [*map(encoded, session_ids)])
+        if session_ids:  # nothing is in what is no index
+            self._call(_FORGET, self._index_key(owner), [*map(encoded, session_ids)])
 
     def _index_key(self, owner: bytes) -> bytes:
         name = hashlib.blake2b(owner, digest_size=16, person=b"owner index").hexdigest()
         return b"%bowner:%b" % (self._prefix, name.encode("ascii"))
-
-    def _index_call(self, script: Script, owner: bytes, args: list[Any]) -> Any:
-        status, detail = self._call(script, self._index_key(owner), args)
-        if status != Status.SAVED:
-            raise StoreError(f"Redis answered {script.name} with an error (WRONGTYPE)")
-        return detail
 
     def _indexing(self, owner: bytes, session_id: str, old_id: str = "") -> Call:
         names = (encoded(session_id), encoded(old_id))

@@ -727,21 +727,84 @@ def test_full_index_ends_no_foreign_session(redis_url: str, redis_client: redis.
     assert attacker.use(lambda session: session.owner) == "eve"
 
 
-def test_index_of_a_wrong_type_is_no_silent_revocation_and_heals_at_the_next_login(
-    redis_url: str, redis_client: redis.Redis
+def poison(client: redis.Redis, kind: str) -> None:
+    """Put something else in place of the only index."""
+    (key,) = index_keys(client)
+    client.delete(key)
+    if kind == "string":
+        client.set(key, "x")
+    elif kind == "hash":
+        client.hset(key, "created", "1")
+    else:
+        client.rpush(key, "x")
+
+
+@pytest.mark.parametrize("kind", ["string", "hash", "list"])
+@pytest.mark.parametrize("call", ["list", "revoke", "revoke one"])
+def test_poisoned_index_is_an_empty_one_that_is_logged(
+    redis_url: str,
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    call: str,
 ) -> None:
     browser = make_browser(redis_url)
-    log_in(browser)
-    (key,) = index_keys(redis_client)
-    redis_client.delete(key)
-    redis_client.set(key, "x")
-    for function in (sessions_of, revoke):
-        with pytest.raises(SessionError) as caught:
-            function(browser.wsgi.registry, "ada")
-        assert "ada" not in str(caught.value)
+    name = log_in(browser)
+    poison(redis_client, kind)
+    registry = browser.wsgi.registry
+    if call == "list":
+        assert sessions_of(registry, "ada") == []
+    elif call == "revoke":
+        assert revoke(registry, "ada") == 0
+    else:
+        assert revoke(registry, "ada", fingerprint=fingerprint(name)) == 0
+    (record,) = caplog.records
+    assert (record.levelname, "index" in record.message) == ("ERROR", True)
+    assert "ada" not in record.message
     other = browser.another()
     log_in(other)
     assert names(browser) == [fingerprint(other.session_id or "")]
+
+
+def test_poisoned_index_heals_at_a_revoke(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = make_browser(redis_url)
+    log_in(browser)
+    other = browser.another()
+    log_in(other)
+    poison(redis_client, "string")
+    assert browser.visit(lambda request: revoke(request, "ada")) == 0
+    # The session that asked is in it again, and the others as soon as they get a new id.
+    assert names(browser) == [fingerprint(browser.session_id or "")]
+    make_index_older(redis_client, 61)
+    other.use(lambda session: session.regenerate_id())
+    assert len(names(browser)) == 2
+    assert browser.visit(lambda request: revoke(request, "ada")) == 1
+    assert other.use(lambda session: session.owner) is None
+
+
+@pytest.mark.parametrize("lost", ["poisoned", "evicted"])
+def test_session_of_the_request_is_found_though_its_index_was_lost(
+    redis_url: str, redis_client: redis.Redis, lost: str
+) -> None:
+    browser = make_browser(redis_url)
+    name = fingerprint(log_in(browser))
+
+    def lose() -> None:
+        if lost == "poisoned":
+            poison(redis_client, "string")
+        else:
+            redis_client.delete(*index_keys(redis_client))
+
+    lose()
+    found = browser.visit(lambda request: sessions_of(request, "ada"))
+    assert [(info.fingerprint, info.current) for info in found] == [(name, True)]
+    end = lambda **how: browser.visit(lambda request: revoke(request, "ada", **how))  # noqa: E731
+    assert end(fingerprint=name) == 0  # it is spared
+    assert end(except_current=False, fingerprint=name) == 1
+    log_in(browser)
+    lose()
+    assert end(except_current=False) == 1
+    assert browser.use(lambda session: session.owner) is None
 
 
 # -- ids of the application's own --------------------------------------------------

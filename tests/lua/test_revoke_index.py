@@ -15,8 +15,8 @@ HOUR = 60 * MINUTE
 
 
 def revoke(scripts: Scripts, spared: str = "") -> list[bytes]:
-    status, members = scripts.call("revoke_index", "i", spared)
-    assert status is Status.SAVED
+    status, members, replaced = scripts.call("revoke_index", "i", spared)
+    assert (status, replaced) == (Status.SAVED, 0)
     return list(members)
 
 
@@ -134,8 +134,20 @@ def test_index_lives_for_a_minute_at_least(scripts: Scripts, before: int, after:
     assert scripts.pttl("i") == after
 
 
-def test_wrong_type_is_an_error(scripts: Scripts) -> None:
+def test_foreign_value_is_replaced_and_told_of(scripts: Scripts) -> None:
     scripts.client.set("i", "x")
-    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
-        revoke(scripts)
-    assert scripts.client.get("i") == b"x"
+    assert scripts.call("revoke_index", "i", "") == [Status.SAVED, [], 1]
+    assert set(scores(scripts)) == {b""}
+    assert scripts.pttl("i") == about(MINUTE)
+
+
+def test_refused_write_is_an_error(scripts: Scripts) -> None:
+    add(scripts, "a")
+    maxmemory: Any = scripts.client.config_get("maxmemory")
+    scripts.client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.ResponseError, match="maxmemory"):
+            revoke(scripts)
+    finally:
+        scripts.client.config_set("maxmemory", maxmemory["maxmemory"])
+    assert set(scores(scripts)) == {b"a"}
