@@ -315,8 +315,7 @@ class Turn:
             return
         self.response = response
         self._answered = True
-        error = getattr(request, "exception", None)
-        if error is not None and is_error_retryable(request, error):
+        if self._is_repeated():
             self._leave_no_trace()
             return
         self._settle()
@@ -344,7 +343,7 @@ class Turn:
             # The session was first used in a NewResponse subscriber.
             self.response = getattr(request, RESPONSE, None)
         try:
-            if error is not None and is_error_retryable(request, error):
+            if self._is_repeated(error):
                 self._leave_no_trace()
             elif not self._answered or error is not None or self._is_unsettled():
                 self._settle()
@@ -361,6 +360,15 @@ class Turn:
             self.state.leave(self.factory.afterlife)
             self.request = None
             self._outer_error = self._last_error = None
+
+    def _is_repeated(self, error: BaseException | None = None) -> bool:
+        """Tell whether ``pyramid_retry`` throws this attempt away, as it decides it itself.
+
+        :param error: what nobody handled; without one, what was rendered counts.
+        """
+        if error is None:
+            error = getattr(self.request, "exception", None)
+        return error is not None and bool(is_error_retryable(self.request, error))
 
     def _is_unsettled(self) -> bool:
         """Whether anything happened after the response callback."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis
+from pyramid.events import NewRequest, NewResponse
 from pyramid.response import Response
 from pyramid_retry import IRetryableError, RetryableException
 from transaction.interfaces import TransientError
@@ -131,6 +132,119 @@ def test_repeated_attempt_that_made_a_session_leaves_only_that_of_the_last(
     assert len(set_cookies(app.get("/view"))) == 1
     assert len(stored_sessions(redis_client)) == 1
     assert app.get("/show").text == "[('attempt', 2)] []"
+
+
+def with_last_word(
+    config: Any, where: str, act: Callable[[Any], object], render: bool = False
+) -> None:
+    """Have something act on the session when the response, or even the request, is done."""
+
+    def on_response(request: Any, response: Any) -> None:
+        act(request)
+
+    def on_finished(request: Any) -> None:
+        act(request)
+
+    def new_request(event: Any) -> None:
+        if where == "response callback":
+            event.request.add_response_callback(on_response)
+        elif where == "finished callback":
+            event.request.add_finished_callback(on_finished)
+
+    with_retry(config)
+    if render:
+        rendered(config)
+    config.add_subscriber(new_request, NewRequest)
+    if where == "NewResponse subscriber":
+        config.add_subscriber(lambda event: act(event.request), NewResponse)
+
+
+LAST_WORDS = ["response callback", "NewResponse subscriber", "finished callback"]
+
+
+@pytest.mark.parametrize("where", LAST_WORDS)
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS.keys())
+def test_what_is_done_last_in_a_repeated_attempt_leaves_no_trace(
+    redis_url: str, redis_client: redis.Redis, act: Callable[[Any], object], where: str
+) -> None:
+    seen: list[str] = []
+
+    def view(request: Any) -> None:
+        seen.append(show(request))
+        if attempt(request) == 0:
+            raise RetryableException
+
+    def last_word(request: Any) -> None:
+        if request.path == "/view" and attempt(request) == 0:
+            act(request.session)
+
+    app = make_app(
+        redis_url,
+        {**VIEWS, "view": view},
+        configure=lambda config: with_last_word(config, where, last_word, render=True),
+    )
+    app.get("/start")
+    before = stored_sessions(redis_client)
+    assert set_cookies(app.get("/view")) == []
+    assert seen == [START, START]
+    assert stored_sessions(redis_client) == before
+
+
+@pytest.mark.parametrize("where", LAST_WORDS)
+@pytest.mark.parametrize("looks", [False, True], ids=["first use", "used by the view"])
+def test_attempts_without_a_session_make_one_in_the_end(
+    redis_url: str, redis_client: redis.Redis, where: str, looks: bool
+) -> None:
+    def view(request: Any) -> None:
+        if looks:
+            request.session["value"] = 1
+        if attempt(request) < 2:
+            raise RetryableException
+
+    def last_word(request: Any) -> None:
+        session = request.session
+        session["pages"] = session.get("pages", 0) + 1
+
+    app = make_app(
+        redis_url,
+        {"view": view},
+        configure=lambda config: with_last_word(config, where, last_word, render=True),
+    )
+    assert len(set_cookies(app.get("/view"))) == 1
+    assert len(stored_sessions(redis_client)) == 1
+
+
+@pytest.mark.parametrize("where", LAST_WORDS)
+def test_page_whose_save_conflicts_is_counted_once(redis_url: str, where: str) -> None:
+    # The package's own view renders each conflict, as 409.
+    race = Race(redis_url, intrude=increment)
+
+    def view(request: Any) -> None:
+        n = request.session["n"]
+        race.intrude(request)
+        request.session["n"] = n + 1
+
+    def last_word(request: Any) -> None:
+        session = request.session
+        session["pages"] = session.get("pages", 0) + 1
+
+    app = make_app(
+        redis_url,
+        {"start": start, "view": view},
+        on_conflict="retry",
+        configure=lambda config: with_last_word(config, where, last_word),
+    )
+    app.get("/start")
+    app.get("/view")
+    assert race.attempts == 2
+    assert "('pages', 2)" in make_shower(redis_url, app)
+
+
+def make_shower(redis_url: str, app: Any) -> str:
+    """Show the session of an application's user without any last word."""
+    other = make_app(redis_url, {"show": show})
+    text: str = other.get("/show", headers={"Cookie": f"session={app.cookies['session']}"}).text
+    return text
 
 
 def test_last_attempt_that_fails_keeps_its_changes_as_any_failed_request(redis_url: str) -> None:
