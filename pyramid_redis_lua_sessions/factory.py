@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from pyramid.interfaces import ISessionFactory
+from pyramid.threadlocal import get_current_request
 from zope.interface import implementer
 
 from .client import client_options, make_client
@@ -45,7 +46,7 @@ log = logging.getLogger(__package__)
 #: Attribute of a request that lists its turns.
 TURNS = "_redis_lua_sessions"
 
-#: Attribute of a request that holds the response of its view.
+#: Attribute of a request whose view has answered: the response, ``None`` where it raised.
 RESPONSE = "_redis_lua_sessions_response"
 
 #: Key of a request's environ under which :mod:`.watch` leaves what wraps its stores.
@@ -99,6 +100,10 @@ class RedisSessionFactory:
     def __call__(self, request: Any) -> RedisSession:
         """Return the session of a request. Costs nothing until it is looked at."""
         turn = Turn(self, request)
+        if hasattr(request, RESPONSE) and get_current_request() is not request:
+            # The view has answered, and so has Pyramid: the body of the response streams.
+            turn.state.leave(self.afterlife)
+            return turn.session
         turns = getattr(request, TURNS, None)
         if turns is None:
             setattr(request, TURNS, [turn])
@@ -546,6 +551,7 @@ def session_tween_factory(handler: Any, registry: Any) -> Any:
         try:
             response = handler(request)
         except BaseException as exc:
+            setattr(request, RESPONSE, None)
             _after_exception(request, exc)
             raise
         setattr(request, RESPONSE, response)

@@ -71,6 +71,22 @@ class RedisSession(MutableMapping[Any, Any]):
             state.look()
         return state
 
+    def _asking(self) -> SessionState:
+        """For what the rest of the request has to carry out.
+
+        :raises RuntimeError: there is no rest: the body of the response streams.
+        """
+        state = self._state
+        if state.over:
+            raise RuntimeError("the request of this session is over: nothing is saved any more")
+        return state
+
+    def _writing(self) -> SessionState:
+        state = self._asking()
+        if state.phase is Phase.UNREAD:
+            state.look()
+        return state
+
     def _loaded(self) -> Contents:
         return self._looked().contents
 
@@ -92,11 +108,11 @@ class RedisSession(MutableMapping[Any, Any]):
         """
         if type(key) is not str:
             key = exact_key(key)
-        self._loaded().assign(key, value)
+        self._writing().contents.assign(key, value)
 
     def __delitem__(self, key: Any) -> None:
         """As :meth:`dict.__delitem__`."""
-        self._loaded().delete(key)
+        self._writing().contents.delete(key)
 
     def popitem(self) -> tuple[Any, Any]:
         """As :meth:`dict.popitem`; which item, is not specified."""
@@ -108,7 +124,7 @@ class RedisSession(MutableMapping[Any, Any]):
 
     def clear(self) -> None:
         """Remove all keys, and all flash messages."""
-        contents = self._loaded()
+        contents = self._writing().contents
         for key in list(contents.everything(values=False)):
             contents.delete(key)
         for queue in list(contents.queues()):
@@ -146,7 +162,7 @@ class RedisSession(MutableMapping[Any, Any]):
     @property
     def managed_dict(self) -> dict[Any, Any]:
         """All keys and values, as a ``dict`` whose changes are saved too."""
-        return self._loaded().expose()
+        return self._writing().contents.expose()
 
     # Spellings of the predecessors, from Python 2.
 
@@ -175,11 +191,11 @@ class RedisSession(MutableMapping[Any, Any]):
             message in the queue.
         """
         if allow_duplicate or msg not in self.peek_flash(queue):
-            self._loaded().add_flash(msg, queue)
+            self._writing().contents.add_flash(msg, queue)
 
     def pop_flash(self, queue: str = "") -> list[Any]:
         """Remove and return the messages of a queue, oldest first."""
-        return self._loaded().pop_flash(queue)
+        return self._writing().contents.pop_flash(queue)
 
     def peek_flash(self, queue: str = "") -> list[Any]:
         """Return the messages of a queue, oldest first, and leave them."""
@@ -282,7 +298,7 @@ class RedisSession(MutableMapping[Any, Any]):
 
         Only needed with ``detect_changes = false``.
         """
-        self._loaded().compare_all = True
+        self._writing().contents.compare_all = True
 
     def do_persist(self, serialized_session: object = None) -> None:
         """As :meth:`changed`; the save itself takes place at the save point.
@@ -305,7 +321,7 @@ class RedisSession(MutableMapping[Any, Any]):
         The session is empty at once; what is put in afterwards goes into a
         new one under a new id.
         """
-        self._state.invalidate()
+        self._asking().invalidate()
 
     def regenerate_id(
         self, *, renew_csrf_token: bool = True, restart_lifetime: bool = False
@@ -320,7 +336,7 @@ class RedisSession(MutableMapping[Any, Any]):
         :param restart_lifetime: count ``absolute_timeout`` from now, as for a
             fresh login. By default the session keeps its original start.
         """
-        self._state.regenerate(restart_lifetime)
+        self._asking().regenerate(restart_lifetime)
         if renew_csrf_token and CSRF_KEY in self:
             self.new_csrf_token()
 
@@ -341,7 +357,7 @@ class RedisSession(MutableMapping[Any, Any]):
     def owner(self, owner: str | int | None) -> None:
         if owner is not None:
             owner = exact_key(owner)
-        if self._state.change_hands(owner):
+        if self._asking().change_hands(owner):
             self.regenerate_id()
 
     @property
@@ -358,7 +374,7 @@ class RedisSession(MutableMapping[Any, Any]):
             if not isinstance(label, str):
                 raise TypeError(f"a session's label is a str, not {type(label).__name__}")
             label = str.__str__(label)
-        self._loaded().assign_meta(LABEL_FIELD, label)
+        self._writing().contents.assign_meta(LABEL_FIELD, label)
 
     def ensure_id(self) -> str | None:
         """Return the session's id; create the session now if it has none.
@@ -375,7 +391,7 @@ class RedisSession(MutableMapping[Any, Any]):
         :raises ValueError: not a number of seconds.
         """
         own = _duration(timeout_seconds)
-        state = self._looked()
+        state = self._writing()
         state.lifetime = state.lifetime._replace(timeout_ms=milliseconds(own))
 
     adjust_timeout_for_session = adjust_session_timeout
@@ -387,14 +403,14 @@ class RedisSession(MutableMapping[Any, Any]):
         :raises ValueError: not a moment before the year 10,000.
         """
         deadline = _duration(expires_epoch, LAST_MOMENT)
-        state = self._looked()
+        state = self._writing()
         state.lifetime = state.lifetime._replace(deadline_ms=milliseconds(deadline))
 
     adjust_expires_for_session = adjust_session_expires
 
     def please_recookie(self) -> None:
         """Have the response send the cookie again."""
-        self._state.recookie = True
+        self._asking().recookie = True
 
     def adjust_cookie_max_age(self, max_age: Any) -> None:
         """Send the cookie again, with another life.
@@ -403,8 +419,9 @@ class RedisSession(MutableMapping[Any, Any]):
             browser ends.
         :raises ValueError: not a number of seconds.
         """
-        self._state.cookie_max_age = int(_duration(max_age))
-        self._state.recookie = True
+        state = self._asking()
+        state.cookie_max_age = int(_duration(max_age))
+        state.recookie = True
 
     def adjust_cookie_expires(self, expires: Any) -> None:
         """Send the cookie again, with another end; Max-Age takes precedence.
@@ -416,8 +433,9 @@ class RedisSession(MutableMapping[Any, Any]):
             _duration(expires)
         elif expires is not None and not isinstance(expires, datetime.datetime):
             raise ValueError("expected a datetime, a timedelta or None")
-        self._state.cookie_expires = expires
-        self._state.recookie = True
+        state = self._asking()
+        state.cookie_expires = expires
+        state.recookie = True
 
 
 def _as_dict(other: Any) -> Any:

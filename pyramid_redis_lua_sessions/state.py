@@ -177,6 +177,7 @@ class SessionState:
         "lifetime",
         "loose_ends",
         "new",
+        "over",
         "phase",
         "recookie",
         "remaining_ms",
@@ -231,6 +232,8 @@ class SessionState:
         self.invalidated = False
         #: This request ended the session that the browser's cookie names.
         self.cookie_is_stale = False
+        #: The request is over: what is changed now would be lost.
+        self.over = False
         #: The application asked for the cookie to be sent.
         self.recookie = False
         self.cookie_max_age: Any = UNSET
@@ -669,6 +672,7 @@ class SessionState:
         if self.phase is not Phase.UNREAD and self.contents.undecodable:
             self._report(InvalidSession_DeserializationError, "a value does not decode")
         self._host = afterlife
+        self.over = True
 
     def _store(self) -> Store:
         return self._host.store()
