@@ -23,7 +23,8 @@ Returns: {status, ...}
   0 GONE    {0} the session would already be at its end; nothing is created
   2 MOVED   {2, age_ms} this call had created the session, which has ended
             age_ms ago
-  3 CREATED {3, remaining_ms, created_ms}; remaining_ms -1 = never ends
+  3 CREATED {3, remaining_ms, created_ms, token_ms}; remaining_ms -1 = never
+            ends; token_ms = when this id was made, ms since the epoch
   4 TAKEN   {4} something else is stored under this id
 Writes: HSET, PEXPIRE; or nothing
 ]]
@@ -51,7 +52,8 @@ if redis.call('EXISTS', session_key) == 1 then
       local remaining = redis.call('PTTL', session_key)
       local expires = redis.call('HGET', session_key, 'expires')
       if expires then remaining = (tonumber(expires) or now_ms) - now_ms end
-      return {3, remaining, tonumber(start)}
+      local token = redis.call('HGET', session_key, 'token')
+      return {3, remaining, tonumber(start), tonumber(token or start)}
     end
   end
   local moved = redis.pcall('HGET', session_key, 'moved')
@@ -72,6 +74,10 @@ if life <= 0 then return {0} end
 if life < math.huge then life = math.min(life, MAX_MS) end
 
 local meta = {'created', string.format('%.0f', created_ms) .. ' ' .. nonce}
+if created_ms ~= now_ms then
+  meta[#meta + 1] = 'token'
+  meta[#meta + 1] = string.format('%.0f', now_ms)
+end
 if adjusted then
   meta[#meta + 1] = 'timeout'
   meta[#meta + 1] = string.format('%.0f', timeout_ms)
@@ -95,4 +101,4 @@ end
 if use_ttl and life < math.huge then
   redis.call('PEXPIRE', session_key, string.format('%.0f', life))
 end
-return {3, life < math.huge and life or -1, created_ms}
+return {3, life < math.huge and life or -1, created_ms, now_ms}

@@ -66,7 +66,7 @@ local first_delete = FIRST_CHECK + 2 * n_checks
 local first_set = first_delete + n_deletes
 
 local meta = redis.call('HMGET', session_key,
-  'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved')
+  'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved', 'token')
 local created, timeout, deadline, expires, first, saves, moved = unpack(meta)
 if saves and (string.byte(saves, -1) or 0) < 128 then saves = false end -- none of ours
 local time = redis.call('TIME')
@@ -175,7 +175,7 @@ if not repeated then
       -- next goes into a new session.
       redis.call('HSET', session_key, 'moved', '0 ' .. save_id)
       redis.call('HDEL', session_key,
-        'created', 'timeout', 'deadline', 'expires', 'first', 'saves')
+        'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'token')
       return {7}
     end
   end

@@ -258,6 +258,13 @@ class RedisSession(MutableMapping[Any, Any]):
         return int(time.time()) if start is None else start // 1000
 
     @property
+    def token_made(self) -> int:
+        """Time at which the present id was made, whole seconds since the epoch, by
+        Redis' clock: that of creation, or of the last :meth:`regenerate_id`."""
+        made = self._looked().token_ms()
+        return int(time.time()) if made is None else made // 1000
+
+    @property
     def timeout(self) -> float | None:
         """The idle timeout that applies, seconds; ``None``: never."""
         return _whole_number(self._looked().timeout())

@@ -368,6 +368,10 @@ class SessionState:
         """Creation time, ms since the epoch; ``None`` where nothing is stored."""
         return number(self.contents.raw.get(b"created", b"").partition(b" ")[0])
 
+    def token_ms(self) -> int | None:
+        """When its present id was made, ms since the epoch; ``None`` where nothing is stored."""
+        return number(self.contents.raw.get(b"token")) or self.created_ms()
+
     def ended(self) -> bool:
         """Tell whether it was found to have ended while this request was under way."""
         return self.phase is Phase.ADRIFT and self._failure is None
@@ -850,14 +854,14 @@ class SessionState:
         """Another request ended the session first: its data has ended with it.
 
         What this request wrote itself is a session of its own, as at a login
-        that was sent twice. But nothing, or only a new CSRF token, is no login:
-        its cookie must not replace that of one.
+        that was sent twice. But nothing, or only a new CSRF token, is no login,
+        nor is what leaves the owner as it was: its cookie must not replace that of one.
         """
         self._carry(Changes({}, lost), NO_LIFETIME)
         if self.phase is not Phase.STORED:
             return
         self.contents.lose(lost)
-        if self.contents.held() <= {field_of(CSRF_KEY)}:
+        if OWNER_FIELD in lost or self.contents.held() <= {field_of(CSRF_KEY)}:
             self.take_back(ENDED)
         else:
             self._host.announce(SessionCreated, fingerprint(cast("str", self.session_id)))
@@ -891,7 +895,8 @@ class SessionState:
         self.remaining_ms = created.remaining_ms
         self.created_here = True
         self._regenerate = False
-        raw = {b"created": b"%d" % created.created_ms, **sealing.sealed}
+        moments = {b"created": created.created_ms, b"token": created.token_ms}
+        raw = {name: b"%d" % moment for name, moment in moments.items()} | sealing.sealed
         self.contents.rebase(raw, dict(sealing.data))
         self._settle_lifetime()
 

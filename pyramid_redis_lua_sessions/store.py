@@ -102,12 +102,14 @@ class Created(NamedTuple):
 
     :ivar remaining_ms: as in :class:`Loaded`.
     :ivar created_ms: start of its life, ms since the epoch, by Redis' clock.
+    :ivar token_ms: the moment at which its id was made; the same clock.
     :ivar index: what was found in its owner's index, for :meth:`Store.tidy`.
     """
 
     session_id: str
     remaining_ms: int
     created_ms: int
+    token_ms: int
     index: Any = None
 
 
@@ -821,7 +823,7 @@ def _is_moved(reply: Any) -> bool:
 def _created(session_id: str, reply: Any, index: Any = None) -> Created | Absent:
     if reply[0] != Status.CREATED:
         return _absent(reply)
-    return Created(session_id, reply[1], reply[2], index)
+    return Created(session_id, reply[1], reply[2], reply[3], index)
 
 
 def _ended(reply: Any, args: list[Any]) -> Ending:

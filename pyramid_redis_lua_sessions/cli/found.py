@@ -32,7 +32,7 @@ __all__ = [
 #: Every field that holds no value of the session.
 META = (
     *(b"created", b"timeout", b"expires", b"deadline", b"first", b"saves", b"moved", b"was"),
-    *(OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD),
+    *(b"token", OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD),
 )
 
 FINGERPRINT = re.compile("[0-9a-f]{12}")

@@ -250,7 +250,7 @@ values = st.one_of(
     st.sampled_from(["value", "list", "number", "flash"]),  # a genuine value of that name
 )
 metadata = st.sampled_from(
-    [b"created", b"timeout", b"expires", b"deadline", b"first", b"saves", b"moved"]
+    [b"created", b"token", b"timeout", b"expires", b"deadline", b"first", b"saves", b"moved"]
 )
 fields = st.one_of(
     metadata,

@@ -19,7 +19,14 @@ from zope.interface.verify import verifyClass, verifyObject
 
 import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions import RedisSessionFactory, SessionCreated, sessions_of
-from tests.support.browser import Browser, Reports, data_fields, make_browser, take_along
+from tests.support.browser import (
+    Browser,
+    Reports,
+    data_fields,
+    let_time_pass,
+    make_browser,
+    take_along,
+)
 
 METHODS: dict[str, list[str]] = {
     # name: names of the parameters with which applications call it
@@ -60,6 +67,7 @@ PROPERTIES = {
     "session_id_safecheck": (str, type(None)),
     "timeout": (int, int),
     "timestamp": (int, int),
+    "token_made": (int, int),
     "version": (int, int),
 }
 #: Names that ``pyramid_session_redis`` and ``pyramid_redis_sessions`` gave to applications.
@@ -69,7 +77,7 @@ OF_THE_PREDECESSORS = """
     expires get_csrf_token has_key iteritems iterkeys itervalues managed_dict new_csrf_token
     please_recookie redis session_id session_id_safecheck timeout timestamp version
 """.split()
-ADDED = {"ended", "fingerprint", "label", "owner", "regenerate_id"}
+ADDED = {"ended", "fingerprint", "label", "owner", "regenerate_id", "token_made"}
 
 
 @pytest.fixture
@@ -237,6 +245,66 @@ def test_created_is_the_moment_of_creation(browser: Browser, redis_client: redis
     browser.use(lambda session: session.update(b=1))
     browser.use(lambda session: session.regenerate_id())
     assert browser.use(lambda session: session.created) == 1700000000
+
+
+def test_token_made_is_the_moment_of_the_last_new_id(
+    browser: Browser, redis_client: redis.Redis
+) -> None:
+    browser.use(lambda session: session.update(a=1))
+
+    def moments(session: Any) -> tuple[int, int]:
+        return session.created, session.token_made
+
+    created, made = browser.use(moments)
+    assert created == made
+    for _ in range(2):
+        let_time_pass(redis_client, browser.key, 600)
+        assert browser.use(moments) == (created - 600, made - 600)
+        created, (before, _) = created - 600, redis_client.time()
+        browser.use(lambda session: session.regenerate_id())
+        found, made = browser.use(moments)
+        assert found == created
+        assert before <= made <= redis_client.time()[0]
+    let_time_pass(redis_client, browser.key, 600)
+    browser.use(lambda session: session.regenerate_id(restart_lifetime=True))
+    created, made = browser.use(moments)
+    assert created == made >= before
+
+
+def test_token_made_is_known_to_the_request_that_makes_it(redis_url: str) -> None:
+    seen = []
+
+    def configure(config: Any) -> None:
+        config.add_subscriber(lambda e: seen.append(e.request.session.token_made), NewResponse)
+
+    browser = make_browser(redis_url, configure=configure)
+    client = redis.Redis.from_url(redis_url)
+    for work in (
+        lambda session: session.update(a=1),
+        lambda session: session.regenerate_id(),
+        lambda session: session.regenerate_id(restart_lifetime=True),
+    ):
+        browser.use(work)
+        let_time_pass(client, browser.key, 600)
+        said, (now, _) = seen[-1], client.time()
+        assert now - 60 <= said <= now
+        assert browser.use(lambda session: session.token_made) == said - 600
+    client.close()
+
+
+def test_token_made_is_now_where_nothing_is_stored(browser: Browser) -> None:
+    before = int(time.time())
+    assert before <= browser.use(lambda session: session.token_made) <= time.time()
+
+
+@pytest.mark.parametrize("stored", ["", "soon", "9" * 400, "-1"])
+def test_token_made_that_is_no_time_is_that_of_creation(
+    browser: Browser, redis_client: redis.Redis, stored: str
+) -> None:
+    browser.use(lambda session: session.update(a=1))
+    redis_client.hset(browser.key, "token", stored)
+    created, made = browser.use(lambda session: (session.created, session.token_made))
+    assert created == made
 
 
 def test_created_is_now_where_nothing_is_stored(browser: Browser) -> None:

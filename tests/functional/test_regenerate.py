@@ -531,3 +531,38 @@ def test_new_id_that_cannot_be_completed_is_taken_back(
     else:
         assert list(stored_sessions(redis_client)) == [id_in(cookie)]
         assert overlap.read(cookie) == {"a": 1, "late": 2}
+
+
+# -- an id that is renewed now and then ----------------------------------------------------
+
+
+def test_one_of_many_gives_the_id_that_stays_when_they_renew_it_at_once(
+    start: Start, redis_client: Any
+) -> None:
+    """A session that has an owner, whom none of them changes: none is a login."""
+    overlap = start()
+    cookie = session_with(overlap, put("a", 1), lambda s: setattr(s, "owner", "ada"))
+    contenders = [overlap.begin(cookie) for _ in range(50)]
+    for number, driven in enumerate(contenders):
+        driven.do(put("mine", number))
+        driven.do(regenerate)
+    cookies = [answer.cookie for answer in overlap.together(contenders) if answer.cookie]
+    assert len(cookies) == 1
+    assert list(stored_sessions(redis_client)) == [id_in(cookies[0])]
+    driven = overlap.begin(cookies[0])
+    assert driven.do(lambda session: (session.owner, session["a"])) == ("ada", 1)
+    driven.finish()
+    lost = [problem for driven in contenders for problem in driven.problems]
+    assert {type(problem) for problem in lost} == {InvalidSession_ChangesDropped}
+    assert len(lost) == 49
+
+
+def test_login_as_another_is_kept_when_the_id_was_renewed_meanwhile(start: Start) -> None:
+    overlap = start()
+    cookie = session_with(overlap, lambda s: setattr(s, "owner", "ada"))
+    driven = overlap.begin(cookie)
+    driven.do(lambda session: setattr(session, "owner", "bob"))
+    overlap.run(cookie, regenerate)
+    again = overlap.begin(driven.finish().cookie)
+    assert again.do(lambda session: session.owner) == "bob"
+    again.finish()

@@ -129,6 +129,29 @@ def test_sample_restarts_the_lifetime_at_login(
     assert redis_client.ttl(browser.key) > 3500
 
 
+def test_sample_renews_the_id_once_it_is_old(page: Any, redis_url: str, redis_client: Any) -> None:
+    browser = make_browser(redis_url, timeout=0, configure=page.includeme)
+    token = browser.use(lambda session: (session.update(a=1), session.get_csrf_token())[1])
+
+    def ids(**headers: str) -> set[str | None]:
+        found = set()
+        for _ in range(5):
+            assert browser.use(dict, headers=headers)["a"] == 1
+            found.add(browser.session_id)
+        return found
+
+    for _ in range(2):
+        before = browser.session_id
+        assert ids() == {before}
+        let_time_pass(redis_client, browser.key, page.RENEW_AFTER + 1)
+        assert ids(**{"Sec-Fetch-Mode": "cors"}) == {before}
+        after = ids(**{"Sec-Fetch-Mode": "navigate"})
+        assert len(after) == 1
+        assert before not in after
+        assert ids() == after
+    assert browser.use(lambda session: session.get_csrf_token()) == token
+
+
 def test_sample_of_a_subscriber_writes_the_audit_log(
     page: Any, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,10 @@ MAX_MS = 3_200_000_000_000
 
 def test_create_stores_data_creation_time_and_ttl(scripts: Scripts) -> None:
     before = scripts.now()
-    status, remaining, created = scripts.create(fields={b".a": b"1", b"~q\x1fid": b"2"}, nonce="xy")
+    status, remaining, created, token = scripts.create(
+        fields={b".a": b"1", b"~q\x1fid": b"2"}, nonce="xy"
+    )
+    assert token == created
     assert status is Status.CREATED
     assert remaining == MINUTE
     assert before <= created <= scripts.now()
@@ -81,7 +84,7 @@ def test_create_twice_with_one_nonce_is_one_creation(scripts: Scripts) -> None:
     first = scripts.create(fields={b".a": b"1"}, nonce="one")
     before, changes = scripts.hash(), scripts.changes()
     second = scripts.create(fields={b".a": b"1"}, nonce="one")
-    assert second == [Status.CREATED, about(MINUTE), first[2]]
+    assert second == [Status.CREATED, about(MINUTE), *first[2:]]
     assert (scripts.hash(), scripts.changes()) == (before, changes)
 
 
@@ -95,7 +98,7 @@ def test_create_twice_does_not_undo_a_write_in_between(scripts: Scripts) -> None
 def test_create_twice_without_ttl_says_the_same_life(scripts: Scripts) -> None:
     first = scripts.create(use_ttl=False)
     second = scripts.create(use_ttl=False)
-    assert second == [Status.CREATED, about(MINUTE), first[2]]
+    assert second == [Status.CREATED, about(MINUTE), *first[2:]]
 
 
 def test_create_twice_that_never_ends_says_so_twice(scripts: Scripts) -> None:
@@ -114,8 +117,12 @@ def test_nonce_of_another_session_is_no_repetition_when_one_contains_the_other(
 
 def test_created_ms_sets_the_start_of_life(scripts: Scripts) -> None:
     start = scripts.now() - 10 * MINUTE
-    assert scripts.create(created=start, nonce="n")[1:] == [MINUTE, start]
-    assert scripts.hash()[b"created"] == b"%d n" % start
+    before = scripts.now()
+    first = scripts.create(created=start, nonce="n")
+    assert first[:3] == [Status.CREATED, MINUTE, start]
+    assert before <= first[3] <= scripts.now()
+    assert scripts.hash() == {b"created": b"%d n" % start, b"token": b"%d" % first[3]}
+    assert scripts.create(created=start, nonce="n") == [Status.CREATED, about(MINUTE), *first[2:]]
 
 
 def test_absolute_timeout_counts_from_created_ms(scripts: Scripts) -> None:

@@ -160,7 +160,7 @@ def let_time_pass(client: Any, key: str, seconds: float) -> None:
     stored moments into the past is the same as waiting. A session whose TTL is over vanishes.
     """
     step = round(seconds * 1000)
-    for name in (b"created", b"expires", b"deadline"):
+    for name in (b"created", b"token", b"expires", b"deadline"):
         value = client.hget(key, name)
         if value is not None:
             moment, space, rest = value.partition(b" ")
