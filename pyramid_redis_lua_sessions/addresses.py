@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from redis.cluster import REDIS_ALLOWED_KEYS
 from redis.connection import URL_QUERY_ARGUMENT_PARSERS
 
-from .settings import SettingsError, flag, integer, positive, seconds, text
+from .settings import SettingsError, flag, integer, positive, seconds, secret_text, text
 
 __all__ = ["OPTIONS", "Address", "parse_url"]
 
@@ -97,18 +97,17 @@ OPTIONS: dict[str, Any] = {
     ),
     **dict.fromkeys(
         (
-            "password",
             "ssl_ca_certs",
             "ssl_ca_data",
             "ssl_ca_path",
             "ssl_certfile",
             "ssl_ciphers",
             "ssl_keyfile",
-            "ssl_password",
             "username",
         ),
         text,
     ),
+    **dict.fromkeys(("password", "ssl_password"), secret_text),
     "client_name": _client_name,
     "encoding": _encoding,
     "encoding_errors": _encoding_errors,
@@ -189,7 +188,10 @@ def parse_url(url: str, name: str) -> Address:
     if username:
         options["username"] = unquote(username)
     if password:
-        options["password"] = unquote(password)
+        try:
+            options["password"] = secret_text(unquote(password))
+        except ValueError as exc:
+            raise SettingsError(f"{name} has a wrong password: expected {exc}") from None
 
     if kind == "unix":
         if netloc or not parts.path.strip("/"):

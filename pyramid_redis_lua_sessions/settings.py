@@ -13,9 +13,11 @@ import datetime
 import difflib
 import logging
 import math
+import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from pyramid.exceptions import ConfigurationError
@@ -52,6 +54,45 @@ def optional_text(value: Any) -> str | None:
     if value is None or value in ("", "None"):
         return None
     return text(value)
+
+
+def resolved(value: str) -> str:
+    """What ``env:NAME`` or ``file:PATH`` stands for; any other value is itself.
+
+    So that a secret stands neither in a configuration file nor in a command line.
+
+    :returns: of a file, the content without the line break at its end.
+    :raises ValueError: there is no such variable or file, or it is empty.
+    """
+    kind, _, name = value.partition(":")
+    if kind == "env":
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError('"env:" and the name of an environment variable')
+        found = os.environ.get(name, "")
+        if not found:
+            raise ValueError(f"the environment variable {name}, which is not set, or empty")
+    elif kind == "file":
+        problem = "is empty"
+        try:
+            found = Path(name).read_text("utf-8").rstrip("\r\n")
+        except OSError as exc:
+            found, problem = "", f"cannot be read ({type(exc).__name__})"
+        except ValueError:  # its message shows some of the content
+            found, problem = "", "is no UTF-8 text"
+        if not found:
+            raise ValueError(f"the content of the file {name}, which {problem}")
+    else:
+        found = value
+    return found
+
+
+def secret_text(value: Any) -> str:
+    return text(resolved(text(value)))
+
+
+def optional_secret_text(value: Any) -> str | None:
+    found = optional_text(value)
+    return None if found is None else resolved(found)
 
 
 def host(value: Any) -> str:
@@ -241,20 +282,28 @@ def secrets(value: Any) -> tuple[bytes, ...]:
     if value is None or value in ("", b""):
         return ()
     if isinstance(value, str):
-        value = [line.strip() for line in value.splitlines()] if "\n" in value.strip() else [value]
+        value = _lines(value)
     elif isinstance(value, bytes):
         value = [value]
     elif not isinstance(value, Iterable):
         raise ValueError("a string, or a list of strings")
-    found = []
+    found: list[bytes] = []
     for item in value:
         if not isinstance(item, (str, bytes)):
             raise ValueError("a string, or a list of strings")
         if item and not item.strip():
             raise ValueError("something else than white space")
-        if item:
-            found.append(item.encode("utf-8") if isinstance(item, str) else bytes(item))
+        if isinstance(item, str):
+            behind = resolved(item)
+            lines = [item] if behind == item else _lines(behind)
+            found += [line.encode("utf-8") for line in lines if line]
+        elif item:
+            found.append(bytes(item))
     return tuple(found)
+
+
+def _lines(value: str) -> list[str]:
+    return [line.strip() for line in value.splitlines()] if "\n" in value.strip() else [value]
 
 
 def secure(value: Any) -> bool | None:
@@ -394,7 +443,8 @@ class Settings:
         (),
         "Signs the cookie and seals every stored value. At least 32 random bytes. Several "
         "(in an ini file, one a line) let you rotate: the first signs, all verify. Exactly one "
-        "of ``secret`` and ``cookie_signer`` must be given.",
+        "of ``secret`` and ``cookie_signer`` must be given. See :ref:`references` for "
+        "``env:NAME`` and ``file:PATH``.",
         secret=True,
     )
     cookie_signer: Any = setting(
@@ -583,7 +633,7 @@ class Settings:
 
     # Redis
     redis_url: str | None = setting(
-        optional_text,
+        optional_secret_text,
         None,
         "Address of Redis: ``redis://user:password@host:port/db``, ``rediss://…`` (TLS), "
         "``unix:///path?db=0``, ``redis+sentinel://host1:port,host2:port/service/db`` or "
@@ -596,7 +646,7 @@ class Settings:
     redis_port: int = setting(port, 6379, "Port of Redis.", "port")
     redis_db: int = setting(integer, 0, "Database number.", "db")
     redis_password: str | None = setting(
-        optional_text, None, "Password of Redis.", "password", secret=True
+        optional_secret_text, None, "Password of Redis.", "password", secret=True
     )
     redis_unix_socket_path: str | None = setting(
         socket_path, None, "Path of Redis' unix socket.", "unix_socket_path"

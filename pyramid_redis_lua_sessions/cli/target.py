@@ -28,7 +28,7 @@ from ..factory import RedisSessionFactory
 from ..migrate import Migration
 from ..seals import Sealer, make_sealer
 from ..serializers import Codec, make_codec
-from ..settings import PREFIX, Settings
+from ..settings import PREFIX, Settings, resolved
 from .console import UsageError
 
 __all__ = [
@@ -111,8 +111,9 @@ def target_arguments() -> argparse.ArgumentParser:
     target.add_argument(
         "--url",
         help="address of the Redis: redis://, rediss://, unix://, redis+sentinel:// or "
-        "redis+cluster://; beside a configuration file, instead of the one that it names, "
-        "so that you can log in as a user who may do more",
+        "redis+cluster://, or where that stands: env:NAME, file:PATH; "
+        "beside a configuration file, instead of the one that it names, so that you can log in "
+        "as a user who may do more",
     )
     target.add_argument(
         "--prefix",
@@ -147,6 +148,10 @@ def connected(args: argparse.Namespace) -> Iterator[Target]:
     """
     if not (args.config_uri or args.url):
         raise UsageError("give either a configuration file or --url")
+    try:
+        url: str = resolved(args.url) if args.url else ""
+    except ValueError as exc:
+        raise UsageError(f"--url should be {exc}") from None
     if args.config_uri:
         if args.prefix is not None:
             raise UsageError(
@@ -157,8 +162,8 @@ def connected(args: argparse.Namespace) -> Iterator[Target]:
         prefix = Settings.prefix if args.prefix is None else args.prefix
         # A secret under which nothing opens; and lifetimes are not known.
         settings = Settings((os.urandom(32),), prefix=prefix, timeout=None)
-        name = public_url(args.url)
-    client = client_of_url(args.url) if args.url else client_of(settings, args.config_uri)
+        name = public_url(url)
+    client = client_of_url(url) if url else client_of(settings, args.config_uri)
     with client:
         yield Target(name, settings, client, bool(args.config_uri))
 

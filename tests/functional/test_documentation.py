@@ -41,6 +41,13 @@ PAGES = [README, *sorted(DOCS.glob("*.rst"))]
 SECRET = "a secret of more than thirty-two bytes"
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the samples take from the reader's."""
+    monkeypatch.setenv("SESSION_SECRET", SECRET)
+    monkeypatch.setenv("REDIS_PASSWORD", "the password")
+
+
 def pages_with(language: str) -> list[Any]:
     return [pytest.param(page, id=page.stem) for page in PAGES if samples(page, language)]
 
@@ -85,13 +92,10 @@ def test_every_sample_is_of_a_language_that_a_test_runs() -> None:
 @pytest.mark.parametrize("page", pages_with("ini"))
 def test_every_line_of_an_ini_sample_is_accepted(page: Path, redis_url: str) -> None:
     for sample in samples(page, "ini"):
-        parser = configparser.ConfigParser(defaults={"session_secret": SECRET})
+        parser = configparser.ConfigParser()
         parser.read_string(sample.text)
         settings = {
-            key: value
-            for section in parser.sections()
-            for key, value in parser.items(section)
-            if key != "session_secret"
+            key: value for section in parser.sections() for key, value in parser.items(section)
         }
         # As a whole, so that the settings go together, and each line on its own.
         Settings.from_ini(settings)
@@ -345,7 +349,7 @@ def test_getting_started_application_takes_the_settings_of_an_ini_file(
     run_page: Callable[[Path], Any], redis_url: str
 ) -> None:
     page = DOCS / "getting-started.rst"
-    parser = configparser.ConfigParser(defaults={"session_secret": SECRET})
+    parser = configparser.ConfigParser()
     parser.read_string(samples(page, "ini")[0].text)
     settings = {**parser["app:main"], "redis.sessions.url": redis_url}
     app = TestApp(run_page(page).main({}, **settings))

@@ -50,6 +50,12 @@ class User:
         return self.app.post(path, {**fields, "csrf_token": self.home["csrf_token"]}, status=status)
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the samples take from the reader's."""
+    monkeypatch.setenv("SESSION_SECRET", SECRET)
+
+
 @pytest.fixture
 def login_page() -> Any:
     return page("login")
@@ -171,9 +177,9 @@ def test_remember_me_page_lifetime_is_shown(redis_url: str) -> None:
 
 
 def text_settings(name: str) -> dict[str, str]:
-    parser = configparser.ConfigParser(defaults={"session_secret": SECRET})
+    parser = configparser.ConfigParser()
     parser.read_string(samples(DOCS / f"{name}.rst", "text")[0].text)
-    return {key: value for key, value in parser.items("app:main") if key != "session_secret"}
+    return dict(parser.items("app:main"))
 
 
 @pytest.mark.parametrize("how", ["in code", "from settings"])
@@ -278,7 +284,7 @@ def test_cacheable_page_view_that_uses_the_session_fails(redis_url: str) -> None
 def test_cacheable_page_guard_drops_the_session_of_a_cached_response(
     redis_url: str, redis_client: redis.Redis
 ) -> None:
-    sample = configparser.ConfigParser(defaults={"session_secret": SECRET})
+    sample = configparser.ConfigParser()
     sample.read_string(samples(DOCS / "cacheable-views.rst", "ini")[0].text)
     guard = make_browser(redis_url, secret=None, settings=dict(sample.items("app:main")))
 

@@ -8,6 +8,7 @@ import logging
 import pickle
 import re
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -685,6 +686,75 @@ def test_secret_rows_are_those_that_hold_secrets() -> None:
         "redis_url",
         "redis_password",
     }
+
+
+# -- where a secret stands ---------------------------------------------------------
+
+REFERRING = ["secret", "seal_secret", "encryption_key", "redis_url", "redis_password"]
+
+
+def read_back(name: str, raw: Any) -> Any:
+    """The value of one setting, whatever it takes to have it."""
+    given: dict[str, Any] = {name: raw}
+    if name == "seal_secret":
+        given.update(secret=None, cookie_signer=SIGNER)
+    return getattr(ini(**given), name)
+
+
+@pytest.mark.parametrize("name", REFERRING)
+def test_secret_may_stand_in_the_environment_or_in_a_file(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    value = "100% secret, €: file:none, of thirty-two bytes"
+    monkeypatch.setenv("SOME_SECRET", value)
+    (tmp_path / "lf").write_text(value + "\n", "utf-8")
+    (tmp_path / "crlf").write_bytes(f"{value}\r\n".encode())
+    expected = value if name.startswith("redis") else (value.encode(),)
+    monkeypatch.chdir(tmp_path)
+    for where in ("env:SOME_SECRET", f"file:{tmp_path}/lf", f"file://{tmp_path}/crlf", "file:lf"):
+        assert read_back(name, where) == expected
+        assert read_back(name, value) == expected
+
+
+@pytest.mark.parametrize("name", REFERRING)
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("env:NO_SUCH_SECRET", "environment variable NO_SUCH_SECRET, which is not set"),
+        ("env:EMPTY_SECRET", "environment variable EMPTY_SECRET, which is not set, or empty"),
+        ("env:hunter2 hunter2", '"env:" and the name of an environment variable'),
+        ("env:", '"env:" and the name of an environment variable'),
+        ("file:{tmp}/missing", "file {tmp}/missing, which cannot be read (FileNotFoundError)"),
+        ("file:{tmp}", "file {tmp}, which cannot be read (IsADirectoryError)"),
+        ("file:{tmp}/empty", "file {tmp}/empty, which is empty"),
+        ("file:{tmp}/binary", "file {tmp}/binary, which is no UTF-8 text"),
+    ],
+)
+def test_secret_that_is_not_where_it_should_be_is_an_error_that_says_so(
+    name: str, where: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EMPTY_SECRET", "")
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"hunter2\xff")
+    with pytest.raises(ConfigurationError) as caught:
+        read_back(name, where.format(tmp=tmp_path))
+    message = str(caught.value)
+    assert message.startswith(f"redis.sessions.{name} should be ")
+    assert words.format(tmp=tmp_path) in message
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_several_secrets_may_stand_in_several_places(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NEW_SECRET", "new" * 12)
+    (tmp_path / "old").write_text(f"\n{'older' * 8}\n\n  {'oldest' * 8}\n")
+    expected = (b"new" * 12, b"older" * 8, b"oldest" * 8, SECRET.encode())
+    places = ["env:NEW_SECRET", f"file:{tmp_path}/old", SECRET]
+    assert ini(secret="\n    ".join(["", *places])).secret == expected
+    assert parse(secret=places).secret == expected
+    # Bytes are no reference.
+    assert parse(secret=b"env:NEW_SECRET").secret == (b"env:NEW_SECRET",)
 
 
 @pytest.mark.parametrize("sample", ["itsaseekreet", "secret", "your-secret"])
