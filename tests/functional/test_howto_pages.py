@@ -114,6 +114,50 @@ def test_login_page_new_privilege_renews_the_id(login_page: Any, redis_url: str)
     assert len(browser.visit(lambda request: sessions_of(request, 7))) == 1
 
 
+@pytest.fixture
+def beside_tm(login_page: Any, proxy: CountingProxy, tmp_path: Path) -> Callable[..., User]:
+    """Makes a user of the login page's application, with pyramid_tm and public pages."""
+    (tmp_path / "site.txt").write_text("static")
+
+    def public(config: Configurator) -> None:
+        page("cacheable-views").includeme(config)
+        config.add_static_view("static", str(tmp_path))
+
+    def make(**settings: str) -> User:
+        settings |= {"redis.sessions.url": proxy.url, "redis.sessions.secret": SECRET}
+        includes = {"pyramid.includes": ["pyramid_tm", public]}
+        user = User(login_page.main({}, **settings, **includes))
+        user.post("/log_in", name="ann", password="tea")
+        proxy.reset()
+        return user
+
+    return make
+
+
+@pytest.mark.parametrize("path", ["/static/site.txt", "/news"])
+def test_login_page_keeps_pyramid_tm_from_looking_at_the_session(
+    beside_tm: Callable[..., User], proxy: CountingProxy, path: str
+) -> None:
+    (sample,) = samples(DOCS / "login.rst", "text")
+    parser = configparser.ConfigParser()
+    parser.read_string(sample.text)
+    user = beside_tm(**dict(parser["app:main"]))
+    answer = user.app.get(path)
+    assert proxy.round_trips == 0
+    assert "Cookie" not in answer.headers.get("Vary", "")
+    assert user.home["user"] == 7
+
+
+def test_login_page_without_that_asks_for_the_session_of_every_request(
+    beside_tm: Callable[..., User], proxy: CountingProxy
+) -> None:
+    user = beside_tm()
+    assert "Cookie" in user.app.get("/static/site.txt").headers["Vary"]
+    assert proxy.round_trips == 1
+    with pytest.raises(RuntimeError, match="/news is cacheable"):
+        user.app.get("/news")
+
+
 # -- remember me ---------------------------------------------------------------------------
 
 
