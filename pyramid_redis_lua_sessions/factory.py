@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
-from pyramid.interfaces import ISessionFactory
+from pyramid.interfaces import ISessionFactory, ITweens
 from pyramid.threadlocal import get_current_request
 from zope.interface import implementer
 
@@ -96,6 +96,8 @@ class RedisSessionFactory:
 
             self.migration = Migration(settings, self.codec, self.sealer)
         self.afterlife = Afterlife(self)
+        #: No request has been answered yet.
+        self.unproven = True
 
     def __call__(self, request: Any) -> RedisSession:
         """Return the session of a request. Costs nothing until it is looked at."""
@@ -139,6 +141,19 @@ class RedisSessionFactory:
             store.load_scripts()
         except SessionError as exc:
             log.warning("the session scripts could not be loaded at start: %s", exc)
+
+    def expect_tween(self, registry: Any) -> None:
+        """Warn of an application that has the factory and not the tween."""
+        self.unproven = False
+        tweens = registry.queryUtility(ITweens)
+        chain = [] if tweens is None else tweens.explicit or tweens.implicit()
+        if all(factory is not session_tween_factory for _, factory in chain):
+            log.warning(
+                "the sessions' tween is not part of the application: errors of a save reach no "
+                "exception view, and changes of a transaction that fails are saved; use "
+                "config.include('%s')",
+                __package__,
+            )
 
 
 class Afterlife:
@@ -318,6 +333,8 @@ class Turn:
             self._last = True
             request.add_response_callback(self.on_response)
             return
+        if self.factory.unproven:
+            self.factory.expect_tween(request.registry)
         self.response = response
         self._answered = True
         if self._is_repeated():

@@ -346,6 +346,7 @@ class Users:
         )
         config = Configurator()
         config.set_session_factory(self._factory)
+        config.add_tween(f"{RedisSessionFactory.__module__}.session_tween_factory")
         config.add_route("any", "/")
         config.add_view(self._view, route_name="any")
         self._serve: Callable[..., Any] = config.make_wsgi_app()

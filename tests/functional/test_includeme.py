@@ -385,6 +385,40 @@ def test_factory_without_include_stores_no_new_session_after_an_unhandled_except
     assert redis_client.dbsize() == 0
 
 
+def warnings_of_the_tween(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "tween" in record.getMessage()]
+
+
+def test_factory_without_include_warns_once_of_what_is_lost(
+    bare: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert warnings_of_the_tween(caplog) == []
+    for _ in range(3):
+        bare.use(lambda session: session.update(a=1))
+    (warning,) = warnings_of_the_tween(caplog)
+    assert f"config.include('{INCLUDE}')" in warning
+
+
+def test_tweens_that_were_listed_without_that_of_the_sessions_are_warned_of(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for listed, warned in ((EXCVIEW, 1), (f"{EXCVIEW} {INCLUDE}.factory.session_tween_factory", 0)):
+        caplog.clear()
+        browser = make_browser(redis_url, settings={"pyramid.tweens": listed})
+        works(browser)
+        assert len(warnings_of_the_tween(caplog)) == warned
+
+
+def test_factory_of_the_application_beside_the_include_has_the_tween(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = Configurator(settings=settings_of(redis_url))
+    config.include(INCLUDE)
+    config.set_session_factory(RedisSessionFactory(SECRET, redis_url=redis_url))
+    works(application(config))
+    assert warnings_of_the_tween(caplog) == []
+
+
 # -- both predecessors' spellings ------------------------------------------------------------
 
 SPELLINGS = [
