@@ -25,16 +25,20 @@ from selenium.webdriver.common.keys import Keys
 
 pytestmark = pytest.mark.browser
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None or shutil.which("chromedriver") is None:
+    pytest.skip(
+        "chromium and chromedriver are not installed (Debian: chromium-driver)",
+        allow_module_level=True,
+    )
+
 PHONE = (360, 740)
 RACERS = 20
 
 
 def options() -> webdriver.ChromeOptions:
     wanted = webdriver.ChromeOptions()
-    binary = shutil.which("chromium") or shutil.which("chromium-browser")
-    if binary is None or shutil.which("chromedriver") is None:
-        pytest.skip("chromium and chromedriver are not installed (Debian: chromium-driver)")
-    wanted.binary_location = binary
+    wanted.binary_location = str(CHROMIUM)
     for argument in (
         "--headless=new",
         "--disable-dev-shm-usage",

