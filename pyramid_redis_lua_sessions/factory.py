@@ -83,6 +83,8 @@ class RedisSessionFactory:
 
     def _set_up(self, settings: Settings) -> None:
         self.settings = settings
+        # Where pyramid_session_multi looks for it, as Pyramid's own factories have it.
+        self._cookie_name = settings.cookie_name
         self.cookies = CookiePolicy(settings)
         self.codec = make_codec(settings)
         self.sealer = make_sealer(settings)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 from pyramid.config import Configurator
+from pyramid.session import SignedCookieSessionFactory
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
@@ -200,3 +201,10 @@ def test_failure_of_the_one_is_not_the_others(
 
     assert "unread" in browser.visit(view)
     assert browser.use(dict) == {"in": "changed"}
+
+
+def test_factory_names_its_cookie_as_pyramids_own_do() -> None:
+    # pyramid_session_multi refuses a factory without that attribute, and two of one name.
+    factory = RedisSessionFactory(SECRET, cookie_name="second")
+    own = SignedCookieSessionFactory(SECRET, cookie_name="second")
+    assert factory._cookie_name == own._cookie_name == "second"
