@@ -353,3 +353,41 @@ def test_what_follows_an_emptying_request_goes_into_a_new_session(
     answer = overlap.run(cookie, put("n", 2))
     assert overlap.read(answer.cookie) == {"n": 2}
     assert len(stored_sessions(redis_client)) == 1
+
+
+# -- a marker that is lost -----------------------------------------------------------------
+
+
+def lose_marker(client: Any, key: str) -> None:
+    client.delete(key)
+
+
+def let_clock_jump(client: Any, key: str) -> None:
+    """As if Redis' clock had gone on by a minute: the marker is so much older."""
+    moved = client.hget(key, "moved")
+    at, rest = moved.split(b" ", 1)
+    client.hset(key, "moved", b"%d %s" % (int(at) - 60_000, rest))
+
+
+@pytest.mark.parametrize("lose", [lose_marker, let_clock_jump])
+def test_late_write_whose_marker_is_lost_has_a_session_of_its_own_and_leaves_the_login_alone(
+    start: Start, redis_client: Any, lose: Callable[[Any, str], None]
+) -> None:
+    # What docs/concurrency.rst says of it: the cookie may replace that of the login.
+    overlap = start()
+    cookie = session_with(overlap, put("cart", ["tea"]))
+    late = overlap.begin(cookie)
+    login = overlap.run(cookie, lambda session: setattr(session, "owner", "ann"))
+    before = stored_sessions(redis_client)
+    lose(redis_client, key_of(cookie))
+    late.do(put("late", True))
+    answer = late.finish()
+    assert overlap.read(answer.cookie) == {"late": True}
+    after = stored_sessions(redis_client)
+    assert {name: after[name] for name in before} == before
+    assert id_in(login.cookie) in before
+    # With the marker there is no such cookie.
+    in_time = overlap.begin(login.cookie)
+    overlap.run(login.cookie, lambda session: session.regenerate_id())
+    in_time.do(put("late", True))
+    assert in_time.finish().cookies == []
