@@ -64,7 +64,6 @@ class Contents:
         "_complete",
         "_data",
         "_deleted",
-        "_exposed",
         "_flash",
         "_meta",
         "_names_read",
@@ -105,7 +104,6 @@ class Contents:
         self._assigned: set[Any] = set()
         self._accessed: set[Any] = set()
         self._deleted: set[bytes] = set()
-        self._exposed = False
         self._meta: dict[bytes, Any] = {}
         self._reads: dict[bytes, str] = {}
         self._names_read = False
@@ -147,23 +145,40 @@ class Contents:
         """Assign a value; ``key`` is exact, see :func:`exact_key`."""
         self._data[key] = value
         self._assigned.add(key)
-        if self._deleted:
-            self._deleted.discard(field_of(key))
+        if self._deleted or self._bad:
+            field = field_of(key)
+            self._deleted.discard(field)
+            self._bad.discard(field)
 
     def delete(self, key: Any) -> None:
-        """Delete a key.
+        """Delete a key, also one whose value does not decode.
 
         :raises KeyError: it is not there.
         """
-        if not self.has(key):
+        if not self.has(key) and not self.is_bad(key):
             raise KeyError(key)
         key = equal_key(key)
-        del self._data[key]
+        dict.pop(self._data, key, None)
         self._assigned.discard(key)
         self._accessed.discard(key)
         field = field_of(key)
+        self._bad.discard(field)
         if field in self.raw:
             self._deleted.add(field)
+
+    def is_bad(self, key: Any) -> bool:
+        """Tell whether a value was found under a key that does not decode."""
+        return _is_bad(key, self._bad)
+
+    def clear(self) -> None:
+        """Delete all keys and flash messages, also those that do not decode."""
+        dict.clear(self._data)
+        self._assigned.clear()
+        self._accessed.clear()
+        self._bad.clear()
+        self._flash = {}
+        self._complete = self._names_read = True
+        self._deleted.update(field for field in self._plain if field[:1] in DATA_KINDS)
 
     def everything(self, values: bool) -> dict[Any, Any]:
         """Return the ``dict`` of all keys and values: not a copy.
@@ -181,8 +196,10 @@ class Contents:
 
     def expose(self) -> dict[Any, Any]:
         """Return that ``dict`` to somebody who may assign to it and delete from it."""
-        self._exposed = True
-        return self.everything(values=True)
+        data = self.everything(values=True)
+        if not isinstance(data, Exposed):
+            self._data = data = Exposed(data, self._bad, self._deleted)
+        return data
 
     def _decode(self, key: str | int) -> Any:
         if self._complete:
@@ -194,7 +211,7 @@ class Contents:
         try:
             value = self._codec.decode(stored)
         except Exception:
-            self._bad.add(field)  # absent for this request; it stays stored
+            self._bad.add(field)  # absent for this request; it stays stored until it is removed
             self.undecodable += 1
             raise KeyError(key) from None
         self._data[key] = value
@@ -231,6 +248,7 @@ class Contents:
                     queue = name.decode("utf-8", "surrogatepass")
                     message = self._codec.decode(self._plain[field])
                 except Exception:
+                    self._bad.add(field)
                     self.undecodable += 1
                     continue
                 self._flash.setdefault(queue, []).append((field, message))
@@ -243,9 +261,13 @@ class Contents:
         self.queues(read=False).setdefault(queue, []).append((field, message))
 
     def pop_flash(self, queue: str) -> list[Any]:
-        """Remove and return the messages of a queue."""
+        """Remove the messages of a queue, and return those that decode."""
         messages = self.queues().pop(queue, [])
         self._deleted.update(field for field, _ in messages if field in self.raw)
+        kind = FLASH_KIND + queue.encode("utf-8", "surrogatepass")
+        bad = {field for field in self._bad if field.rpartition(UNIT_SEPARATOR)[0] == kind}
+        self._deleted |= bad
+        self._bad -= bad
         return [message for _, message in messages]
 
     # -- owner and label -----------------------------------------------------------
@@ -306,7 +328,7 @@ class Contents:
             or self._accessed
             or self._deleted
             or self._flash
-            or self._exposed
+            or isinstance(self._data, Exposed)
             or self._meta
             or self._beneath
         )
@@ -332,7 +354,7 @@ class Contents:
         :param detect: look for values that were changed in place.
         :raises UnserializableValue: a value cannot be encoded.
         """
-        if self._exposed:
+        if isinstance(self._data, Exposed):
             self._find_exposed()
         values = {}
         for key in list(self._assigned):  # an object's __reduce__ may look at the session
@@ -376,9 +398,10 @@ class Contents:
         self._accessed = set(self._data)
         for field, key in held.items():
             stored = self._plain.get(field)
-            if stored is None or field in self._deleted:
+            if stored is None or field in self._deleted or field in self._bad:
                 self._assigned.add(key)
                 self._deleted.discard(field)
+                self._bad.discard(field)
             elif type(self._data[key]) in ATOMS and self._encode(key, self._data[key]) != stored:
                 self._assigned.add(key)
         self._deleted.update(
@@ -460,9 +483,55 @@ class Contents:
             self._plain.pop(field, None)
             if field[:1] in KEY_KINDS:
                 key = key_of(field)
-                self._data.pop(key, None)
+                dict.pop(self._data, key, None)
                 self._accessed.discard(key)
         self._flash = None
+
+
+class Exposed(dict[Any, Any]):
+    """All keys and values, as an application may change them.
+
+    What does not decode is not among them; removed by name, or with all, it is
+    removed as well.
+
+    :param bad: the fields that do not decode; ``deleted``: those to delete.
+    """
+
+    __slots__ = ("_bad", "_deleted")
+
+    def __init__(self, data: dict[Any, Any], bad: set[bytes], deleted: set[bytes]) -> None:
+        super().__init__(data)
+        self._bad = bad
+        self._deleted = deleted
+
+    def _remove_bad(self, fields: set[bytes]) -> None:
+        self._deleted |= fields
+        self._bad -= fields
+
+    def __delitem__(self, key: Any) -> None:
+        if _is_bad(key, self._bad):
+            self._remove_bad({field_of(equal_key(key))})
+        else:
+            super().__delitem__(key)
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        if _is_bad(key, self._bad):
+            self._remove_bad({field_of(equal_key(key))})
+        return super().pop(key, *default)
+
+    def clear(self) -> None:
+        super().clear()
+        self._remove_bad({field for field in self._bad if field[:1] in KEY_KINDS})
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)  # elsewhere it is a dict as any other
+
+
+def _is_bad(key: Any, bad: set[bytes]) -> bool:
+    try:
+        return bool(bad) and field_of(equal_key(key)) in bad
+    except KeyError:
+        return False
 
 
 # -- keys --------------------------------------------------------------------------

@@ -25,6 +25,9 @@ from .store import milliseconds
 __all__ = ["RedisSession"]
 
 
+_NOT_GIVEN: Any = object()
+
+
 def _whole(name: str, values: bool) -> Callable[..., Any]:
     """Make a method that acts on all keys as the method of ``dict`` does.
 
@@ -114,6 +117,19 @@ class RedisSession(MutableMapping[Any, Any]):
         """As :meth:`dict.__delitem__`."""
         self._writing().contents.delete(key)
 
+    def pop(self, key: Any, default: Any = _NOT_GIVEN) -> Any:
+        """As :meth:`dict.pop`; a value that does not decode is absent, and removed too."""
+        try:
+            value = self[key]
+        except KeyError:
+            if self._loaded().is_bad(key):
+                del self[key]
+            if default is _NOT_GIVEN:
+                raise
+            return default
+        del self[key]
+        return value
+
     def popitem(self) -> tuple[Any, Any]:
         """As :meth:`dict.popitem`; which item, is not specified."""
         data = self._loaded().everything(values=False)
@@ -124,11 +140,7 @@ class RedisSession(MutableMapping[Any, Any]):
 
     def clear(self) -> None:
         """Remove all keys, and all flash messages."""
-        contents = self._writing().contents
-        for key in list(contents.everything(values=False)):
-            contents.delete(key)
-        for queue in list(contents.queues()):
-            contents.pop_flash(queue)
+        self._writing().contents.clear()
 
     keys = _whole("keys", values=False)
     __iter__ = _whole("__iter__", values=False)
@@ -407,8 +419,12 @@ class RedisSession(MutableMapping[Any, Any]):
         """Set the moment at which this session ends, whatever the activity.
 
         :param expires_epoch: seconds since the epoch; ``None``: no such moment.
-        :raises ValueError: not a moment before the year 10,000.
+        :raises ValueError: not a moment before the year 10,000; a ``timedelta``
+            is none.
         """
+        if isinstance(expires_epoch, datetime.timedelta):
+            # As a number of seconds it would be a moment of 1970, and end the session.
+            raise ValueError("expected a number of seconds since the epoch, not a timedelta")
         deadline = _duration(expires_epoch, LAST_MOMENT)
         state = self._writing()
         state.lifetime = state.lifetime._replace(deadline_ms=milliseconds(deadline))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import datetime
 import decimal
@@ -441,9 +442,6 @@ def test_value_that_does_not_decode_is_absent_reported_and_left(
         assert session.get("bad", "default") == "default"
         with pytest.raises(KeyError):
             session["bad"]
-        with pytest.raises(KeyError):
-            del session["bad"]
-        assert session.pop("bad", None) is None
         assert list(session) == ["good"]
         assert len(session) == 1
         assert session == {"good": [1]}
@@ -473,6 +471,17 @@ def test_value_that_does_not_decode_moves_to_a_new_id(redis_url: str, module: An
     assert browser.use(set) == {"good", "bad"}
 
 
+@pytest.mark.parametrize("value", ["newer", ["newer"]])
+def test_value_that_does_not_decode_can_be_replaced_in_managed_dict(
+    redis_url: str, module: Any, value: Any
+) -> None:
+    browser = make_browser(redis_url)
+    browser.use(lambda session: session.update(bad=module.Gone()))
+    del module.Gone
+    browser.use(lambda session: session.managed_dict.update(bad=value))
+    assert browser.use(dict) == {"bad": value}
+
+
 def test_value_that_does_not_decode_can_be_replaced(redis_url: str, module: Any) -> None:
     browser = make_browser(redis_url)
     browser.use(lambda session: session.update(bad=module.Gone(), worse=module.Gone()))
@@ -482,13 +491,88 @@ def test_value_that_does_not_decode_can_be_replaced(redis_url: str, module: Any)
     assert browser.use(dict) == {"bad": "new", "worse": "newer"}
 
 
+REMOVALS: dict[str, Callable[[Any], Any]] = {
+    "del": lambda session: session.__delitem__("bad"),
+    "pop": lambda session: session.pop("bad", None),
+    "clear": lambda session: session.clear(),
+    "managed_dict: del": lambda session: session.managed_dict.__delitem__("bad"),
+    "managed_dict: pop": lambda session: session.managed_dict.pop("bad", None),
+    "managed_dict: clear": lambda session: session.managed_dict.clear(),
+    "clear after managed_dict": lambda session: (session.managed_dict, session.clear()),
+    "replaced, then removed": lambda session: (session.update(bad=1), session.pop("bad")),
+    "replaced, then removed in managed_dict": lambda session: (
+        session.managed_dict.update(bad=1),
+        session.managed_dict.pop("bad"),
+    ),
+}
+
+
+@pytest.mark.parametrize("conflict", ["merge", "retry"])
+@pytest.mark.parametrize("others", [{}, {"good": [1]}], ids=["alone", "with another"])
+@pytest.mark.parametrize("name", REMOVALS)
+def test_value_that_does_not_decode_can_be_removed(
+    redis_url: str,
+    redis_client: redis.Redis,
+    module: Any,
+    name: str,
+    others: dict[str, Any],
+    conflict: str,
+) -> None:
+    browser = make_browser(redis_url, on_conflict=conflict)
+    browser.use(lambda session: session.update(bad=module.Gone(), **others))
+    gone = module.__dict__.pop("Gone")
+
+    def view(session: Any) -> dict[Any, Any]:
+        REMOVALS[name](session)
+        assert "bad" not in session
+        with pytest.raises(KeyError):
+            session.pop("bad")
+        with pytest.raises(KeyError):
+            del session.managed_dict["bad"]
+        return dict(session)
+
+    left = browser.use(view)
+    assert left == ({} if "clear" in name else others)
+    module.Gone = gone
+    assert browser.use(dict) == left
+    assert b".bad" not in data_fields(redis_client, browser.key)
+
+
+def test_pop_without_a_default_removes_what_it_cannot_return(redis_url: str, module: Any) -> None:
+    browser = make_browser(redis_url)
+    browser.use(lambda session: session.update(bad=module.Gone(), good=1))
+    gone = module.__dict__.pop("Gone")
+
+    def view(session: Any) -> None:
+        with pytest.raises(KeyError):
+            session.pop("bad")
+
+    browser.use(view)
+    module.Gone = gone
+    assert browser.use(set) == {"good"}
+
+
+def test_copy_of_managed_dict_is_a_dict(redis_url: str) -> None:
+    browser = make_browser(redis_url)
+    browser.use(lambda session: session.update(a=[1]))
+
+    def view(session: Any) -> None:
+        found = session.managed_dict
+        for copied in (copy.copy(found), copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+            assert (type(copied), copied) == (dict, {"a": [1]})
+        session["copy"] = found.copy()
+
+    browser.use(view)
+    assert browser.use(dict) == {"a": [1], "copy": {"a": [1]}}
+
+
 def test_value_that_does_not_decode_is_no_reason_to_end_an_emptied_session(
     redis_url: str, redis_client: redis.Redis, module: Any
 ) -> None:
     browser = make_browser(redis_url, invalidate_empty_session="true")
     browser.use(lambda session: session.update(good=1, bad=module.Gone()))
     gone = module.__dict__.pop("Gone")
-    browser.use(lambda session: session.clear())
+    browser.use(lambda session: session.__delitem__("good"))
     assert set(data_fields(redis_client, browser.key)) == {b".bad"}
     module.Gone = gone
     assert browser.use(set) == {"bad"}

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.browser import Browser, data_fields, make_browser
+from tests.support.browser import Browser, Reports, data_fields, make_browser
 
 QUEUES = [
     "",
@@ -208,7 +208,31 @@ def test_message_whose_value_cannot_be_decoded_does_not_hide_the_others(
     browser = make_browser(
         redis_url, serialize=lambda value: "".join(value).encode(), deserialize=load
     )
-    browser.use(lambda session: [session.flash(tuple(word)) for word in ("one", "bad", "two")])
+    words = ("one", "bad", "two")
+    browser.use(lambda session: [session.flash(tuple(word)) for word in words])
+    browser.use(lambda session: [session.flash(tuple(word), "a") for word in words])
+    for _ in range(2):
+        assert browser.use(lambda session: session.peek_flash()) == ["one", "two"]
+    # It goes with the others of its queue, whose pop is the last that anybody asks for them.
     assert browser.use(lambda session: session.pop_flash()) == ["one", "two"]
-    # It stays for a release of the application that can read it.
-    assert len(data_fields(redis_client, browser.key)) == 1
+    assert len(data_fields(redis_client, browser.key)) == 3
+    assert browser.use(lambda session: session.pop_flash("a")) == ["one", "two"]
+    assert data_fields(redis_client, browser.key) == {}
+
+
+def test_message_that_does_not_decode_goes_though_it_is_alone(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    def load(data: bytes) -> Any:
+        raise ValueError
+
+    reports = Reports()
+    browser = make_browser(redis_url, serialize=repr, deserialize=load, func_invalid_logger=reports)
+    for remove in (lambda session: session.pop_flash(), lambda session: session.clear()):
+        browser.use(lambda session: session.flash(("bad",)))
+        assert len(data_fields(redis_client, browser.key)) == 1
+        browser.use(remove)
+        assert data_fields(redis_client, browser.key) == {}
+        reports.problems.clear()
+        browser.use(lambda session: session.pop_flash())
+        assert reports.problems == []

@@ -458,7 +458,7 @@ def test_change_through_managed_dict_is_saved_when(name: str, browser: Browser) 
 def test_managed_dict_and_the_session_show_the_same(browser: Browser) -> None:
     def view(session: Any) -> None:
         managed = session.managed_dict
-        assert type(managed) is dict
+        assert isinstance(managed, dict)
         assert managed == {"a": 1}
         session["b"] = 2
         assert managed["b"] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import math
 import re
@@ -98,9 +99,9 @@ def test_method_is_there_with_its_arguments(browser: Browser, name: str) -> None
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_property_is_there_with_its_type(browser: Browser, name: str) -> None:
     stored, not_stored = PROPERTIES[name]
-    assert type(browser.use(lambda session: getattr(session, name))) is not_stored
+    assert isinstance(browser.use(lambda session: getattr(session, name)), not_stored)
     browser.use(lambda session: session.update(a=1))
-    assert type(browser.use(lambda session: getattr(session, name))) is stored
+    assert isinstance(browser.use(lambda session: getattr(session, name)), stored)
 
 
 @pytest.mark.parametrize("name", [name for name in PROPERTIES if name != "managed_dict"])
@@ -566,6 +567,25 @@ def test_value_that_is_no_time_is_refused_at_the_call(
     browser.use(view)
     assert browser.use(dict) == {"a": 1}
     assert browser.use(lambda session: session.timeout) == 1200
+
+
+@pytest.mark.parametrize("method", ["adjust_session_expires", "adjust_expires_for_session"])
+@pytest.mark.parametrize("hours", [0, 1, 24 * 365 * 60])
+def test_end_that_is_a_timedelta_is_refused(browser: Browser, method: str, hours: int) -> None:
+    browser.use(lambda session: session.update(a=1))
+
+    def view(session: Any) -> None:
+        with pytest.raises(ValueError, match="since the epoch, not a timedelta"):
+            getattr(session, method)(datetime.timedelta(hours=hours))
+
+    browser.use(view)
+    assert browser.use(dict) == {"a": 1}
+
+
+def test_timeout_may_be_a_timedelta(browser: Browser) -> None:
+    browser.use(lambda session: session.update(a=1))
+    browser.use(lambda session: session.adjust_session_timeout(datetime.timedelta(hours=1)))
+    assert browser.use(lambda session: (session["a"], session.timeout)) == (1, 3600)
 
 
 # -- a session after its request ---------------------------------------------------------
