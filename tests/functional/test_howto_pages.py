@@ -15,8 +15,8 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from webtest import TestApp
 
-from pyramid_redis_lua_sessions import sessions_of
-from pyramid_redis_lua_sessions.testing import CountingProxy
+from pyramid_redis_lua_sessions import StoreUnavailable, sessions_of
+from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.functional.test_documentation import samples
 from tests.support.browser import SECRET, Browser, let_time_pass, make_browser
 
@@ -156,6 +156,26 @@ def test_login_page_without_that_asks_for_the_session_of_every_request(
     assert proxy.round_trips == 1
     with pytest.raises(RuntimeError, match="/news is cacheable"):
         user.app.get("/news")
+
+
+@pytest.mark.parametrize("annotate", [True, False])
+def test_login_page_error_of_redis_reaches_exception_views_as_the_page_says(
+    login_page: Any, new_redis_server: Callable[..., RedisServer], annotate: bool
+) -> None:
+    def with_error_view(config: Configurator) -> None:
+        config.add_exception_view(lambda exc, request: Response(status=503), StoreUnavailable)
+
+    server = new_redis_server()
+    settings = {"redis.sessions.url": server.url, "redis.sessions.secret": SECRET}
+    includes = {"pyramid.includes": ["pyramid_tm", with_error_view]}
+    user = User(login_page.main({}, **settings, **includes, **{"tm.annotate_user": annotate}))
+    user.post("/log_in", name="ann", password="tea")
+    server.kill()
+    if annotate:
+        with pytest.raises(StoreUnavailable):
+            user.app.get("/")
+    else:
+        user.app.get("/", status=503)
 
 
 # -- remember me ---------------------------------------------------------------------------

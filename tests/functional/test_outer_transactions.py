@@ -212,6 +212,29 @@ def test_error_of_a_save_in_a_transaction_of_the_test_is_raised(
         app.get("/view")
 
 
+def test_conflict_in_a_transaction_of_the_test_runs_again(redis_url: str, tm: Any) -> None:
+    def view(request: Any) -> str:
+        session = request.session
+        n = session["n"]
+        if not others:
+            cookie = {"Cookie": request.environ["HTTP_COOKIE"]}
+            others.append(other.get("/count", headers=cookie).text)
+        session["n"] = n + 1
+        return str(n + 1)
+
+    def with_tm_and_retry(config: Any) -> None:
+        config.include("pyramid_tm")
+        config.include("pyramid_retry")
+
+    others: list[str] = []
+    other = make_app(redis_url, VIEWS)
+    app = serve(redis_url, tm, {"view": view}, with_tm_and_retry, on_conflict="retry")
+    assert app.get("/count").text == "1"
+    assert app.get("/view").text == "3"
+    assert app.get("/count").text == "4"
+    assert others == ["2"]
+
+
 def test_exception_that_nobody_renders_in_a_transaction_of_the_test_saves_nothing(
     redis_url: str, tm: Any, on_conflict: str
 ) -> None:
