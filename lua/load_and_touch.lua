@@ -7,8 +7,9 @@ replicas nor the append-only file see anything.
 
 KEYS[1] session_key  hash that holds the session
 ARGV[1] timeout_ms   integer, default idle timeout, ms; 0 = never
-ARGV[2] trigger_ms   integer, touch at or below this remaining life, ms;
-                     '' = always touch
+ARGV[2] trigger_ms   integer, touch at or below this remaining life, ms, of a
+                     session with the default idle timeout; where one has its
+                     own, at the same share of that. '' = always touch
 ARGV[3] absolute_ms  integer, absolute timeout, ms; 0 = none
 ARGV[4] use_ttl      '1' = the key has a TTL, '0' = field `expires` (LRU mode)
 
@@ -77,6 +78,7 @@ local function touch(...)
 end
 
 local idle = tonumber(timeout) or timeout_ms
+if trigger_ms then trigger_ms = timeout_ms > 0 and trigger_ms / timeout_ms * idle or idle end
 local life = math.huge
 if idle > 0 then life = idle end
 if absolute_ms > 0 then life = math.min(life, start + absolute_ms - now_ms) end

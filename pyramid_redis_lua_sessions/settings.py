@@ -494,7 +494,8 @@ class Settings:
         seconds,
         None,
         "Refresh the idle timeout only when the remaining life has fallen to that many seconds. "
-        "A request before that writes nothing in Redis.",
+        "A request before that writes nothing in Redis. For a session with a timeout of its own "
+        "it is the same share of that: with 900 of 1200, three quarters.",
     )
     absolute_timeout: float | None = setting(
         seconds,

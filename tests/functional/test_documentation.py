@@ -32,6 +32,7 @@ from pyramid_redis_lua_sessions.cli import SessionsCommand
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.settings import PREFIX, Row, Settings, SettingsError, rows
 from pyramid_redis_lua_sessions.testing import CountingProxy
+from tests.support.browser import let_time_pass, make_browser
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +196,21 @@ def test_readme_sample_gives_the_application_sessions(run_page: Callable[[Path],
     config.add_view(view, route_name="home")
     app = TestApp(config.make_wsgi_app())
     assert [app.get("/").text for _ in range(3)] == ["1", "2", "3"]
+
+
+def test_readme_sample_keeps_who_comes_daily_and_has_three_days(
+    redis_url: str, redis_client: Any
+) -> None:
+    (sample,) = samples(README, "ini")
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(sample.text)
+    own = {"redis.sessions.url": redis_url, "redis.sessions.secret": SECRET}
+    browser = make_browser(None, settings={**parser["app:main"], **own})
+    day = 24 * 3600
+    browser.use(lambda session: (session.update(a=1), session.adjust_session_timeout(3 * day)))
+    for _ in range(20):
+        let_time_pass(redis_client, browser.key, day)
+        assert browser.use(dict) == {"a": 1}
 
 
 #: What stands in for ``python`` and ``python3`` of a reader's shell: nothing is installed, and

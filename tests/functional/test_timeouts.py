@@ -245,12 +245,24 @@ def test_trigger_goes_with_a_timeout_of_the_sessions_own(
     """COMPAT B9: a session with a longer timeout must not end with the shorter one."""
     browser = started(redis_url, timeout="1200", timeout_trigger="900")
     browser.use(lambda session: session.adjust_session_timeout(3600))
-    let_time_pass(redis_client, browser.key, 2000)
+    let_time_pass(redis_client, browser.key, 600)
     assert read(browser) == 1
-    assert remaining(redis_client, browser) == about(1600)
-    let_time_pass(redis_client, browser.key, 800)
+    assert remaining(redis_client, browser) == about(3000)  # 900 of 1200 are 2700 of 3600
+    let_time_pass(redis_client, browser.key, 400)
     assert read(browser) == 1
     assert remaining(redis_client, browser) == about(3600)
+
+
+@pytest.mark.parametrize("options", [{}, {"set_redis_ttl": "false"}, {"absolute_timeout": "9000"}])
+def test_remembered_user_who_comes_back_in_time_stays_with_a_trigger(
+    redis_url: str, redis_client: redis.Redis, options: dict[str, str]
+) -> None:
+    """The remaining life of 20, and of 10, seconds is above the trigger of the others."""
+    browser = started(redis_url, timeout="12", timeout_trigger="9", cookie_max_age="100", **options)
+    browser.use(lambda session: session.adjust_session_timeout(30))
+    for _ in range(6):
+        let_time_pass(redis_client, browser.key, 10)
+        assert read(browser) == 1
 
 
 def test_own_timeout_below_the_trigger_is_always_refreshed(

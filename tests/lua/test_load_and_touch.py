@@ -307,13 +307,23 @@ def test_at_the_trigger_the_session_is_touched(scripts: Scripts) -> None:
     assert scripts.changes() == changes + 1
 
 
-def test_trigger_counts_the_own_timeout(scripts: Scripts) -> None:
-    scripts.create(timeout=60 * MINUTE, adjusted=True)
+@pytest.mark.parametrize("use_ttl", [True, False])
+@pytest.mark.parametrize("own", [6 * MINUTE, 60 * MINUTE])
+def test_trigger_is_a_share_of_the_own_timeout(scripts: Scripts, own: int, use_ttl: bool) -> None:
+    args = {"timeout": 20 * MINUTE, "trigger": 15 * MINUTE, "use_ttl": use_ttl}
+    scripts.create(timeout=own, adjusted=True, use_ttl=use_ttl)
+    pass_time(scripts, own // 4 - 2 * SECOND)
     changes = scripts.changes()
-    assert scripts.load(timeout=20 * MINUTE, trigger=10 * MINUTE)[1] == about(60 * MINUTE)
+    assert scripts.load(**args)[1] == about(own * 3 // 4 + 2 * SECOND)
     assert scripts.changes() == changes
-    pass_time(scripts, 51 * MINUTE)
-    assert scripts.load(timeout=20 * MINUTE, trigger=10 * MINUTE)[1] == 60 * MINUTE
+    pass_time(scripts, 2 * SECOND)
+    assert scripts.load(**args)[1] == own
+
+
+def test_trigger_has_no_share_where_the_default_is_never(scripts: Scripts) -> None:
+    scripts.create(timeout=MINUTE, adjusted=True)
+    pass_time(scripts, 10 * SECOND)
+    assert scripts.load(timeout=0, trigger=SECOND)[1] == MINUTE
 
 
 @pytest.mark.parametrize(
