@@ -18,6 +18,7 @@ from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
+from .. import __version__
 from ..errors import SessionError
 from . import check, migrate, scripts, sessions, simulate, stats, sweep
 from .console import Console, RedisFailure, UsageError
@@ -92,6 +93,7 @@ class SessionsCommand:
 
     def make_parser(self) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(prog=self.script_name, description=self.description)
+        parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
         commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
         target = target_arguments()
         for group in GROUPS:

@@ -41,7 +41,6 @@ def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
         help="look at N sessions to tell what settings of Redis would save memory (default: "
         "1000); while secrets are rotated, all are looked at",
     )
-    command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=check)
 
 

@@ -81,16 +81,19 @@ class Console:
         rows: Sequence[Sequence[str]],
         numbers: Sequence[str] = (),
         styles: Mapping[str, str] | None = None,
+        whole: Sequence[str] = (),
     ) -> None:
         """Print a table; as plain text one line a row, two spaces between the columns.
 
         :param headings: of the columns; if all are empty, none is printed.
         :param numbers: headings of the columns that are aligned on the right.
         :param styles: cells to the style that ``rich`` gives them.
+        :param whole: headings of the columns whose cells stay on one line; the first one's do.
         """
         if self.quiet:
             return
-        if _draws(sys.stdout) and self._draw(headings, rows, numbers, styles or {}):
+        on_one_line = [not n or heading in whole for n, heading in enumerate(headings)]
+        if _draws(sys.stdout) and self._draw(headings, rows, numbers, styles or {}, on_one_line):
             return
         lines = [list(headings), *rows] if any(headings) else list(rows)
         widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(headings))]
@@ -107,6 +110,7 @@ class Console:
         rows: Sequence[Sequence[str]],
         numbers: Sequence[str],
         styles: Mapping[str, str],
+        whole: Sequence[bool],
     ) -> bool:
         """Draw a table; return whether the terminal is wide enough for it."""
         from rich.box import SIMPLE
@@ -116,15 +120,18 @@ class Console:
         from rich.text import Text
 
         terminal = Terminal(highlight=False)
-        # Without this much room rich cuts off the first column, and leaves out others.
-        first = max(cell_len(row[0]) for row in [headings, *rows])
-        if terminal.width < first + (len(headings) - 1) * (NARROWEST + BETWEEN) + BETWEEN:
+        # Without this much room rich cuts off columns, and leaves out others.
+        widths = [
+            max(cell_len(row[number]) for row in [headings, *rows]) if stays else NARROWEST
+            for number, stays in enumerate(whole)
+        ]
+        if terminal.width < sum(widths) + len(widths) * BETWEEN:
             return False
         table = Table(box=SIMPLE, show_header=any(headings), pad_edge=False)
-        for number, heading in enumerate(headings):
+        for heading, stays in zip(headings, whole, strict=True):
             # What a row is about stays whole, so that it can be copied; nothing is cut off.
             justify: Literal["left", "right"] = "right" if heading in numbers else "left"
-            table.add_column(heading, justify=justify, no_wrap=not number, overflow="fold")
+            table.add_column(heading, justify=justify, no_wrap=stays, overflow="fold")
         for row in rows:
             # Text, not str: what stands in a cell is no markup.
             table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
@@ -141,11 +148,14 @@ class Console:
             return
         if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError("give --yes: there is no terminal on which to ask")
+        if sys.stderr is not None:  # standard output may be for a program
+            print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
         try:
-            answer = input(f"{question} [y/N] ")
+            answer = input()
         except EOFError:
             answer = ""
-            self.out()  # the cursor is still behind the question
+            if sys.stderr is not None:
+                print(file=sys.stderr)  # the cursor is still behind the question
         except UnicodeDecodeError:
             answer = ""
         if answer.strip().lower() not in ("y", "yes"):

@@ -26,6 +26,7 @@ __all__ = [
     "find",
     "forget_predecessors",
     "name_of",
+    "naming",
     "reveal",
 ]
 
@@ -226,15 +227,22 @@ def forget_predecessors(target: Target, session_ids: Iterable[str]) -> int:
 # -- in words --------------------------------------------------------------------------
 
 
+def naming(field: bytes) -> dict[str, str | int]:
+    """Say what a field holds, for JSON: a key, or a flash message in a queue."""
+    if field[:1] == FLASH_KIND:
+        return {"flash": field[1:].rpartition(UNIT_SEPARATOR)[0].decode("utf-8", "replace")}
+    try:
+        return {"key": key_of(field)}
+    except ValueError:
+        return {"foreign": repr(field)}
+
+
 def name_of(field: bytes) -> str:
     """Say what a field holds: a key as Python writes it, or a flash message."""
-    if field[:1] == FLASH_KIND:
-        queue = field[1:].rpartition(UNIT_SEPARATOR)[0].decode("utf-8", "replace")
-        return f"flash message in {queue!r}" if queue else "flash message"
-    try:
-        return printable(repr(key_of(field)))
-    except ValueError:
-        return f"{field!r} (none of ours)"
+    ((kind, name),) = naming(field).items()
+    if kind == "flash":
+        return f"flash message in {name!r}" if name else "flash message"
+    return printable(repr(name)) if kind == "key" else f"{name} (none of ours)"
 
 
 def decode(target: Target, session_id: str, field: bytes, stored: bytes) -> Any:

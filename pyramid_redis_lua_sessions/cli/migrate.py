@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
 from ..errors import SessionError
@@ -67,6 +68,13 @@ def take_over(console: Console, args: argparse.Namespace, target: Target) -> Non
     console.ask(f"Convert all sessions of {libraries}?", args.yes or args.dry_run)
 
     summary, ended = Summary(), ""
+    refused: list[dict[str, str]] = []
+
+    def refuse(name: str, why: str) -> None:
+        refused.append({"session": name, "why": why})
+        if not args.json:
+            console.out(f"left as it was: session {name}: {why}")
+
     try:
         with console.progress() as advance:
             migrate_all(
@@ -76,7 +84,7 @@ def take_over(console: Console, args: argparse.Namespace, target: Target) -> Non
                 names=None if args.match else old_name(settings),
                 match=args.match or "*",
                 dry_run=args.dry_run,
-                refused=lambda name, why: console.out(f"left as it was: session {name}: {why}"),
+                refused=refuse,
                 progress=lambda steps, so_far: advance(steps, f"{so_far.moved} moved"),
                 summary=summary,
             )
@@ -90,8 +98,12 @@ def take_over(console: Console, args: argparse.Namespace, target: Target) -> Non
         if (count := getattr(summary, name)) or name == "moved"
     ]
     try:
-        for count, meaning in counted:
-            console.out(f"{count:>9}  {meaning}")
+        if args.json:
+            counts = dataclasses.asdict(summary)
+            console.json({**counts, "left_as_they_were": refused, "complete": not ended})
+        else:
+            for count, meaning in counted:
+                console.out(f"{count:>9}  {meaning}")
         console.flush()
     except OSError as exc:
         told = "; ".join(f"{count} {meaning}" for count, meaning in counted)

@@ -34,13 +34,17 @@ def load_scripts(console: Console, args: argparse.Namespace) -> int:
             raise RedisFailure(
                 f"{target.name}: the scripts could not be loaded: {exc or type(exc).__name__}"
             ) from exc
-    rows = []
-    lacking = set()
+    loaded: list[dict[str, Any]] = []
+    lacking: set[str] = set()
     for script in SCRIPTS.values():
         having = [node for node, held in nodes.items() if script.sha1 in held]
         lacking.update(set(nodes) - set(having))
-        rows.append((script.name, script.sha1, ", ".join(having) or "-"))
-    console.table(("", "", ""), rows)
+        loaded.append({"name": script.name, "sha1": script.sha1, "nodes": having})
+    if args.json:
+        console.json({"scripts": loaded, "missing_on": sorted(lacking)})
+    else:
+        rows = [(s["name"], s["sha1"], ", ".join(s["nodes"]) or "-") for s in loaded]
+        console.table(("", "", ""), rows)
     if lacking:
         raise RedisFailure(f"scripts are missing on {', '.join(sorted(lacking))}")
     return 0

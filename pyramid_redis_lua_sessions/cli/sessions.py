@@ -14,7 +14,17 @@ from ..scripts import Status
 from ..seals import Bound
 from ..serializers import DATA_KINDS, LABEL_FIELD, OWNER_FIELD
 from .console import Console, RedisFailure, UsageError, duration, plural, size
-from .found import META, Found, all_hashes, decode, find, forget_predecessors, name_of, reveal
+from .found import (
+    META,
+    Found,
+    all_hashes,
+    decode,
+    find,
+    forget_predecessors,
+    name_of,
+    naming,
+    reveal,
+)
 from .target import Target, connected
 
 __all__ = ["add_to"]
@@ -46,7 +56,6 @@ def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
         help="at most N, whichever are found first; 0: all (default: 100)",
     )
     command.add_argument("--reveal", action="store_true", help="show owners and labels")
-    command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=list_sessions)
 
     command = commands.add_parser(
@@ -101,7 +110,7 @@ def list_sessions(console: Console, args: argparse.Namespace) -> int:
             headings += ["owner", "label"]
             for row, session in zip(rows, sessions, strict=True):
                 row += [meta(target, session, name) for name in (OWNER_FIELD, LABEL_FIELD)]
-        console.table(headings, rows, numbers=("keys", "size"))
+        console.table(headings, rows, numbers=("keys", "size"), whole=("created",))
         if more:
             console.error(f"there are more than {args.limit}: --limit 0 lists all")
     return 0
@@ -195,23 +204,47 @@ def show(console: Console, args: argparse.Namespace) -> int:
         if args.reveal:
             target.require_configuration("--reveal")
         session = find(console, target, args.session)
-        console.table(("", ""), list(facts(target, session, args.reveal).items()))
-        console.out()
         bound = target.sealer.bind(session.session_id)
-        headings = ["key", "stored", *(["protection"] if target.configured else [])]
-        headings += ["value"] if args.reveal else []
-        rows = []
+        held = []
         for field, stored in sorted(session.stored.fields.items()):
             if field[:1] not in [b"%c" % kind for kind in DATA_KINDS]:
                 continue
-            row = [name_of(field), size(len(stored))]
+            more = {}
             if target.configured:
-                row.append(protection(target, bound, field, stored))
+                more["protection"] = protection(target, bound, field, stored)
             if args.reveal:
-                row.append(reveal(target, session.session_id, field, stored))
-            rows.append(row)
+                more["value"] = reveal(target, session.session_id, field, stored)
+            held.append((field, len(stored), more))
+        if args.json:
+            console.json(
+                {
+                    **as_json(target, session, args.reveal),
+                    **lifetimes(target, session),
+                    "values": [
+                        {**naming(field), "bytes": stored, **more} for field, stored, more in held
+                    ],
+                }
+            )
+            return 0
+        console.table(("", ""), list(facts(target, session, args.reveal).items()))
+        console.out()
+        headings = ["key", "stored", *(["protection"] if target.configured else [])]
+        headings += ["value"] if args.reveal else []
+        rows = [[name_of(field), size(stored), *more.values()] for field, stored, more in held]
         console.table(headings, rows, numbers=("stored",))
     return 0
+
+
+def lifetimes(target: Target, session: Found) -> dict[str, Any]:
+    """Say what bounds a session's life, for JSON, as far as it is known."""
+    own = b"timeout" in session.stored.fields
+    known = target.configured or own
+    deadline_ms = session.deadline_ms
+    return {
+        "idle_timeout_seconds": session.timeout_ms / 1000 or None if known else None,
+        "idle_timeout_is_its_own": own,
+        "ends_at_last": None if deadline_ms is None else deadline_ms / 1000,
+    }
 
 
 def facts(target: Target, session: Found, revealed: bool) -> dict[str, str]:
@@ -253,15 +286,32 @@ def protection(target: Target, bound: Bound, field: bytes, stored: bytes) -> str
 def revoke(console: Console, args: argparse.Namespace) -> int:
     with connected(args) as target:
         if args.session is not None:
-            revoke_one(console, args, target)
+            ended, left = revoke_one(console, args, target)
         elif args.owner is not None:
-            revoke_owners(console, args, target)
+            ended, left = revoke_owners(console, args, target)
         else:
-            revoke_all(console, args, target)
+            ended, left = revoke_all(console, args, target)
+    if args.json:
+        console.json({"ended": ended, "may_live_again": left})
+    elif args.session is None:
+        console.out(f"ended {plural(ended, 'session')}")
+    if left:
+        console.error(
+            f"{plural(left, 'session')} may live again by an old cookie: they name what they were "
+            "migrated from, but with this configuration that cannot be verified"
+        )
+    if args.all and target.settings.migrate_from and not args.json:
+        console.out(
+            "Sessions that were not carried over yet are as they were: their old cookies work "
+            "until redis.sessions.migrate_from is removed."
+        )
     return 0
 
 
-def revoke_one(console: Console, args: argparse.Namespace, target: Target) -> None:
+# Each returns how many sessions it ended, and of how many what they were migrated from is left.
+
+
+def revoke_one(console: Console, args: argparse.Namespace, target: Target) -> tuple[int, int]:
     session = find(console, target, args.session)
     name = session.fingerprint
     console.ask(
@@ -277,16 +327,9 @@ def revoke_one(console: Console, args: argparse.Namespace, target: Target) -> No
     owner = stored and target.sealer.bind(session.session_id).open(OWNER_FIELD, stored)
     if owner:
         store.forget(owner, [session.session_id])
-    console.out(f"ended session {name}")
-    tell_of_predecessors(console, left)
-
-
-def tell_of_predecessors(console: Console, left: int) -> None:
-    if left:
-        console.error(
-            f"{plural(left, 'session')} may live again by an old cookie: they name what they were "
-            "migrated from, but with this configuration that cannot be verified"
-        )
+    if not args.json:
+        console.out(f"ended session {name}")
+    return 1, left
 
 
 def owners_named(target: Target, owner: str) -> dict[str | int, bytes]:
@@ -308,18 +351,16 @@ def owners_named(target: Target, owner: str) -> dict[str | int, bytes]:
     return owners
 
 
-def revoke_owners(console: Console, args: argparse.Namespace, target: Target) -> None:
+def revoke_owners(console: Console, args: argparse.Namespace, target: Target) -> tuple[int, int]:
     target.require_configuration("--owner")
     sessions, _ = gather(console, target, args.owner, 0)
     console.ask(f"End {plural(len(sessions), 'session')} of this owner?", args.yes)
     registry = target.registry()
     left = forget_predecessors(target, [session.session_id for session in sessions])
-    ended = sum(revoke_owner(registry, owner) for owner in owners_named(target, args.owner))
-    console.out(f"ended {plural(ended, 'session')}")
-    tell_of_predecessors(console, left)
+    return sum(revoke_owner(registry, owner) for owner in owners_named(target, args.owner)), left
 
 
-def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> None:
+def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> tuple[int, int]:
     console.ask(
         f"End ALL sessions under the prefix {target.settings.prefix!r}? Every user is logged out.",
         args.yes,
@@ -355,10 +396,4 @@ def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> No
             break
     else:
         raise RedisFailure(f"{ended} ended, but sessions get new ids faster than they can be ended")
-    console.out(f"ended {plural(ended, 'session')}")
-    tell_of_predecessors(console, left)
-    if target.settings.migrate_from:
-        console.out(
-            "Sessions that were not carried over yet are as they were: their old cookies work "
-            "until redis.sessions.migrate_from is removed."
-        )
+    return ended, left

@@ -99,7 +99,6 @@ def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--bytes", type=int, default=200, metavar="N", help="size of a value (default: 200)"
     )
-    command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=simulate)
 
 

@@ -100,7 +100,6 @@ def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
         "remaining life. Scans all keys of the database, without blocking it or touching a "
         "session.",
     )
-    command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=stats)
 
 

@@ -33,6 +33,9 @@ def sweep(console: Console, args: argparse.Namespace) -> int:
                 removed += gone
                 emptied += bool(gone) and not left
             advance(steps, f"{removed:,} removed")
+    if args.json:
+        console.json({"indexes": indexes, "removed": removed, "indexes_emptied": emptied})
+        return 0
     console.out(
         f"{plural(indexes, 'index', 'indexes')} of owners: {plural(removed, 'expired session')} "
         f"removed, {plural(emptied, 'index', 'indexes')} of which nothing is left"

@@ -105,7 +105,7 @@ class Target:
 
 
 def target_arguments() -> argparse.ArgumentParser:
-    """The arguments that every subcommand has: which Redis."""
+    """The arguments that every subcommand has: which Redis, and what is printed."""
     target = argparse.ArgumentParser(add_help=False)
     add_ini_arguments(target, nargs="?")
     target.add_argument(
@@ -120,6 +120,7 @@ def target_arguments() -> argparse.ArgumentParser:
         help="prefix of the sessions' keys, where no configuration file tells "
         f"(default: {Settings.prefix})",
     )
+    target.add_argument("--json", action="store_true", help="print JSON")
     return target
 
 

@@ -1,5 +1,6 @@
 """The console script ``redis-lua-sessions``."""
 
+import json
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import RedisCluster
 from redis.retry import Retry
 
+import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions.cli import main
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import RedisServer, RedisServerError
@@ -38,11 +40,11 @@ def closed_port() -> int:
     return port
 
 
-def write_ini(path: Path, url: str, section: str = "app:main") -> str:
+def write_ini(path: Path, url: str, section: str = "app:main", more: str = "") -> str:
     ini = path / "app.ini"
     ini.write_text(
         f"[{section}]\nuse = call:{__name__}:unused_app\n"
-        f"redis.sessions.secret = {SECRET}\nredis.sessions.url = {url}\n"
+        f"redis.sessions.secret = {SECRET}\nredis.sessions.url = {url}\n{more}\n"
     )
     return str(ini)
 
@@ -290,11 +292,62 @@ def test_quiet_run_prints_errors_only(redis_url: str, capsys: pytest.CaptureFixt
 
 
 def test_exit_status_reaches_the_shell(redis_url: str) -> None:
-    command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "load-scripts", "--url"]
+    command = [sys.executable, "-m", "pyramid_redis_lua_sessions", "load-scripts", "--url"]
     for url, status in ((redis_url, 0), (f"redis://127.0.0.1:{closed_port()}/0", 1), ("x", 2)):
         done = subprocess.run([*command, url], capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_version_is_told_and_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pyramid_redis_lua_sessions", "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"redis-lua-sessions {pyramid_redis_lua_sessions.__version__}\n"
+
+
+# -- JSON --------------------------------------------------------------------------
+
+
+def test_load_scripts_as_json(
+    redis_server: RedisServer, redis_client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("load-scripts", "--url", redis_server.url, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    node = f"127.0.0.1:{redis_server.port}"
+    assert found == {
+        "scripts": [
+            {"name": script.name, "sha1": script.sha1, "nodes": [node]}
+            for script in SCRIPTS.values()
+        ],
+        "missing_on": [],
+    }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check"],
+        ["list"],
+        ["load-scripts"],
+        ["migrate", "--dry-run"],
+        ["revoke", "--all", "--yes"],
+        ["simulate", "--seconds", "0.2", "--workers", "1", "--sessions", "2"],
+        ["stats"],
+        ["sweep"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_prints_one_json_document_when_it_is_asked_to(
+    redis_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    ini = write_ini(tmp_path, redis_url, more="redis.sessions.migrate_from = pyramid_session_redis")
+    assert run(command[0], ini, *command[1:], "--json") == 0
+    assert json.loads(capsys.readouterr().out) is not None
 
 
 # -- signals -----------------------------------------------------------------------
@@ -339,7 +392,7 @@ def test_signal_to_end_is_an_interrupt_to_a_command_and_to_nobody_else(
 
 
 def test_output_that_cannot_be_written_is_an_error_of_one_line(redis_url: str) -> None:
-    command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "stats", "--url", redis_url]
+    command = [sys.executable, "-m", "pyramid_redis_lua_sessions", "stats", "--url", redis_url]
     reader, closed_pipe = os.pipe()
     os.close(reader)
     for stdout, unbuffered, message in (

@@ -22,6 +22,8 @@ from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.browser import SECRET, Browser, let_time_pass, make_browser
 from tests.support.command import on_a_terminal, run, write_ini
 
+from .test_owner import make_index_older
+
 VALUE = "a value that nobody asked to see"
 OWNER = "ada@example.com"
 LABEL = "phone\x1b[2J"
@@ -737,3 +739,85 @@ def test_commands_where_somebody_else_wrote_to_redis(
     assert "\x1b" not in capsys.readouterr().out
     assert run("list", ini) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1  # the headings
+
+
+# -- JSON ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("revealed", [False, True])
+def test_show_as_json(browser: Browser, ini: str, capsys: Any, revealed: bool) -> None:
+    log_in(browser)
+    browser.use(lambda session: session.update({5: "five", "\udc80": "x"}))
+    browser.use(lambda session: session.flash("hello", "queue"))
+    browser.use(lambda session: session.adjust_session_timeout(600))
+    args = ["--reveal"] if revealed else []
+    assert run("show", ini, "--session", name_of(browser), "--json", *args) == 0
+    out = capsys.readouterr().out
+    found = json.loads(out)
+    values = {
+        str(value.get("key", value.get("flash"))): value.get("value") for value in found["values"]
+    }
+    assert found["session"] == name_of(browser)
+    assert (found["idle_timeout_seconds"], found["idle_timeout_is_its_own"]) == (600, True)
+    assert found["ends_at_last"] is None
+    assert {value["protection"] for value in found["values"]} == {"sealed"}
+    assert all(value["bytes"] > 0 for value in found["values"])
+    shown = {"name": repr(VALUE), "5": "'five'", "\udc80": "'x'", "queue": "'hello'"}
+    assert values == (shown if revealed else dict.fromkeys(shown))
+    if revealed:
+        assert (found["owner"], found["label"]) == (OWNER, LABEL)
+    else:
+        assert_shows_no_secret(out, browser)
+
+
+def test_show_as_json_says_what_is_not_known(browser: Browser, redis_url: str, capsys: Any) -> None:
+    log_in(browser)
+    assert run("show", "--url", redis_url, "--session", name_of(browser), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["idle_timeout_seconds"], found["idle_timeout_is_its_own"]) == (None, False)
+    assert [set(value) for value in found["values"]] == [{"key", "bytes"}]
+
+
+@pytest.mark.parametrize("which", ["session", "owner", "all"])
+def test_revoke_as_json(browser: Browser, ini: str, capsys: Any, which: str) -> None:
+    log_in(browser)
+    named = {"session": [name_of(browser)], "owner": [OWNER], "all": []}[which]
+    assert run("revoke", ini, f"--{which}", *named, "--yes", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"ended": 1, "may_live_again": 0}
+    assert not is_alive(browser)
+
+
+def test_question_is_no_part_of_the_json(
+    browser: Browser, ini: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(browser)
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert run("revoke", ini, "--all", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["ended"] == 1
+    assert "[y/N]" in printed.err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_sweep_as_json(browser: Browser, redis_client: Any, ini: str, capsys: Any) -> None:
+    log_in(browser)
+    redis_client.delete(browser.key)
+    make_index_older(redis_client, 120)
+    assert run("sweep", ini, "--json") == 0
+    expected = {"indexes": 1, "removed": 1, "indexes_emptied": 1}
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("args", [[], ["--reveal"]], ids=str)
+def test_date_is_on_one_line_on_a_narrow_terminal(
+    browser: Browser, ini: str, args: list[str], columns: int
+) -> None:
+    log_in(browser)
+    status, shown = on_a_terminal("list", ini, *args, columns=columns)
+    assert status == 0
+    assert re.search(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} UTC", shown)

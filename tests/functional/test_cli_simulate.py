@@ -109,7 +109,7 @@ def test_simulate_that_is_interrupted_leaves_nothing(
     redis_server: RedisServer, redis_client: Any
 ) -> None:
     redis_client.config_resetstat()
-    command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "simulate", "--url"]
+    command = [sys.executable, "-m", "pyramid_redis_lua_sessions", "simulate", "--url"]
     with subprocess.Popen(
         [*command, redis_server.url, *"--workers 1 --seconds 60 --sessions 5 --writes 0".split()],
         stdout=subprocess.PIPE,
@@ -130,7 +130,7 @@ def test_simulate_that_is_interrupted_leaves_nothing(
 @contextmanager
 def simulating(url: str, seconds: int) -> Iterator[subprocess.Popen[str]]:
     """Run the command with one worker, in a process group of its own; none of it is left."""
-    command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "simulate", "--url", url]
+    command = [sys.executable, "-m", "pyramid_redis_lua_sessions", "simulate", "--url", url]
     options = f"--workers 1 --seconds {seconds} --sessions 5".split()
     with subprocess.Popen(
         [*command, *options],

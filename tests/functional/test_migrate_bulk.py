@@ -1,5 +1,6 @@
 """``redis-lua-sessions migrate``: all sessions ahead of time."""
 
+import json
 import pickle
 import re
 import secrets
@@ -127,6 +128,18 @@ def test_all_sessions_move_and_their_users_come_back_with_their_old_cookies(
     assert counts(capsys.readouterr().out)["sessions converted"] == 0
 
 
+def test_summary_as_json(psr: Any, ini: Path, redis_client: Any, capsys: Any) -> None:
+    psr().do("session['a'] = 1")
+    redis_client.set(secrets.token_urlsafe(48), "a string of somebody else", ex=100)
+    for args in (["--dry-run"], ["--yes"]):
+        assert run(ini, *args, "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["moved"], found["refused"], found["complete"]) == (1, 1, True)
+        (refused,) = found["left_as_they_were"]
+        assert len(refused["session"]) == 12
+        assert "does not decode" in refused["why"]
+
+
 def test_life_that_remains_is_kept_until_the_user_comes_back(
     psr: Any, ini: Path, redis_url: str, redis_client: Any
 ) -> None:
@@ -203,7 +216,7 @@ def test_interrupted_run_loses_nothing_and_is_taken_up(
     psr().do("session['a'] = 1")
     ids = clone(redis_client, MANY)
     migration = moving(redis_url).factory.migration
-    command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "migrate", str(ini), "--yes"]
+    command = [sys.executable, "-m", "pyramid_redis_lua_sessions", "migrate", str(ini), "--yes"]
     moved_before = 0
     for how, least in ((signal.SIGINT, 300), (signal.SIGTERM, 600), (signal.SIGKILL, 1000)):
         process = subprocess.Popen(
@@ -241,7 +254,7 @@ def test_summary_is_an_error_of_one_line_where_the_output_cannot_be_written(
     psr().do("session['a'] = 1")
     clone(redis_client, 30)
     redis_client.set("x" * 64, pickle.dumps({"m": {("private", 1): 1}, "c": 1, "v": 1}))
-    command = [sys.executable, "-m", "pyramid_redis_lua_sessions.cli", "migrate", str(ini)]
+    command = [sys.executable, "-m", "pyramid_redis_lua_sessions", "migrate", str(ini)]
     # Unbuffered, it breaks off; else it finds out in the end.
     for unbuffered in ("1", ""):
         with open("/dev/full", "w") as full:
@@ -371,7 +384,7 @@ def test_operator_is_asked_first(
     psr().do("session['a'] = 1")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     for answer, status, left in (("n", 2, 1), ("", 2, 1), ("y", 0, 0)):
-        monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
+        monkeypatch.setattr("builtins.input", lambda answer=answer: answer)
         assert run(ini) == status
         assert len(old_keys(redis_client)) == left
 

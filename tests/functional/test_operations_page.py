@@ -201,7 +201,7 @@ def test_command_page_names_every_command_and_option() -> None:
     sections = dict(
         re.findall(r"^``?([a-z-]+)``?\n[-~]+\n(.*?)(?=^\S+\n[-~]+\n|\Z)", text, re.M | re.S)
     )
-    common = {"--help", "--url", "--prefix"}
+    common = {"--help", "--json", "--url", "--prefix"}
     assert set(sections) == set(subcommands())
     for name, parser in subcommands().items():
         options = {option for action in parser._actions for option in action.option_strings}

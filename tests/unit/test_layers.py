@@ -37,7 +37,7 @@ LAYERS = (
 )
 
 #: They may import the layers. The layers import them at most within a function.
-LEAVES = ("census", "cli", "debugtoolbar", "migrate", "testing", "transaction", "watch")
+LEAVES = ("__main__", "census", "cli", "debugtoolbar", "migrate", "testing", "transaction", "watch")
 
 #: Layers that may import redis-py.
 KNOW_REDIS = LAYERS[LAYERS.index("addresses") : LAYERS.index("store") + 1]

@@ -1,8 +1,0 @@
-"""``python -m pyramid_redis_lua_sessions.cli``: the console script, where it is not on the PATH."""
-
-import sys
-
-from . import main
-
-if __name__ == "__main__":
-    sys.exit(main())
