@@ -8,7 +8,7 @@ import hashlib
 import re
 import time
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hmac import compare_digest
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
@@ -234,12 +234,25 @@ class CookiePolicy:
         except ValueError:
             return None
 
-    def due(self, ticket: Ticket) -> bool:
+    def due(self, ticket: Ticket, environ: Mapping[str, Any]) -> bool:
         """Tell whether a cookie should be sent again: signed with an older
-        secret, or persistent and past half of its life."""
-        if ticket.outdated:
+        secret, or persistent and past half of its life.
+
+        A navigation sends it, of which there is one at a time: a request that a
+        page makes may be overtaken by a login, whose cookie the older one would
+        replace. So such a request sends it only in the last quarter of its life,
+        for pages that stay open, and never for the secret.
+
+        :param environ: of the request. A browser that does not say what a request
+            is for (Fetch Metadata) is taken to navigate.
+        """
+        if not (ticket.outdated or ticket.max_age):
+            return False
+        navigates = environ.get("HTTP_SEC_FETCH_MODE", "navigate") == "navigate"
+        if ticket.outdated and navigates:
             return True
-        return bool(ticket.max_age) and time.time() - ticket.issued > (ticket.max_age or 0) / 2
+        age = time.time() - ticket.issued
+        return bool(ticket.max_age) and age / (ticket.max_age or 1) > (0.5 if navigates else 0.75)
 
     def header_to_set(
         self,
@@ -295,4 +308,4 @@ class CookiePolicy:
             comment=s.cookie_comment,
             samesite=s.cookie_samesite,
         )
-        return header
+        return f"{header}; Partitioned" if s.cookie_partitioned else header

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from pyramid.interfaces import ISessionFactory, ITweens
@@ -85,6 +85,7 @@ class RedisSessionFactory:
         self.settings = settings
         # Where pyramid_session_multi looks for it, as Pyramid's own factories have it.
         self._cookie_name = settings.cookie_name
+        self._noted_proxy = False
         self.cookies = CookiePolicy(settings)
         self.codec = make_codec(settings)
         self.sealer = make_sealer(settings)
@@ -127,6 +128,18 @@ class RedisSessionFactory:
             store = store.using(self._client_callable(request, **self._client_options))
         watcher = None if request is None else request.environ.get(WATCHER)
         return store if watcher is None else cast("Store", watcher(store))
+
+    def note_proxy(self, environ: Mapping[str, Any]) -> None:
+        """Warn, once, if a request over http says that it came over https before."""
+        scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").partition(",")[0].strip()
+        forwarded = environ.get("HTTP_FORWARDED", "").replace('"', "").lower()  # RFC 7239
+        if (scheme == "https" or "proto=https" in forwarded) and not self._noted_proxy:
+            self._noted_proxy = True
+            log.warning(
+                "the session cookie is sent without Secure: a proxy says that the request came "
+                "over https, and the WSGI server was not told to believe it; or set "
+                "redis.sessions.cookie_secure = true"
+            )
 
     def preload(self) -> None:
         """Load the scripts into Redis; a Redis that is down is a logged warning."""
@@ -423,7 +436,9 @@ class Turn:
         if state.recookie:
             self.identify()
         ticket = self._ticket()
-        due = ticket is not None and (state.recookie or self.factory.cookies.due(ticket))
+        due = ticket is not None and (
+            state.recookie or self.factory.cookies.due(ticket, self.request.environ)
+        )
         idle = not (due or state.has_work() or state.created_here or state.cookie_is_stale)
         if idle and not state.loose_ends:
             self._reseal(ticket)
@@ -497,6 +512,17 @@ class Turn:
             return
         self._cookie_sent = name
         self.response.headerlist.append(("Set-Cookie", header))
+        if state.cookie_is_stale and ticket is not None:
+            self._clear_site_data()
+
+    def _clear_site_data(self) -> None:
+        """Have the browser remove what is configured, at the end of the session that it knew."""
+        items = self.settings.clear_site_data
+        if self.state.created_here:  # its cookie must stay
+            items = tuple(item for item in items if item not in ("cookies", "*"))
+        if items:
+            value = ", ".join(f'"{item}"' for item in items)
+            self.response.headers.setdefault("Clear-Site-Data", value)
 
     def _header_to_set(self, ticket: Ticket | None) -> str:
         state, settings = self.state, self.settings
@@ -518,6 +544,8 @@ class Turn:
     def _scheme(self) -> str:
         # Pyramid's DummyRequest has none.
         scheme: str = getattr(self.request, "scheme", "http")
+        if scheme == "http" and self.settings.cookie_secure is None:
+            self.factory.note_proxy(self.request.environ)
         return scheme
 
     def _leave_no_trace(self) -> None:

@@ -331,18 +331,18 @@ def cookie_end(value: Any) -> datetime.datetime | datetime.timedelta | None:
     raise ValueError("a datetime or timedelta, which only code can give (see cookie_max_age)")
 
 
-def libraries(value: Any) -> tuple[str, ...]:
-    """Names of libraries whose sessions can be taken over, with commas or spaces between."""
-    if isinstance(value, str):
-        value = [] if value == "None" else value.replace(",", " ").split()
-    try:
-        names = tuple(value or ())
-        if not set(names) <= set(MIGRATE_FROM):
-            raise ValueError
-    except (TypeError, ValueError):
-        raise ValueError(" or ".join(MIGRATE_FROM) + ", or both") from None
-    return names
-
+#: What Clear-Site-Data may name: https://w3c.github.io/webappsec-clear-site-data/, and the
+#: caches of single pages that browsers have besides.
+SITE_DATA = (
+    "cache",
+    "cookies",
+    "storage",
+    "executionContexts",
+    "clientHints",
+    "prefetchCache",
+    "prerenderCache",
+    "*",
+)
 
 #: Libraries whose sessions can be taken over.
 MIGRATE_FROM = ("pyramid_session_redis", "pyramid_redis_sessions")
@@ -381,6 +381,24 @@ def not_from_ini(value: Any) -> Any:
     if isinstance(value, str):  # an empty one is not given
         raise ValueError("an object, which only code can give (see url)")
     return value
+
+
+def some_of(*allowed: str) -> Parser:
+    """Of a list, or a string with commas or blanks between, each item is allowed."""
+
+    def parse(value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            # Quoted, as in a header.
+            value = [] if value == "None" else re.sub('[,"]', " ", value).split()
+        try:
+            items = tuple(value or ())
+            if not set(items) <= set(allowed):
+                raise ValueError
+        except (TypeError, ValueError):
+            raise ValueError(f"one or more of {', '.join(allowed)}") from None
+        return items
+
+    return parse
 
 
 def choice(*allowed: str) -> Parser:
@@ -543,7 +561,7 @@ class Settings:
         whole_seconds,
         None,
         "Life of the cookie in seconds; ``None``: until the browser ends. A persistent cookie is "
-        "sent again once half of it has passed.",
+        "sent again when a page is opened after half of it; see :ref:`cookie-sent-again`.",
     )
     cookie_path: str = setting(
         url_path,
@@ -559,11 +577,19 @@ class Settings:
     cookie_secure: bool | None = setting(
         secure,
         None,
-        "``Secure`` attribute. ``auto``: when the request came over https.",
+        "``Secure`` attribute. ``auto``: when the request came over https; see "
+        ":ref:`behind-a-proxy`.",
     )
     cookie_httponly: bool = setting(flag, True, "``HttpOnly`` attribute.")
     cookie_samesite: str | None = setting(
         samesite, "Lax", "``SameSite`` attribute: ``Strict``, ``Lax``, ``None``; empty: left out."
+    )
+    cookie_partitioned: bool = setting(
+        flag,
+        False,
+        "``Partitioned`` attribute (CHIPS), for an application that other sites embed in a frame: "
+        "a browser keeps one cookie for each of them. Needs ``cookie_secure = true``, and "
+        "``cookie_samesite = None`` to be sent there.",
     )
     cookie_expires: datetime.datetime | datetime.timedelta | None = setting(
         cookie_end,
@@ -584,6 +610,14 @@ class Settings:
         "``(response) -> bool``: may this response carry the cookie? "
         "``pyramid_redis_lua_sessions.check_response_allow_cookies`` says no to responses with "
         "``Expires`` or ``Cache-Control``.",
+    )
+
+    clear_site_data: tuple[str, ...] = setting(
+        some_of(*SITE_DATA),
+        (),
+        "What a browser is to remove at a logout, with ``Clear-Site-Data``: one or more of "
+        + ", ".join(f"``{item}``" for item in SITE_DATA)
+        + ". See :ref:`clear-site-data`.",
     )
 
     # Saving
@@ -704,7 +738,7 @@ class Settings:
 
     # Moving in from another library
     migrate_from: tuple[str, ...] = setting(
-        libraries,
+        some_of(*MIGRATE_FROM),
         (),
         "Take over the sessions of ``pyramid_session_redis``, ``pyramid_redis_sessions``, or both "
         "(with a comma between): their cookies are accepted, and each session is converted when "
@@ -973,26 +1007,33 @@ def _check_cookie(s: Settings) -> None:
     comment = s.cookie_comment or ""
     if not comment.isprintable() or ";" in comment or not comment.isascii():
         raise SettingsError(f"redis.sessions.cookie_comment = {comment!r} cannot stand in a cookie")
-    if s.cookie_samesite == "None" and s.cookie_secure is not True:
-        raise SettingsError(
-            "redis.sessions.cookie_samesite = 'None' needs redis.sessions.cookie_secure = true: "
-            "browsers refuse such a cookie without Secure"
-        )
-    # Cookie name prefixes: RFC 6265bis 4.1.3.
+    for name, value in (
+        ("cookie_samesite", "None"),
+        ("cookie_partitioned", True),
+    ):
+        if getattr(s, name) == value and s.cookie_secure is not True:
+            raise SettingsError(
+                f"redis.sessions.{name} = {value!r} needs redis.sessions.cookie_secure = true: "
+                "browsers refuse such a cookie without Secure"
+            )
+    # Cookie name prefixes: RFC 6265bis 4.1.3. A browser takes them in any case.
     lowered = s.cookie_name.lower()
-    if lowered.startswith(("__host-", "__secure-")) and s.cookie_secure is not True:
-        raise SettingsError(
-            f"redis.sessions.cookie_name = {s.cookie_name!r} needs "
-            "redis.sessions.cookie_secure = true"
-        )
+    needs = []
+    if lowered.startswith(("__host-", "__http-", "__secure-")) and s.cookie_secure is not True:
+        needs.append("redis.sessions.cookie_secure = true")
+    if lowered.startswith(("__host-http-", "__http-")) and not s.cookie_httponly:
+        needs.append("redis.sessions.cookie_httponly = true")
     if lowered.startswith("__host-") and (s.cookie_path != "/" or s.cookie_domain is not None):
+        needs.append("redis.sessions.cookie_path = / and no redis.sessions.cookie_domain")
+    if needs:
         raise SettingsError(
-            f"redis.sessions.cookie_name = {s.cookie_name!r} needs redis.sessions.cookie_path = / "
-            "and no redis.sessions.cookie_domain"
+            f"redis.sessions.cookie_name = {s.cookie_name!r} needs {', '.join(needs)}"
         )
 
 
-_ATTRIBUTE_NAMES = frozenset("path comment domain max-age expires secure httponly samesite".split())
+_ATTRIBUTE_NAMES = frozenset(
+    "path comment domain max-age expires secure httponly samesite partitioned".split()
+)
 
 
 def _check_times(s: Settings) -> None:

@@ -93,6 +93,26 @@ def test_persistent_cookie_slides_past_half_of_its_life(
         assert set_cookies(get(app, "/read", f"session={sent[0].value}")) == []
 
 
+NAVIGATION = {"HTTP_SEC_FETCH_MODE": "navigate", "HTTP_SEC_FETCH_DEST": "document"}
+FETCH = {"HTTP_SEC_FETCH_MODE": "cors", "HTTP_SEC_FETCH_DEST": "empty"}
+IMAGE = {"HTTP_SEC_FETCH_MODE": "no-cors", "HTTP_SEC_FETCH_DEST": "image"}
+
+
+@pytest.mark.parametrize("purpose", [FETCH, IMAGE], ids=["fetch", "image"])
+def test_cookie_slides_when_a_page_is_opened_and_not_with_what_the_page_requests(
+    redis_url: str, redis_client: redis.Redis, signed_ago: Any, purpose: dict[str, str]
+) -> None:
+    # Its response may arrive after that of a login, whose cookie it would replace.
+    app = make_app(redis_url, VIEWS, cookie_max_age=str(MONTH))
+    session_id = new_session(app, redis_client)
+    for days_ago, by_request, by_page in [(14, 0, 0), (16, 0, 1), (22, 0, 1), (23, 1, 1)]:
+        cookie = signed_ago(session_id, days_ago * DAY, MONTH)
+        for headers, expected in [(purpose, by_request), (NAVIGATION, by_page)]:
+            response = app.get("/read", extra_environ={"HTTP_COOKIE": cookie, **headers})
+            assert response.text == "written"
+            assert len(set_cookies(response)) == expected, (days_ago, headers)
+
+
 def test_cookie_that_ends_with_the_browser_does_not_slide(
     redis_url: str, redis_client: redis.Redis, signed_ago: Any
 ) -> None:
@@ -177,6 +197,24 @@ def test_please_recookie_sends_the_cookie_again(redis_url: str, redis_client: re
     session_id = new_session(app, redis_client)
     (cookie,) = set_cookies(get(app, "/recookie", signed_cookie(session_id)))
     assert id_in(cookie) == session_id
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda session: session.please_recookie(),
+        lambda session: session.adjust_cookie_max_age(60),
+        lambda session: session.adjust_cookie_expires(datetime.timedelta(seconds=60)),
+    ],
+    ids=["please_recookie", "adjust_cookie_max_age", "adjust_cookie_expires"],
+)
+def test_what_the_application_asks_for_is_sent_with_any_request(
+    redis_url: str, redis_client: redis.Redis, ask: Any
+) -> None:
+    app = make_app(redis_url, {**VIEWS, "ask": lambda request: ask(request.session)})
+    session_id = new_session(app, redis_client)
+    response = app.get("/ask", extra_environ={"HTTP_COOKIE": signed_cookie(session_id), **FETCH})
+    assert len(set_cookies(response)) == 1
 
 
 def test_please_recookie_works_when_nothing_else_looks_at_the_session(
@@ -342,6 +380,17 @@ def test_cookie_signed_with_an_old_secret_is_accepted_and_sent_again(
 
     after = make_app(redis_url, VIEWS, secret=NEW)
     assert get(after, "/read", f"session={old.value}").text == "None"
+
+
+def test_cookie_of_an_old_secret_is_sent_again_when_a_page_is_opened(redis_url: str) -> None:
+    (old,) = set_cookies(make_app(redis_url, VIEWS, secret=OLD).get("/write"))
+    during = make_app(redis_url, VIEWS, secret=f"{NEW}\n{OLD}")
+    for purpose, expected in [(FETCH, 0), (IMAGE, 0), (NAVIGATION, 1)]:
+        during.reset()
+        environ = {"HTTP_COOKIE": f"session={old.value}", **purpose}
+        response = during.get("/read", extra_environ=environ)
+        assert response.text == "written"
+        assert len(set_cookies(response)) == expected
 
 
 def test_old_secret_does_not_sign_a_dead_session_again(redis_url: str) -> None:

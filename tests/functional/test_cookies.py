@@ -7,8 +7,8 @@ import http.client
 import http.cookies
 import re
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -59,6 +59,34 @@ def get(app: TestApp, path: str, cookie: str) -> Any:
     return app.get(path, extra_environ={"HTTP_COOKIE": cookie})
 
 
+class Served(NamedTuple):
+    text: str
+    headers: http.client.HTTPMessage
+
+
+def serve(
+    app: Any, headers: Iterable[tuple[str, str]], path: str = "/write", **options: Any
+) -> Served:
+    """Send one request to an application behind waitress."""
+    server = create_server(app, host="127.0.0.1", port=0, **options)
+    serving = threading.Thread(target=server.run)
+    serving.start()
+    try:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=30)
+        ) as connection:
+            connection.putrequest("GET", path)
+            for name, value in headers:
+                connection.putheader(name, value)
+            connection.endheaders()
+            response = connection.getresponse()
+            return Served(response.read().decode(), response.headers)
+    finally:
+        server.close()
+        serving.join()
+        server.task_dispatcher.shutdown()
+
+
 # -- attributes ----------------------------------------------------------------------
 
 
@@ -80,6 +108,10 @@ def get(app: TestApp, path: str, cookie: str) -> Any:
         (
             {"cookie_comment": "session"},
             {"path": "/", "comment": "session", "httponly": "", "samesite": "Lax"},
+        ),
+        (
+            {"cookie_samesite": "None", "cookie_secure": "true", "cookie_partitioned": "true"},
+            {"path": "/", "httponly": "", "samesite": "None", "secure": "", "partitioned": ""},
         ),
     ],
     ids=lambda value: " ".join(f"{k}={v}" for k, v in value.items()) or "default",
@@ -130,6 +162,50 @@ def test_secure_follows_the_scheme_unless_it_is_set(
     response = app.get("/write", extra_environ={"wsgi.url_scheme": scheme})
     (cookie,) = set_cookies(response)
     assert ("secure" in cookie.attributes) is secure
+
+
+WITHOUT_SECURE = "the session cookie is sent without Secure"
+
+
+@pytest.mark.parametrize(
+    ("headers", "option", "scheme", "warned"),
+    [
+        ({"X-Forwarded-Proto": "https"}, "auto", "http", 1),
+        ({"X-Forwarded-Proto": "https, http"}, "auto", "http", 1),
+        ({"Forwarded": 'for=192.0.2.1;Proto="https";by=_x'}, "auto", "http", 1),
+        ({"X-Forwarded-Proto": "http"}, "auto", "http", 0),
+        ({"Forwarded": "for=192.0.2.1;proto=http"}, "auto", "http", 0),
+        ({}, "auto", "http", 0),
+        ({"X-Forwarded-Proto": "https"}, "auto", "https", 0),  # the server was told
+        ({"X-Forwarded-Proto": "https"}, "true", "http", 0),
+        ({"X-Forwarded-Proto": "https"}, "false", "http", 0),  # as they wish
+    ],
+)
+def test_proxy_that_the_server_does_not_believe_is_warned_of_once(
+    redis_url: str,
+    headers: dict[str, str],
+    option: str,
+    scheme: str,
+    warned: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = make_app(redis_url, VIEWS, cookie_secure=option)
+    for _ in range(3):
+        app.reset()
+        response = app.get("/write", headers=headers, extra_environ={"wsgi.url_scheme": scheme})
+        (cookie,) = set_cookies(response)
+        assert ("secure" in cookie.attributes) is (option == "true" or scheme == "https")
+    assert len([line for line in caplog.messages if line.startswith(WITHOUT_SECURE)]) == warned
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_waitress_behind_a_proxy_sends_a_secure_cookie_when_it_is_told_of_it(
+    redis_url: str, told: bool
+) -> None:
+    options = {"trusted_proxy": "127.0.0.1", "trusted_proxy_headers": "x-forwarded-proto"}
+    app = make_app(redis_url, VIEWS)
+    response = serve(app.app, [("X-Forwarded-Proto", "https")], **(options if told else {}))
+    assert ("; secure; " in str(response.headers["Set-Cookie"])) is told
 
 
 def test_cookie_name_is_the_configured_one(redis_url: str) -> None:
@@ -254,6 +330,12 @@ def test_check_of_the_response_decides_about_the_deletion_too(
         {"cookie_name": "__Secure-session", "cookie_secure": "true", "cookie_path": "/"},
         {"cookie_domain": "example.com", "cookie_path": "/shop", "cookie_samesite": "Strict"},
         {"cookie_max_age": "60", "cookie_httponly": "false"},
+        {
+            "cookie_name": "__Host-Http-session",
+            "cookie_secure": "true",
+            "cookie_partitioned": "true",
+            "cookie_samesite": "None",
+        },
     ],
     ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items()) or "default",
 )
@@ -341,6 +423,63 @@ def test_invalidate_on_a_failed_request_deletes_the_cookie(redis_url: str) -> No
     response = app.get("/fail", extra_environ={"HTTP_COOKIE": cookie}, status=404)
     (deletion,) = set_cookies(response)
     assert deletion.deletes
+
+
+# -- Clear-Site-Data -----------------------------------------------------------------
+
+
+def test_logout_clears_the_data_of_the_site_that_are_configured(redis_url: str) -> None:
+    app = make_app(redis_url, VIEWS, clear_site_data="cookies, storage")
+    cookie = cookie_header(app)
+    for path in ("/read", "/write"):
+        assert "Clear-Site-Data" not in get(app, path, cookie).headers
+    response = get(app, "/logout", cookie)
+    assert set_cookies(response)[0].deletes
+    assert response.headers.getall("Clear-Site-Data") == ['"cookies", "storage"']
+    # The next response of the same browser, and one to who never had a session.
+    assert "Clear-Site-Data" not in get(app, "/read", cookie).headers
+    assert "Clear-Site-Data" not in get(app, "/logout", "").headers
+
+
+def test_logout_clears_nothing_unless_it_is_configured(redis_url: str) -> None:
+    app = make_app(redis_url, VIEWS)
+    assert "Clear-Site-Data" not in get(app, "/logout", cookie_header(app)).headers
+
+
+@pytest.mark.parametrize(
+    ("configured", "sent"), [("cookies, storage, cache", ['"storage", "cache"']), ("*", [])]
+)
+def test_logout_with_a_message_keeps_the_cookie_of_its_new_session(
+    redis_url: str, configured: str, sent: list[str]
+) -> None:
+    def logout_and_say_so(request: Any) -> None:
+        request.session.invalidate()
+        request.session.flash("You are logged out.")
+
+    app = make_app(redis_url, {**VIEWS, "out": logout_and_say_so}, clear_site_data=configured)
+    response = get(app, "/out", cookie_header(app))
+    assert len(set_cookies(response)) == 1
+    assert response.headers.getall("Clear-Site-Data") == sent
+
+
+def test_header_of_the_application_stands_before_clear_site_data(redis_url: str) -> None:
+    def logout_all(request: Any) -> Response:
+        request.session.invalidate()
+        return Response(headers={"Clear-Site-Data": '"*"'})
+
+    app = make_app(redis_url, {**VIEWS, "out": logout_all}, clear_site_data="storage")
+    response = get(app, "/out", cookie_header(app))
+    assert response.headers.getall("Clear-Site-Data") == ['"*"']
+
+
+def test_login_clears_no_data_of_the_site(redis_url: str) -> None:
+    def login(request: Any) -> None:
+        request.session.owner = 7
+
+    app = make_app(redis_url, {**VIEWS, "login": login}, clear_site_data="*")
+    response = get(app, "/login", cookie_header(app))
+    assert len(set_cookies(response)) == 1
+    assert "Clear-Site-Data" not in response.headers
 
 
 # -- left alone ----------------------------------------------------------------------
@@ -485,22 +624,7 @@ def test_genuine_session_beside_an_ended_one_of_another_path_stays_logged_in(
 def test_cookie_in_the_second_of_two_lines_is_found(redis_url: str) -> None:
     app = make_app(redis_url, VIEWS)
     good = cookie_header(app)
-    server = create_server(app.app, host="127.0.0.1", port=0)
-    serving = threading.Thread(target=server.run)
-    serving.start()
-    try:
-        with contextlib.closing(
-            http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=30)
-        ) as connection:
-            connection.putrequest("GET", "/read")
-            connection.putheader("Cookie", "a=1")
-            connection.putheader("Cookie", good)
-            connection.endheaders()
-            assert connection.getresponse().read() == b"mine"
-    finally:
-        server.close()
-        serving.join()
-        server.task_dispatcher.shutdown()
+    assert serve(app.app, [("Cookie", "a=1"), ("Cookie", good)], "/read").text == "mine"
 
 
 def test_invalid_cookie_is_reported_and_no_cookie_is_not(redis_url: str) -> None:

@@ -347,7 +347,7 @@ def test_cookie_of_an_older_secret_verifies_and_is_outdated() -> None:
     ticket, _ = read(new, f"session={issue(old)}")
     assert ticket is not None
     assert ticket.outdated
-    assert new.due(ticket)
+    assert new.due(ticket, {})
 
 
 def test_first_secret_signs() -> None:
@@ -371,11 +371,11 @@ def test_persistent_cookie_is_due_past_half_of_its_life(
     cookies = policy()
     ticket, _ = read(cookies, f"session={issued_at(cookies, ago, monkeypatch)}")
     assert ticket is not None
-    assert cookies.due(ticket) is due
+    assert cookies.due(ticket, {}) is due
 
 
 def test_cookie_that_ends_with_the_browser_is_never_due() -> None:
-    assert not policy().due(Ticket(SESSION_ID, 0, None, outdated=False))
+    assert not policy().due(Ticket(SESSION_ID, 0, None, outdated=False), {})
 
 
 # -- custom signer -----------------------------------------------------------------
@@ -490,6 +490,8 @@ def test_custom_signer_that_returns_no_text_gives_no_cookie() -> None:
         ({"cookie_domain": "example.com"}, "http", {"domain": "example.com"}),
         ({"cookie_comment": "ours"}, "http", {"comment": "ours"}),
         ({"cookie_name": "__Host-s", "cookie_secure": True}, "http", {"secure": "", "path": "/"}),
+        ({"cookie_partitioned": True, "cookie_secure": True}, "http", {"partitioned": ""}),
+        ({}, "https", {"partitioned": None}),
     ],
 )
 def test_the_cookie_is_set_and_deleted_with_the_same_attributes(

@@ -272,6 +272,14 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     ],
     "cookie_expires": [(None, None)],
     "cookie_comment": [(None, None), ("", None), ("ours", "ours")],
+    "clear_site_data": [
+        *((raw, ()) for raw in (None, "", "None", ())),
+        ("cache", ("cache",)),
+        ("*", ("*",)),
+        ('"cookies", "storage"', ("cookies", "storage")),
+        ("cache executionContexts\nstorage", ("cache", "executionContexts", "storage")),
+        (["clientHints"], ("clientHints",)),
+    ],
     "func_check_response_allow_cookies": [(None, None), ("", None), ("None", None), *FUNCTION],
     "func_invalid_logger": [(None, None), ("", None), *FUNCTION],
     "id_generator": [(None, None), ("", None), *FUNCTION],
@@ -372,6 +380,7 @@ BAD: dict[str, list[Any]] = {
     "cookie_samesite": ["x", 5, True, "laxx"],
     "cookie_expires": ["2030-01-01", "", 5, datetime.date(2030, 1, 1)],
     "cookie_comment": [5],
+    "clear_site_data": ["Cookies", "history", "cache history", ["history"], 5, True],
     "func_check_response_allow_cookies": NO_FUNCTION,
     "func_invalid_logger": NO_FUNCTION,
     "id_generator": NO_FUNCTION,
@@ -417,6 +426,7 @@ FLAGS = [
     "allow_unsealed_pickle",
     "set_redis_ttl",
     "cookie_httponly",
+    "cookie_partitioned",
     "cookie_on_exception",
     "save_on_exception",
     "detect_changes",
@@ -623,10 +633,33 @@ def test_settings_error_is_pyramids_and_a_value_error() -> None:
             "no redis.sessions.cookie_domain",
             id="__Host- with a domain",
         ),
+        pytest.param({"cookie_partitioned": True}, "cookie_secure = true", id="partitioned, auto"),
+        *(
+            pytest.param(
+                {"cookie_name": name, "cookie_secure": True, **given},
+                f"{name!r} needs redis.sessions.{words}",
+                id=name,
+            )
+            for name, given, words in [
+                ("__Http-s", {"cookie_secure": "auto"}, "cookie_secure = true"),
+                ("__Http-s", {"cookie_httponly": False}, "cookie_httponly = true"),
+                ("__host-HTTP-s", {"cookie_httponly": False}, "cookie_httponly = true"),
+                ("__Host-Http-s", {"cookie_path": "/a"}, "cookie_path = / and no"),
+                ("__Host-Http-s", {"cookie_domain": "a.org"}, "cookie_path = / and"),
+                (
+                    "__Host-Http-s",
+                    {"cookie_secure": False, "cookie_httponly": False},
+                    "cookie_secure = true, redis.sessions.cookie_httponly = true",
+                ),
+            ]
+        ),
         *(
             pytest.param({"cookie_name": name}, repr(name), id=f"cookie name {number}")
             for number, name in enumerate(
-                ["a b", "a=b", "a;b", "a,b", 'a"b', "a\tb", "é", "a\x00", "$a", "Path", "expires"]
+                [
+                    *("a b", "a=b", "a;b", "a,b", 'a"b', "a\tb", "é", "a\x00", "$a"),
+                    *("Path", "expires", "Partitioned"),
+                ]
             )
         ),
         pytest.param({"cookie_comment": "a; b"}, "'a; b' cannot stand", id="attribute"),
@@ -652,6 +685,9 @@ def test_combination_that_cannot_work_is_refused(given: dict[str, Any], message:
         {"cookie_samesite": "None", "cookie_secure": True},
         {"cookie_name": "__Secure-s", "cookie_secure": True, "cookie_domain": "a.org"},
         {"cookie_name": "__Host-s", "cookie_secure": True},
+        {"cookie_name": "__Host-s", "cookie_secure": True, "cookie_httponly": False},
+        {"cookie_name": "__Host-Http-s", "cookie_secure": True, "cookie_partitioned": True},
+        {"cookie_name": "__Http-s", "cookie_secure": True, "cookie_domain": "a.org"},
         {"timeout": 60, "timeout_trigger": 60},
         {"prefix": "app:", "id_generator": answer},
         {"set_redis_ttl": False, "timeout_trigger": 60},
