@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from redis.cluster import REDIS_ALLOWED_KEYS
 from redis.connection import URL_QUERY_ARGUMENT_PARSERS
 
-from .settings import SettingsError, flag, integer, positive, seconds, secret_text, text
+from .settings import SettingsError
+from .settings.parsers import flag, integer, positive, seconds, secret_text, text
 
 __all__ = ["OPTIONS", "Address", "parse_url"]
 

@@ -18,7 +18,7 @@ from zope.interface import implementer
 from .contents import Contents, exact_key
 from .errors import fingerprint
 from .serializers import LABEL_FIELD, OWNER_FIELD
-from .settings import MAX_SECONDS, seconds
+from .settings.parsers import MAX_SECONDS, seconds
 from .state import CSRF_KEY, Phase, SessionState
 from .store import milliseconds
 

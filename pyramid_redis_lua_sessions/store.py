@@ -23,7 +23,8 @@ from .errors import StoreError, StoreUnavailable
 from .scripts import SCRIPTS, Status
 from .seals import Sealer
 from .serializers import OWNER_FIELD
-from .settings import LONGEST_GRACE, Settings
+from .settings import Settings
+from .settings.parsers import LONGEST_GRACE
 
 __all__ = [
     "MARKER_MS",

@@ -12,7 +12,8 @@ from ..errors import StoreError
 from ..migrate import OLD_KEY_FIELD
 from ..scripts import Status
 from ..seals import Bound
-from ..settings import SAMPLE_SECRETS, Settings
+from ..settings import Settings
+from ..settings.checks import SAMPLE_SECRETS
 from ..store import MARKER_MS, NO_LIFETIME, Absent, Created, Lifetime
 from .console import duration, plural, size
 from .findings import FAILED, NOTE, OK, WARNING, Finding

@@ -28,7 +28,8 @@ from ..factory import RedisSessionFactory
 from ..migrate import Migration
 from ..seals import Sealer, make_sealer
 from ..serializers import Codec, make_codec
-from ..settings import PREFIX, Settings, resolved
+from ..settings import PREFIX, Settings
+from ..settings.parsers import resolved
 from .console import UsageError
 
 __all__ = [

@@ -13,7 +13,7 @@ from pyramid.config import Configurator
 
 import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions import errors
-from pyramid_redis_lua_sessions.settings import SAMPLE_SECRETS
+from pyramid_redis_lua_sessions.settings.checks import SAMPLE_SECRETS
 from tests.functional.test_documentation import samples
 from tests.support.browser import Browser, let_time_pass, make_browser
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ DIRECTORY = Path(pyramid_redis_lua_sessions.__file__).parent
 #: From the bottom to the top: a module may import what stands before it.
 LAYERS = (
     "errors",
+    "settings.predecessors",
+    "settings.parsers",
+    "settings.checks",
+    "settings.table",
     "settings",
     "scripts",
     "serializers",
@@ -46,28 +51,41 @@ KNOW_REDIS = LAYERS[LAYERS.index("addresses") : LAYERS.index("store") + 1]
 FOUNDATIONS = ("errors", "scripts")
 
 
-def imports(source: str, *, within_functions: bool) -> set[str]:
-    """The modules of the package that a module imports, relatively or by full name."""
+def path_of(module: str) -> Path:
+    path = DIRECTORY.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def imports(module: str, source: str, *, within_functions: bool) -> set[str]:
+    """The modules of the package that a module imports, relatively or by full name.
+
+    What only a type checker imports is left out: it makes nothing depend on it.
+    """
     found: set[str] = set()
+    package = f"{PACKAGE}.{module}"
+    if path_of(module).name != "__init__.py" or module == "__init__":
+        package = package.rpartition(".")[0]
 
     def visit(node: ast.AST) -> None:
+        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                base = f"{PACKAGE}.{base}" if base else PACKAGE
-            names = [base]
-            if base == PACKAGE:
-                names = [f"{PACKAGE}.{alias.name}" for alias in node.names]
-        else:
-            names = []
+                base = importlib.util.resolve_name("." * node.level + base, package)
+            submodules = [f"{base}.{alias.name}" for alias in node.names]
+            names = [name if is_module(name) else base for name in submodules]
         for name in names:
             if name == PACKAGE:
                 found.add("__init__")
             elif name.startswith(f"{PACKAGE}."):
-                found.add(name.split(".")[1])
-        for child in ast.iter_child_nodes(node):
+                inner = name.removeprefix(f"{PACKAGE}.")
+                found.add(inner if inner in LAYERS else inner.split(".")[0])
+        children = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            children = list(node.orelse)
+        for child in children:
             function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
             if within_functions or not function:
                 visit(child)
@@ -76,33 +94,50 @@ def imports(source: str, *, within_functions: bool) -> set[str]:
     return found
 
 
+def is_module(name: str) -> bool:
+    return name.startswith(f"{PACKAGE}.") and path_of(name.removeprefix(f"{PACKAGE}.")).exists()
+
+
 def upward(module: str, source: str) -> set[str]:
     """What a module of a layer imports and must not."""
     allowed = set(LAYERS[: LAYERS.index(module)])
     # A function may import a leaf, when its feature is in use.
-    everywhere = imports(source, within_functions=True)
-    at_import = imports(source, within_functions=False)
+    everywhere = imports(module, source, within_functions=True)
+    at_import = imports(module, source, within_functions=False)
     return (everywhere - allowed - set(LEAVES)) | (at_import & set(LEAVES))
 
 
+def modules() -> set[str]:
+    """Every module and package, but those within a leaf."""
+    found = set()
+    for path in DIRECTORY.rglob("*.py"):
+        parts = path.relative_to(DIRECTORY).with_suffix("").parts
+        inner = parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts
+        if parts[0] not in LEAVES:
+            found.add(".".join(inner))
+    return found
+
+
 def test_every_module_has_its_place() -> None:
-    assert {path.stem for path in DIRECTORY.glob("*.py")} - set(LEAVES) == set(LAYERS)
+    assert modules() == set(LAYERS)
+    for leaf in LEAVES:
+        assert path_of(leaf).exists(), leaf
 
 
 @pytest.mark.parametrize("module", LAYERS)
 def test_layer_imports_only_what_is_below(module: str) -> None:
-    assert upward(module, (DIRECTORY / f"{module}.py").read_text("utf-8")) == set()
+    assert upward(module, path_of(module).read_text("utf-8")) == set()
 
 
 @pytest.mark.parametrize("module", FOUNDATIONS)
 def test_foundation_stands_alone(module: str) -> None:
-    source = (DIRECTORY / f"{module}.py").read_text("utf-8")
-    assert imports(source, within_functions=True) == set()
+    source = path_of(module).read_text("utf-8")
+    assert imports(module, source, within_functions=True) == set()
 
 
 @pytest.mark.parametrize("module", [m for m in LAYERS if m not in KNOW_REDIS])
 def test_only_what_is_from_the_addresses_to_the_store_knows_redis(module: str) -> None:
-    tree = ast.parse((DIRECTORY / f"{module}.py").read_text("utf-8"))
+    tree = ast.parse(path_of(module).read_text("utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             assert not [a.name for a in node.names if a.name.split(".")[0] == "redis"]
@@ -123,6 +158,17 @@ def test_only_what_is_from_the_addresses_to_the_store_knows_redis(module: str) -
         ("store", "try:\n    from .session import a\nexcept ImportError:\n    pass", {"session"}),
         ("store", "from .errors import StoreError", set()),
         ("store", "import redis.session", set()),
+        ("store", "from .settings.parsers import seconds", set()),
+        ("errors", "from .settings.parsers import seconds", {"settings.parsers"}),
+        ("errors", "from .settings import parsers", {"settings.parsers"}),
+        ("settings.parsers", "from .predecessors import POSITIONAL", set()),
+        ("settings.parsers", "from . import table", {"settings.table"}),
+        ("settings.parsers", "from .table import Settings", {"settings.table"}),
+        ("settings.parsers", "from . import Settings", {"settings"}),
+        ("settings.parsers", "from ..store import Store", {"store"}),
+        ("settings.parsers", "from ..errors import SessionError", set()),
+        ("settings", "from .table import Settings", set()),
+        ("settings.checks", "if TYPE_CHECKING:\n    from .table import Settings", set()),
         ("factory", "from .transaction import join", {"transaction"}),
         ("factory", "class A:\n    from .testing import RedisServer", {"testing"}),
         ("factory", "def f():\n    from .transaction import join", set()),
