@@ -4,7 +4,8 @@
 # The documentation of SCRIPT LOAD says that a script stays "in the script cache forever (unless
 # SCRIPT FLUSH is called)"; since 7.4 only scripts that came by EVAL are evicted, the least recently
 # used beyond 500. But SCRIPT LOAD of a script that is there already leaves it among those. So a
-# client that heals a NOSCRIPT error by EVAL can meet it again, however often it loads its scripts. Valkey mended that (valkey-io/valkey#637).
+# client that heals a NOSCRIPT error by EVAL can meet it again, however often it loads its scripts.
+# Valkey mended that (valkey-io/valkey#637).
 #
 # Exit status 0: still so. 1: Redis changed. Needs Python 3, Linux, and pip's usual index.
 set -eu

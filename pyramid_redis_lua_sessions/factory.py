@@ -580,11 +580,10 @@ class Turn:
         if self.state.phase is Phase.UNREAD and not self._read:
             return
         headers = self.response.headers
-        lines = headers.getall("Vary")
-        varies = [item.strip().lower() for line in lines for item in line.split(",")]
-        if "cookie" not in varies and "*" not in varies:
-            # One line: of several, WebOb's response.vary knows the last, and replaces all.
-            headers["Vary"] = ", ".join([*lines, "Cookie"])
+        names = [name.strip() for line in headers.getall("Vary") for name in line.split(",")]
+        if not {"cookie", "*"}.intersection(map(str.lower, names)):
+            # One line: of several, WebOb's response.vary knows one, and replaces all.
+            headers["Vary"] = ", ".join([*filter(None, names), "Cookie"])
 
 
 def session_tween_factory(handler: Any, registry: Any) -> Any:
