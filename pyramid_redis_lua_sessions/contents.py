@@ -385,6 +385,14 @@ class Contents:
             values = {**kept, **values}
         return Changes(values, deletes)
 
+    def touched(self, detect: bool) -> set[bytes]:
+        """Name the fields of :meth:`changes`, also where a value cannot be encoded."""
+        try:
+            changes = self.changes(detect)
+        except UnserializableValue:
+            return {*map(field_of, self._assigned | self._accessed), *self._deleted, *self._meta}
+        return {*changes.values, *changes.deletes}
+
     def _differs(self, now: bytes, stored: bytes | None) -> bool:
         codec = self._codec
         return stored is None or (now != stored and now != codec.encode(codec.decode(stored)))

@@ -14,7 +14,7 @@ from pyramid.exceptions import ConfigurationError
 from pyramid_debugtoolbar.panels import DebugPanel
 from pyramid_debugtoolbar.toolbar import IPanelMap, IToolbarWSGIApp
 
-from .errors import fingerprint
+from .errors import InvalidSession_ChangesDropped, fingerprint
 from .factory import TURNS, Turn
 from .serializers import FLASH_KIND, KEY_KINDS, UNIT_SEPARATOR, key_of
 from .state import Overview, Phase, number
@@ -129,6 +129,7 @@ def _past(turn: Turn) -> Past:
 
 def _described(turn: Turn) -> dict[str, Any]:
     found: dict[str, Any] = {"cookie": turn.settings.cookie_name, "prefix": turn.settings.prefix}
+    found["refused"], found["dropped"] = _refused(turn), _dropped(turn)
     seen = turn.state.overview()
     past = _past(turn)
     if seen is None:
@@ -156,6 +157,23 @@ def _state(seen: Overview, past: Past) -> str:
     if not seen.created_here:
         return "loaded"
     return "new" if past.name is None else "loaded, and its id regenerated"
+
+
+def _refused(turn: Turn) -> list[str]:
+    """Say why a cookie gave no session, or a value was not there."""
+    return [str(p) for p in turn.problems if not isinstance(p, InvalidSession_ChangesDropped)]
+
+
+def _dropped(turn: Turn) -> list[tuple[str, list[str]]]:
+    """List why changes were lost, and which keys they were of."""
+    found = []
+    for dropped in turn.state.dropped:
+        names = [*sorted(map(_name, dropped.fields())), *dropped.others]
+        if names:
+            reason = dropped.reason.removesuffix("; changes dropped")
+            more = len(names) - MOST_KEYS
+            found.append((reason, [*names[:MOST_KEYS], *([f"{more} more"] if more > 0 else [])]))
+    return found
 
 
 def _is_over(seen: Overview) -> bool:

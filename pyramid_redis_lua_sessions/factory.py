@@ -210,6 +210,7 @@ class Turn:
         "codec",
         "factory",
         "joined",
+        "problems",
         "request",
         "response",
         "save_failed",
@@ -228,6 +229,8 @@ class Turn:
         #: The response, as soon as there is one.
         self.response: Any = None
         self.save_failed = False
+        #: What was reported.
+        self.problems: list[InvalidSession] = []
         #: What has a transaction save the session, or say that it does not.
         self.joined: Any = None
         #: Saves are taken back where something fails after them.
@@ -305,6 +308,7 @@ class Turn:
 
     def report(self, problem: InvalidSession) -> None:
         """Log a problem, and hand it to ``func_invalid_logger``."""
+        self.problems.append(problem)
         routine = isinstance(problem, (InvalidSession_BadCookie, InvalidSession_NotInBackend))
         log.log(logging.INFO if routine else logging.WARNING, "%s", problem)
         if self.settings.func_invalid_logger is not None:
@@ -336,9 +340,9 @@ class Turn:
         state.careful = self.careful or self.request.environ.get("retry.attempts", 1) > 1
         try:
             state.save(self._may_set())
-        except BaseException:
+        except BaseException as exc:
             self.save_failed = True
-            state.discard_changes()
+            state.discard_changes(f"the save failed ({type(exc).__name__})")
             raise
 
     def on_response(self, request: Any, response: Any) -> None:
@@ -416,7 +420,7 @@ class Turn:
 
     def roll_back(self) -> None:
         """Forget the changes of a transaction that was aborted."""
-        self.state.discard_changes()
+        self.state.discard_changes("the transaction was aborted")
 
     def _settle(self) -> None:
         """Save what is pending, and send the cookie if one is due."""
@@ -430,7 +434,7 @@ class Turn:
                 # It is not this request's: pyramid_tm removes its mark before it ends one.
                 state.take_up()
         elif self._failed():
-            state.drop_aside()
+            state.drop_aside("the request failed")
         else:
             state.take_up()
         if state.recookie:
@@ -444,7 +448,7 @@ class Turn:
             self._reseal(ticket)
             return
         if self._failed() and not self.settings.save_on_exception:
-            state.discard_changes()
+            state.discard_changes("the request failed, and save_on_exception is false")
         may_set = self._may_set()
         if self.save_failed or self._failed():
             self._save_quietly(may_set)
@@ -481,7 +485,7 @@ class Turn:
             state.save(may_set)
         except SessionError as exc:
             log.error("a session could not be saved: %s", exc)
-            state.discard_changes()
+            state.discard_changes(f"the save failed ({type(exc).__name__})")
             state.ends.clear()
 
     def _send_cookie(self, ticket: Ticket | None, may_set: bool, due: bool) -> None:
@@ -550,7 +554,7 @@ class Turn:
 
     def _leave_no_trace(self) -> None:
         """This attempt is thrown away and repeated."""
-        self.state.discard_changes()
+        self.state.discard_changes("the attempt is repeated")
         self.state.put_back()
         self.state.ends.clear()
         self.state.take_back()

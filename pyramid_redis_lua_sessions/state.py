@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 from .contents import Changes, Contents, slipped_in
@@ -51,6 +51,7 @@ __all__ = [
     "CSRF_KEY",
     "UNDELIVERABLE",
     "UNSET",
+    "Dropped",
     "Host",
     "Invalidated",
     "Overview",
@@ -103,6 +104,9 @@ EXPIRED = "session has expired; changes dropped"
 UNREACHABLE = "Redis cannot be reached; changes dropped"
 UNDELIVERABLE = "the cookie cannot be sent; changes dropped"
 
+#: What was saved already is lost, too.
+TAKEN_BACK = "the transaction or the attempt failed after the save"
+
 #: Stands for a session with a value that is not authentic.
 _SEAL_BROKEN = Absent(Status.GONE, foreign=True)
 
@@ -147,6 +151,18 @@ class Overview(NamedTuple):
     types_before: dict[bytes, str]
 
 
+class Dropped(NamedTuple):
+    """Changes that were lost.
+
+    :ivar fields: tells which of the session's fields it was about.
+    :ivar others: what else was asked for, in words.
+    """
+
+    reason: str
+    fields: Callable[[], Collection[bytes]]
+    others: Sequence[str] = ()
+
+
 class SessionState:
     """One session in one request: its phase, what it holds, and what is to happen to it.
 
@@ -164,6 +180,7 @@ class SessionState:
         "_past",
         "_regenerate",
         "_restart_lifetime",
+        "_sealing",
         "_tried",
         "_was_adrift",
         "careful",
@@ -172,6 +189,7 @@ class SessionState:
         "cookie_is_stale",
         "cookie_max_age",
         "created_here",
+        "dropped",
         "ends",
         "invalidated",
         "lifetime",
@@ -187,6 +205,8 @@ class SessionState:
     )
 
     _bound: Bound
+    #: What made the id, where this request did; else not set.
+    _sealing: _Sealing
     #: What it holds; not set before the first look.
     contents: Contents
     #: What it held when it ended in this request, for those who show it; else not set.
@@ -234,6 +254,8 @@ class SessionState:
         self.cookie_is_stale = False
         #: The request is over: what is changed now would be lost.
         self.over = False
+        #: What was lost, and why: for those who show it.
+        self.dropped: list[Dropped] = []
         #: The application asked for the cookie to be sent.
         self.recookie = False
         self.cookie_max_age: Any = UNSET
@@ -462,14 +484,27 @@ class SessionState:
 
     # -- the save point ------------------------------------------------------------
 
-    def discard_changes(self) -> None:
+    def discard_changes(self, reason: str) -> None:
         """Forget what was changed since the last save. Endings stay recorded."""
         if self.phase is Phase.UNREAD:
             return
-        self.contents.forget_changes()
-        self._aside = None
+        if self._lose(reason, self.contents, self.lifetime, self._regenerate):
+            self.contents = self.contents.unchanged()
+        self.drop_aside(reason)
         self.loose_ends.clear()
         self._stand_as_found()
+
+    def _lose(self, reason: str, contents: Contents, lifetime: Lifetime, renewal: bool) -> bool:
+        """Note what is lost.
+
+        :returns: whether that may be anything.
+        """
+        others = ["the lifetime"] * (lifetime != NO_LIFETIME) + ["the new id"] * renewal
+        if not (contents.pending() or others):
+            return False
+        detect = self._host.settings.detect_changes
+        self.dropped.append(Dropped(reason, lambda: contents.touched(detect), others))
+        return True
 
     def _stand_as_found(self) -> None:
         self.lifetime = NO_LIFETIME
@@ -511,8 +546,11 @@ class SessionState:
         )
         self._regenerate = self._regenerate or regenerate
 
-    def drop_aside(self) -> None:
+    def drop_aside(self, reason: str) -> None:
         """The changes that were set aside do not count."""
+        if self._aside is not None:
+            contents, lifetime, renewal, _ = self._aside
+            self._lose(reason, contents, lifetime, renewal)
         self._aside = None
 
     def needs_cookie(self) -> bool:
@@ -639,6 +677,7 @@ class SessionState:
                 self._store().revive(*self._moved)
             if reason:
                 self._report(InvalidSession_ChangesDropped, reason)
+                self.dropped.append(Dropped(reason, self._sealing.own.copy, ["the new id"]))
             self._stand(Phase.ADRIFT)
 
     def put_back(self) -> None:
@@ -649,6 +688,11 @@ class SessionState:
         undo, self.undo = self.undo or [], None
         if not undo:
             return
+        saved = {field for step in undo if isinstance(step, _PuttingBack) for field in step.now}
+        if self.created_here:
+            saved |= self._sealing.own
+        if saved:
+            self.dropped.append(Dropped(TAKEN_BACK, saved.copy))
         orphan = self.session_id if self.created_here else None
         try:
             for step in reversed(undo):
@@ -891,7 +935,7 @@ class SessionState:
             self.undo.append(lambda: store.end(session_id))
         self.phase = Phase.STORED
         self.session_id = session_id
-        self._bound = sealing.bound
+        self._sealing, self._bound = sealing, sealing.bound
         self.remaining_ms = created.remaining_ms
         self.created_here = True
         self._regenerate = False
@@ -925,6 +969,9 @@ class SessionState:
     def _drop(self, reason: str) -> None:
         """Lose the changes, audibly."""
         self._report(InvalidSession_ChangesDropped, reason)
+        if self.created_here:
+            self.dropped.append(Dropped(reason, self._sealing.own.copy, ["the new id"]))
+        self._lose(reason, self.contents, self.lifetime, self._regenerate)
         orphan = self.session_id if self.created_here else None
         self._past = self.contents
         self._stand(Phase.ADRIFT)
@@ -957,15 +1004,15 @@ class _PuttingBack:
         self.before: dict[bytes, bytes | None] = {**loaded}
         self._store, self._session_id, self._save_id = store, session_id, save_id
         self._adjusted = lifetime != NO_LIFETIME
-        self._now: dict[bytes, bytes | None] = {**sealed, **dict.fromkeys(changes.deletes)}
+        self.now: dict[bytes, bytes | None] = {**sealed, **dict.fromkeys(changes.deletes)}
         timeout, deadline = lifetime
         if timeout is not None:
-            self._now[b"timeout"] = b"%d" % timeout
+            self.now[b"timeout"] = b"%d" % timeout
         if deadline is not None:
-            self._now[b"deadline"] = b"%d" % deadline if deadline else None
+            self.now[b"deadline"] = b"%d" % deadline if deadline else None
 
     def __call__(self) -> None:
-        swaps = [(field, self.before.get(field), now) for field, now in self._now.items()]
+        swaps = [(field, self.before.get(field), now) for field, now in self.now.items()]
         self._store.swap(self._session_id, swaps, undone=self._save_id)
         if self._adjusted:
             self._store.adjust(self._session_id)  # the key's life follows what was put back
@@ -976,17 +1023,17 @@ class _Sealing:
 
     Sealing again would not give the same bytes where values are encrypted.
 
-    :ivar own: at a regeneration the fields that the request wrote, for :mod:`.watch`.
+    :ivar own: the fields that the request wrote; at a regeneration not all are.
     """
 
     __slots__ = ("_sealer", "bound", "data", "own", "sealed")
 
     bound: Bound
-    own: set[bytes]
 
     def __init__(self, sealer: Sealer, data: dict[bytes, bytes]) -> None:
         self._sealer = sealer
         self.data = data
+        self.own = set(data)
         self.sealed: dict[bytes, bytes] = {}
 
     def __call__(self, session_id: str) -> dict[bytes, bytes]:

@@ -457,6 +457,171 @@ def test_panel_of_an_attempt_that_is_repeated_shows_its_own_calls(redis_url: str
     assert scripts(panel) == ["load_and_touch"]
 
 
+# -- what was dropped, and why -------------------------------------------------------------
+
+
+def dropped(panel: Any) -> list[str]:
+    """What is shown as lost: "why: which keys"."""
+    found = panel.select(".redis-session-dropped")
+    texts = [" ".join(each.get_text(" ").split()) for each in found]
+    assert all(text.startswith("Dropped , as ") for text in texts)
+    return [text.removeprefix("Dropped , as ") for text in texts]
+
+
+def refused(panel: Any) -> list[str]:
+    return [each.get_text() for each in panel.select(".redis-session-refused")]
+
+
+def change(request: Any) -> None:
+    request.session["cart"].append("swordfish")
+    request.session["added"] = "swordfish"
+    del request.session["old"]
+
+
+CHANGED = "'added', 'cart', 'old'"
+
+
+@pytest.mark.parametrize("when", ["before the load", "before the save"])
+def test_changes_to_a_session_that_has_ended_are_shown(browser: Browser, when: str) -> None:
+    other = browser.copy()
+
+    def end() -> None:
+        other.use(lambda session: session.invalidate())
+
+    def view(request: Any) -> None:
+        if when == "before the load":
+            end()
+            request.session["added"] = "swordfish"
+        else:
+            change(request)
+            end()
+
+    panel = visit(browser, view)
+    lost = "'added'" if when == "before the load" else CHANGED
+    assert dropped(panel) == [f"session has ended: {lost}"]
+    assert len(refused(panel)) == (when == "before the load")
+    assert "swordfish" not in str(panel)
+
+
+@pytest.mark.parametrize("which", ["new", "regenerated", "created at once", "regenerated at once"])
+def test_changes_whose_cookie_could_not_be_sent_are_shown(redis_url: str, which: str) -> None:
+    def allowed(response: Any) -> bool:
+        return "no-cookie" not in response.headers
+
+    browser = make(redis_url, func_check_response_allow_cookies=allowed)
+    if "regenerated" in which:
+        browser.use(lambda session: session.update(name="Ann", cart=["tea"]))
+
+    def view(request: Any) -> Response:
+        request.session["added"] = "swordfish"
+        if "regenerated" in which:
+            request.session["cart"].append("milk")
+            request.session.regenerate_id()
+        if which == "created at once":
+            request.session.ensure_id()
+        response = Response("done")
+        if which == "regenerated at once":
+            # It is stored when the response turns out to carry no cookie.
+            request.add_response_callback(
+                lambda request, response: response.headers.update({"no-cookie": "1"})
+            )
+        else:
+            response.headers["no-cookie"] = "1"
+        return response
+
+    lost = "'added', 'cart', the new id" if "regenerated" in which else "'added'"
+    lost = "'added', the new id" if which == "created at once" else lost
+    assert dropped(visit(browser, view)) == [f"the cookie cannot be sent: {lost}"]
+
+
+def test_changes_of_a_request_that_failed_are_shown(redis_url: str) -> None:
+    def configure(config: Any) -> None:
+        config.add_exception_view(lambda exc, request: Response("sorry", status=500))
+
+    browser = make(redis_url, configure=configure, save_on_exception=False)
+    browser.use(lambda session: session.update(cart=["tea"], old=1))
+
+    def view(request: Any) -> None:
+        change(request)
+        request.session.adjust_session_timeout(60)
+        raise ValueError
+
+    browser.visit(view, status=500, extra_environ=LOCAL)
+    (shown,) = dropped(panels(browser)["Redis session"])
+    reason = "the request failed, and save_on_exception is false"
+    assert shown == f"{reason}: {CHANGED}, the lifetime"
+
+
+@pytest.mark.parametrize("how", ["view", "doom", "before the save", "after the save"])
+def test_changes_of_a_transaction_that_failed_are_shown(
+    redis_url: str, tmp_path: Path, how: str
+) -> None:
+    ledger = Ledger(tmp_path)
+
+    def configure(config: Any) -> None:
+        config.include("pyramid_tm")
+        config.add_exception_view(lambda exc, request: Response("sorry", status=500))
+
+    explicit = {**ONLY_OURS, "tm.manager_hook": "pyramid_tm.explicit_manager"}
+    options = {"on_conflict": "retry"} if how == "after the save" else {}
+    browser = make(redis_url, explicit, configure, **options)
+    browser.use(lambda session: session.update(cart=["tea"], old=1), extra_environ=LOCAL)
+
+    def view(request: Any) -> None:
+        change(request)
+        if how == "view":
+            raise ValueError
+        if how == "doom":
+            request.tm.doom()
+        else:
+            ledger.add(request, "refused", UNKNOWN_ACCOUNT)
+
+    browser.visit(view, status=200 if how == "doom" else 500, extra_environ=LOCAL)
+    panel = panels(browser)["Redis session"]
+    reason = {
+        "view": "the request failed",
+        "before the save": "the transaction was aborted",
+        "after the save": "the transaction or the attempt failed after the save",
+    }
+    assert dropped(panel) == ([] if how == "doom" else [f"{reason[how]}: {CHANGED}"])
+
+
+@pytest.mark.parametrize("error", ["UnserializableValue", "SessionConflict"])
+def test_changes_that_could_not_be_saved_are_shown(redis_url: str, error: str) -> None:
+    def configure(config: Any) -> None:
+        config.add_exception_view(lambda exc, request: Response("sorry", status=500))
+
+    browser = make(redis_url, configure=configure, on_conflict="retry")
+    browser.use(lambda session: session.update(cart=["tea"], old=1))
+    other = browser.copy()
+
+    def view(request: Any) -> None:
+        change(request)
+        if error == "SessionConflict":
+            other.use(lambda session: session["cart"].append("milk"))
+        else:
+            request.session["added"] = lambda: "swordfish"
+
+    browser.visit(view, status="*", extra_environ=LOCAL)
+    panel = panels(browser)["Redis session"]
+    assert dropped(panel) == [f"the save failed ({error}): {CHANGED}"]
+    assert "swordfish" not in str(panel)
+
+
+def test_cookie_that_gave_no_session_is_shown(browser: Browser, redis_client: redis.Redis) -> None:
+    name = fingerprint(browser.session_id or "")
+    redis_client.delete(browser.key)
+    panel = visit(browser, lambda request: request.session.get("name"))
+    assert refused(panel) == [f"Refused: no such session (session {name})"]
+    assert dropped(panel) == []
+
+
+def test_nothing_is_shown_as_dropped_when_nothing_was(browser: Browser) -> None:
+    for view in (change, lambda request: request.session["cart"], log_in):
+        panel = visit(browser, view)
+        assert (dropped(panel), refused(panel)) == ([], [])
+
+
 # -- how it gets there -------------------------------------------------------------------
 
 
