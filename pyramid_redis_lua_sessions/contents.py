@@ -166,6 +166,12 @@ class Contents:
         if field in self.raw:
             self._deleted.add(field)
 
+    def drop(self, key: str) -> None:
+        """Delete a key, also if another request is about to store it."""
+        if self.has(key):
+            self.delete(key)
+        self._deleted.add(field_of(key))
+
     def is_bad(self, key: Any) -> bool:
         """Tell whether a value was found under a key that does not decode."""
         return _is_bad(key, self._bad)

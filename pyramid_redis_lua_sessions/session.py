@@ -98,11 +98,18 @@ class RedisSession(MutableMapping[Any, Any]):
         state = self._state
         if state.phase is Phase.UNREAD:
             state.look()
-        return state.contents.get(key)
+        try:
+            return state.contents.get(key)
+        except KeyError:
+            token = state.csrf_token() if key == CSRF_KEY else None
+            if token is None:
+                raise
+            return token
 
     def __contains__(self, key: Any) -> bool:
         """As :meth:`dict.__contains__`."""
-        return self._loaded().has(key)
+        there = self._loaded().has(key)
+        return there or (key == CSRF_KEY and self._state.csrf_token() is not None)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """As :meth:`dict.__setitem__`.
@@ -115,7 +122,11 @@ class RedisSession(MutableMapping[Any, Any]):
 
     def __delitem__(self, key: Any) -> None:
         """As :meth:`dict.__delitem__`."""
-        self._writing().contents.delete(key)
+        try:
+            self._writing().contents.delete(key)
+        except KeyError:
+            if key not in self:  # the derived token is, and cannot be removed
+                raise
 
     def pop(self, key: Any, default: Any = _NOT_GIVEN) -> Any:
         """As :meth:`dict.pop`; a value that does not decode is absent, and removed too."""
@@ -216,13 +227,22 @@ class RedisSession(MutableMapping[Any, Any]):
     # -- CSRF --------------------------------------------------------------------
 
     def new_csrf_token(self) -> str:
-        """Make, store and return a new CSRF token: 256 random bits, 43 characters."""
+        """Make, store and return a new CSRF token: 256 random bits, 43 characters.
+
+        From then on it is the session's, until the id is regenerated.
+        """
         token = secrets.token_urlsafe(32)
         self[CSRF_KEY] = token
         return token
 
     def get_csrf_token(self) -> str:
-        """Return the CSRF token; make one if there is none."""
+        """Return the CSRF token.
+
+        That of a stored session is derived from its id: nothing is stored, and
+        requests that overlap get the same. One that was stored, by
+        :meth:`new_csrf_token` or by another library, goes before. A session
+        without an id gets a new one, which is stored with it.
+        """
         token = self.get(CSRF_KEY)
         return self.new_csrf_token() if token is None else cast("str", token)
 
@@ -351,13 +371,16 @@ class RedisSession(MutableMapping[Any, Any]):
         Session Management Cheat Sheet, "Renew the Session ID After Any
         Privilege Level Change"). The old id ends in the same round trip.
 
-        :param renew_csrf_token: replace the CSRF token, if there is one.
+        :param renew_csrf_token: let forms that are open be refused from then on.
         :param restart_lifetime: count ``absolute_timeout`` from now, as for a
             fresh login. By default the session keeps its original start.
         """
+        token = None if renew_csrf_token else self.get(CSRF_KEY)
         self._asking().regenerate(restart_lifetime)
-        if renew_csrf_token and CSRF_KEY in self:
-            self.new_csrf_token()
+        if renew_csrf_token:
+            self._loaded().drop(CSRF_KEY)
+        elif token is not None and CSRF_KEY not in self:
+            self[CSRF_KEY] = token  # the new id derives another
 
     @property
     def owner(self) -> str | int | None:

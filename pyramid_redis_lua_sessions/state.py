@@ -29,7 +29,7 @@ from .errors import (
 )
 from .events import SessionCreated, SessionEvent, SessionInvalidated, SessionRegenerated
 from .scripts import Status
-from .seals import Bound, Sealer
+from .seals import Bound, Sealer, csrf_token
 from .serializers import OWNER_FIELD, Codec, field_of
 from .settings import Settings
 from .store import (
@@ -393,6 +393,15 @@ class SessionState:
     def token_ms(self) -> int | None:
         """When its present id was made, ms since the epoch; ``None`` where nothing is stored."""
         return number(self.contents.raw.get(b"token")) or self.created_ms()
+
+    def csrf_token(self) -> str | None:
+        """Derive the CSRF token of the id; ``None`` where that is yet to be made.
+
+        Requests that overlap derive the same.
+        """
+        if self.phase is not Phase.STORED or self._regenerate:
+            return None
+        return csrf_token(self._host.settings, cast("str", self.session_id))
 
     def ended(self) -> bool:
         """Tell whether it was found to have ended while this request was under way."""

@@ -67,7 +67,7 @@ WRITES: dict[str, Callable[[Any], Any]] = {
     "clear": lambda session: session.clear(),
     "flash": lambda session: session.flash("new"),
     "pop_flash": lambda session: session.pop_flash(),
-    "csrf": lambda session: session.get_csrf_token(),
+    "csrf": lambda session: session.new_csrf_token(),
     "timeout": lambda session: session.adjust_session_timeout(99),
     "expires": lambda session: session.adjust_session_expires(3_000_000_000),
 }

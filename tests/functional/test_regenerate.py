@@ -158,6 +158,24 @@ def test_the_csrf_token_stays_when_that_is_asked_for(start: Start) -> None:
     assert overlap.read(answer.cookie)["_csrft_"] == old
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_csrf_token_is_none_that_another_request_stored_meanwhile(
+    start: Start, stored: bool
+) -> None:
+    """Who had the session before a login must not know a token that is good after it."""
+    overlap = start()
+    steps = [lambda session: session.new_csrf_token()] if stored else []
+    cookie = session_with(overlap, put("a", 1), *steps)
+    driven = overlap.begin(cookie)
+    driven.do(regenerate)
+    known = []
+    overlap.run(cookie, lambda session: known.append(session.new_csrf_token()))
+    after = overlap.begin(driven.finish().cookie)
+    assert after.do(lambda session: session.get_csrf_token()) not in known
+    assert after.do(dict) == {"a": 1}
+    after.finish()
+
+
 def test_no_csrf_token_is_made_when_there_was_none(start: Start) -> None:
     overlap = start()
     cookie = session_with(overlap, put("a", 1))
@@ -319,7 +337,9 @@ def test_no_session_is_made_when_a_slower_request_only_regenerates(
     cookie = session_with(overlap, put("a", 1), lambda session: session.get_csrf_token())
     slow = loaded(overlap, cookie)
     new = overlap.run(cookie, log_in).cookie
-    slow.do(lambda session: session.regenerate_id(renew_csrf_token=with_token))
+    slow.do(lambda session: session.regenerate_id(renew_csrf_token=not with_token))
+    if not with_token:
+        slow.do(lambda session: session.get_csrf_token())
     assert slow.finish().cookies == []
     assert list(stored_sessions(redis_client)) == [id_in(new)]
 

@@ -76,7 +76,8 @@ REQUESTS: dict[str, tuple[Callable[[Any], Any], int, list[str]]] = {
     "deleted from": (lambda s: s.pop("a"), 2, [LOAD, SAVE]),
     "cleared": (lambda s: s.clear(), 2, [LOAD, SAVE]),
     "flashed": (lambda s: s.flash("m"), 2, [LOAD, SAVE]),
-    "a new CSRF token": (lambda s: s.get_csrf_token(), 2, [LOAD, SAVE]),
+    "the CSRF token": (lambda s: s.get_csrf_token(), 1, [LOAD]),
+    "a new CSRF token": (lambda s: s.new_csrf_token(), 2, [LOAD, SAVE]),
     "timeout adjusted": (lambda s: s.adjust_session_timeout(50), 2, [LOAD, ADJUST]),
     "expires adjusted": (lambda s: s.adjust_session_expires(4e9 - 1e9), 2, [LOAD, ADJUST]),
     "timeout adjusted, written": (

@@ -258,8 +258,9 @@ def test_time_line_of_the_predecessors_documentation(scripts: Scripts, use_ttl: 
 @pytest.mark.parametrize("use_ttl", [True, False])
 def test_trigger_in_real_time(scripts: Scripts, use_ttl: bool) -> None:
     args = {"timeout": 60_000, "trigger": 59_900, "use_ttl": use_ttl}
+    begun = scripts.now()
     scripts.create(timeout=60_000, use_ttl=use_ttl)
-    begun, changes = scripts.now(), scripts.changes()
+    changes = scripts.changes()
 
     def touched() -> bool:
         scripts.load(**args)

@@ -205,14 +205,18 @@ class ModelRequest:
         self.invalidated = True
         self._stand(Phase.FRESH)
 
-    def regenerate(self, new_token: Any = None) -> None:
+    def derives_token(self) -> bool:
+        """Whether the CSRF token is that of the id, as none is stored."""
+        return self.phase is Phase.STORED and not self.regenerates and CSRF not in self.held
+
+    def regenerate(self) -> None:
         self.load()
         if self.phase is Phase.ADRIFT:
             self.phase = Phase.FRESH  # the application logs in on it
         elif self.phase is Phase.STORED:
             self.regenerates = True
-        if self.has(CSRF):
-            self.set(CSRF, new_token)
+        self.delete(CSRF)
+        self.deleted.add(CSRF)
 
     def _note(self, key: str, presence: bool) -> None:
         if key in self.assigned or key in self.deleted:

@@ -34,7 +34,7 @@ from pyramid.interfaces import ISessionFactory
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
 from pyramid_redis_lua_sessions.serializers import FLASH_KIND, key_of
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.model import CSRF, ModelRequest, Phase, World, messages_of, values_of
+from tests.support.model import CSRF, ModelRequest, World, messages_of, values_of
 from tests.support.overlap import Driven, Overlap, id_in
 from tests.support.waiting import wait_until
 
@@ -71,6 +71,8 @@ class Machine(RuleBasedStateMachine):
         self.overlap = self.apps[retry, end_if_empty]
         self.world = World(retry, end_if_empty)
         self.ids: dict[int, str] = {}
+        #: Names of sessions to the CSRF tokens that were derived for them.
+        self.tokens: dict[int, str] = {}
         #: Names of the model's sessions with their cookies, as the browser got them.
         self.cookies: list[tuple[int, str]] = []
         self.running: list[Pair] = []
@@ -274,22 +276,21 @@ class Machine(RuleBasedStateMachine):
         pair = self.pick(which)
         expected = pair.model.get(CSRF)
         token = pair.real.do(lambda session: session.get_csrf_token())
-        if expected is None:
+        if pair.model.derives_token():
+            assert self.tokens.setdefault(pair.model.cookie or 0, token) == token
+        elif expected is None:
             pair.model.set(CSRF, token)
         else:
             assert token == expected
+        assert token not in {t for n, t in self.tokens.items() if n != pair.model.cookie}
 
     def invalidate(self, which: int) -> None:
         self.both(which, "invalidate", lambda session: session.invalidate())
 
     def regenerate(self, which: int) -> None:
         pair = self.pick(which)
-        token = pair.real.do(_regenerate)
-        had = pair.model.held.get(CSRF) if pair.model.phase is not Phase.UNREAD else None
-        pair.model.regenerate(token)
-        if had is not None:
-            assert token not in (None, had)
-            assert pair.model.held[CSRF] == token
+        pair.model.regenerate()
+        assert not pair.real.do(lambda session: session.regenerate_id() or CSRF in session)
 
     # -- what the server does ----------------------------------------------------------
 
@@ -316,13 +317,6 @@ def _delete(key: str) -> Callable[[Any], None]:
             pass
 
     return delete
-
-
-def _regenerate(session: Any) -> Any:
-    session.regenerate_id()
-    if CSRF in session:
-        return session[CSRF]
-    return None
 
 
 EXAMPLES = int(os.environ.get("TORTURE_EXAMPLES", "10000"))
