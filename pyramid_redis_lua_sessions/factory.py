@@ -356,7 +356,7 @@ class Turn:
             self.factory.expect_tween(request.registry)
         self.response = response
         self._answered = True
-        if self._is_repeated():
+        if self.is_repeated():
             self._leave_no_trace()
             return
         self._settle()
@@ -384,7 +384,7 @@ class Turn:
             # The session was first used in a NewResponse subscriber.
             self.response = getattr(request, RESPONSE, None)
         try:
-            if self._is_repeated(error):
+            if self.is_repeated(error):
                 self._leave_no_trace()
             elif not self._answered or error is not None or self._is_unsettled():
                 self._settle()
@@ -402,7 +402,7 @@ class Turn:
             self.request = None
             self._outer_error = self._last_error = None
 
-    def _is_repeated(self, error: BaseException | None = None) -> bool:
+    def is_repeated(self, error: BaseException | None = None) -> bool:
         """Tell whether ``pyramid_retry`` throws this attempt away, as it decides it itself.
 
         :param error: what nobody handled; without one, what was rendered counts.

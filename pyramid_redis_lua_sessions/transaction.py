@@ -125,7 +125,9 @@ class SessionDataManager:
 
     def tpc_vote(self, transaction: Any) -> None:
         turn = self._turn
-        if turn is None:
+        if turn is None or turn.is_repeated():
+            # A veto may have the page of an error committed that pyramid_retry repeats
+            # nevertheless. The response callback throws the attempt away.
             return
         # Of an exception view's response nobody knows here whether it carries a
         # cookie, nor its status: the response callback saves what depends on that.

@@ -113,6 +113,44 @@ def test_repeated_attempt_leaves_no_trace(
     assert stored_sessions(redis_client) == before
 
 
+@pytest.mark.parametrize("status", [200, 503])
+@pytest.mark.parametrize("on_conflict", ["merge", "retry"])
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS.keys())
+def test_repeated_attempt_leaves_no_trace_where_a_veto_has_its_error_page_committed(
+    redis_url: str,
+    redis_client: redis.Redis,
+    act: Callable[[Any], object],
+    on_conflict: str,
+    status: int,
+) -> None:
+    seen: list[str] = []
+
+    def view(request: Any) -> None:
+        if attempt(request) == 0:
+            act(request.session)
+            raise TransientError
+        seen.append(show(request))
+
+    def configure(config: Any) -> None:
+        with_tm_and_retry(config)
+        config.add_exception_view(
+            lambda exc, request: Response("try again", status=status), context=TransientError
+        )
+
+    app = make_app(
+        redis_url,
+        {**VIEWS, "view": view},
+        settings={**TM, "tm.commit_veto": lambda request, response: False},
+        configure=configure,
+        on_conflict=on_conflict,
+    )
+    app.get("/start")
+    before = stored_sessions(redis_client)
+    assert set_cookies(app.get("/view")) == []
+    assert seen == [START]
+    assert stored_sessions(redis_client) == before
+
+
 @pytest.mark.parametrize("view_matches", [False, True], ids=["no exception view", "exception view"])
 def test_repeated_attempt_that_made_a_session_leaves_only_that_of_the_last(
     redis_url: str, redis_client: redis.Redis, view_matches: bool
