@@ -15,8 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pyramid_redis_lua_sessions import testing
-from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer, RedisServerError
+from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer, RedisServerError, servers
 
 NewServer = Callable[..., RedisServer]
 NO_RETRY = Retry(NoBackoff(), 0)
@@ -81,9 +80,9 @@ def test_server_when_its_port_was_taken_meanwhile(
     redis_binary: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with RedisServer(redis_binary) as other, socket.create_server(("127.0.0.1", 0)) as silent:
-        free_port = testing._free_port
+        free_port = servers._free_port
         ports = [other.port, silent.getsockname()[1]]
-        monkeypatch.setattr(testing, "_free_port", lambda: ports.pop(0) if ports else free_port())
+        monkeypatch.setattr(servers, "_free_port", lambda: ports.pop(0) if ports else free_port())
         with RedisServer(redis_binary) as server:
             assert ports == []
             assert server.port not in {other.port, silent.getsockname()[1]}
@@ -113,7 +112,7 @@ def test_server_stop_when_paused(redis_binary: str) -> None:
     started = time.monotonic()
     server.stop()
     assert not is_alive(pid)
-    assert time.monotonic() - started < testing.STOP_SECONDS
+    assert time.monotonic() - started < servers.STOP_SECONDS
 
 
 def test_server_stop_in_a_forked_process_does_nothing(new_redis_server: NewServer) -> None:

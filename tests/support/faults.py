@@ -9,7 +9,9 @@ from typing import Any
 
 import hiredis
 
-from pyramid_redis_lua_sessions.testing import LOOPBACK, CountingProxy, _RequestParser
+from pyramid_redis_lua_sessions.testing import CountingProxy
+from pyramid_redis_lua_sessions.testing.proxy import RequestParser
+from pyramid_redis_lua_sessions.testing.servers import LOOPBACK
 
 #: What can happen to a call. Half of a request: all but its last byte, so that of a pipeline
 #: all calls but the last reach Redis. Of those that have the connection stay open, ``stall``
@@ -89,7 +91,7 @@ class FaultProxy(CountingProxy):
         super().close()
 
     def _relay(self, client: socket.socket, server: socket.socket, number: int) -> None:
-        parser = _RequestParser()
+        parser = RequestParser()
         while True:
             request, names = self._request(client, parser)
             if not request:
@@ -138,7 +140,7 @@ class FaultProxy(CountingProxy):
         return self._fault if self._first <= self.calls <= self._last else ""
 
     @staticmethod
-    def _request(client: socket.socket, parser: _RequestParser) -> tuple[bytes, list[str]]:
+    def _request(client: socket.socket, parser: RequestParser) -> tuple[bytes, list[str]]:
         """Read whole commands: the bytes, and the commands' names."""
         request, names = b"", []
         while True:

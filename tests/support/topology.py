@@ -15,11 +15,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pyramid_redis_lua_sessions.testing import (
-    LOOPBACK,
     RedisServer,
     RedisServerError,
     embedded_redis_server,
 )
+from pyramid_redis_lua_sessions.testing.servers import LOOPBACK
 from tests.support.waiting import wait_until
 
 #: A node listens for the others on a port so much higher.

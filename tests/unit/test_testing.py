@@ -9,11 +9,11 @@ from pyramid_redis_lua_sessions.testing import (
     Command,
     RedisServer,
     RedisServerError,
-    _RequestParser,
     embedded_redis_server,
     find_redis_server,
     find_redis_servers,
 )
+from pyramid_redis_lua_sessions.testing.proxy import RequestParser
 from tests.support.topology import redis_cli
 
 
@@ -124,7 +124,7 @@ def test_request_parser_at_every_cut() -> None:
     stream = b"*2\r\n$3\r\nGET\r\n$5\r\n*1\r\nx\r\nPING hello\r\n\r\n*2\r\n$3\r\nget\r\n$0\r\n\r\n"
     expected = [(b"GET", b"*1\r\nx"), (b"PING", b"hello"), (b"get", b"")]
     for cut in range(len(stream) + 1):
-        parser = _RequestParser()
+        parser = RequestParser()
         assert parser.feed(stream[:cut]) + parser.feed(stream[cut:]) == expected
 
 
