@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import sys
 import time
 import types
 from collections.abc import Callable
@@ -12,10 +13,13 @@ from typing import Any
 import pytest
 import redis
 from pyramid.config import Configurator
+from pyramid.exceptions import ConfigurationConflictError
+from pyramid.interfaces import ISessionFactory
 from pyramid.response import Response
+from pyramid.session import SignedCookieSessionFactory
 from webtest import TestApp
 
-from pyramid_redis_lua_sessions import StoreUnavailable, sessions_of
+from pyramid_redis_lua_sessions import RedisSessionFactory, StoreUnavailable, sessions_of
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.functional.test_documentation import samples
 from tests.support.browser import SECRET, Browser, let_time_pass, make_browser
@@ -362,3 +366,49 @@ def test_cacheable_page_guard_drops_the_session_of_a_cached_response(
     guard.use(lambda session: session.update(x=1))
     guard.visit(cached)
     assert guard.use(lambda session: session["x"]) == 2
+
+
+# -- a library that brings a session factory -------------------------------------------------
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a library that sets a session factory when it is included."""
+    module = types.ModuleType("a_library_with_sessions")
+
+    def includeme(config: Any) -> None:
+        config.set_session_factory(SignedCookieSessionFactory("the library's"))
+
+    module.includeme = includeme  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.__name__
+
+
+@pytest.mark.parametrize("how", ["in code", "pyramid.includes", "ours in code alone"])
+def test_two_session_factories_are_a_conflict(redis_url: str, library: str, how: str) -> None:
+    names = [library, "pyramid_redis_lua_sessions"]
+    in_settings = {"in code": 0, "ours in code alone": 1, "pyramid.includes": 2}[how]
+    settings = {
+        "redis.sessions.url": redis_url,
+        "redis.sessions.secret": SECRET,
+        "pyramid.includes": " ".join(names[:in_settings]),
+    }
+    config = Configurator(settings=settings)
+    for name in names[in_settings:]:
+        config.include(name)
+    with pytest.raises(ConfigurationConflictError, match="ISessionFactory"):
+        config.commit()
+
+
+@pytest.mark.parametrize("includes", ["", "a_library_with_sessions"])
+def test_commit_of_the_settings_page_lets_the_last_factory_count(
+    redis_url: str, library: str, includes: str
+) -> None:
+    settings = {
+        "redis.sessions.url": redis_url,
+        "redis.sessions.secret": SECRET,
+        "pyramid.includes": includes,
+    }
+    sample = page("settings")
+    app = sample.main({}, **settings)
+    assert isinstance(app.registry.getUtility(ISessionFactory), RedisSessionFactory)
