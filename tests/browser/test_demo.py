@@ -6,8 +6,6 @@ They are left out where there is no Chromium or no driver for it.
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,45 +23,8 @@ from selenium.webdriver.common.keys import Keys
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None or shutil.which("chromedriver") is None:
-    pytest.skip(
-        "chromium and chromedriver are not installed (Debian: chromium-driver)",
-        allow_module_level=True,
-    )
-
 PHONE = (360, 740)
 RACERS = 20
-
-
-def options() -> webdriver.ChromeOptions:
-    wanted = webdriver.ChromeOptions()
-    wanted.binary_location = str(CHROMIUM)
-    for argument in (
-        "--headless=new",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--force-prefers-reduced-motion",
-        "--no-first-run",
-        "--no-proxy-server",
-        "--window-size=1280,1000",
-    ):
-        wanted.add_argument(argument)
-    if os.geteuid() == 0:
-        wanted.add_argument("--no-sandbox")  # Chromium refuses to start as root otherwise
-    wanted.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return wanted
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[webdriver.Chrome]:
-    wanted = options()
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    with webdriver.Chrome(options=wanted, service=service) as driver:
-        driver.set_page_load_timeout(20)
-        driver.set_script_timeout(20)
-        yield driver
 
 
 @pytest.fixture(scope="module")

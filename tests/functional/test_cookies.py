@@ -6,7 +6,6 @@ import hmac
 import http.client
 import http.cookies
 import re
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,6 @@ import redis
 from pyramid.events import NewResponse
 from pyramid.httpexceptions import HTTPFound, HTTPNotFound
 from pyramid.response import Response
-from waitress.server import create_server
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
@@ -27,6 +25,7 @@ from tests.support.application import (
     stored_sessions,
 )
 from tests.support.browser import Reports
+from tests.support.serving import served
 
 
 def write(request: Any) -> str:
@@ -68,23 +67,16 @@ def serve(
     app: Any, headers: Iterable[tuple[str, str]], path: str = "/write", **options: Any
 ) -> Served:
     """Send one request to an application behind waitress."""
-    server = create_server(app, host="127.0.0.1", port=0, **options)
-    serving = threading.Thread(target=server.run)
-    serving.start()
-    try:
-        with contextlib.closing(
-            http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=30)
-        ) as connection:
-            connection.putrequest("GET", path)
-            for name, value in headers:
-                connection.putheader(name, value)
-            connection.endheaders()
-            response = connection.getresponse()
-            return Served(response.read().decode(), response.headers)
-    finally:
-        server.close()
-        serving.join()
-        server.task_dispatcher.shutdown()
+    with (
+        served(app, **options) as port,
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection,
+    ):
+        connection.putrequest("GET", path)
+        for name, value in headers:
+            connection.putheader(name, value)
+        connection.endheaders()
+        response = connection.getresponse()
+        return Served(response.read().decode(), response.headers)
 
 
 # -- attributes ----------------------------------------------------------------------

@@ -1,0 +1,29 @@
+"""Serves an application over HTTP, for what WebTest cannot show."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from waitress import wasyncore
+from waitress.server import create_server
+
+
+@contextmanager
+def served(app: Any, **options: Any) -> Iterator[int]:
+    """Serve an application with waitress on the loopback interface; gives the port.
+
+    :param options: of waitress.
+    """
+    server = create_server(app, host="127.0.0.1", port=0, **options)
+    serving = threading.Thread(target=server.run)
+    serving.start()
+    try:
+        yield server.effective_port
+    finally:
+        # Connections that a browser keeps, too: closing the server alone waits for them.
+        wasyncore.close_all(server._map, ignore_all=True)
+        serving.join()
+        server.task_dispatcher.shutdown()
