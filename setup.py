@@ -84,7 +84,13 @@ setup(
     package_data={PACKAGE: ["py.typed", "*.dbtmako"], f"{PACKAGE}.lua": ["*.lua"]},
     zip_safe=False,
     python_requires=">=3.10",
-    install_requires=["hiredis>=2.3", "pyramid>=2", "redis>=7,!=7.2.0,!=8.0.0", "webob>=1.8.7"],
+    install_requires=[
+        "hiredis>=2.3",
+        "pyramid>=2",
+        "redis>=7,!=7.2.0,!=8.0.0",
+        "translationstring",
+        "webob>=1.8.7",
+    ],
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [f"redis-lua-sessions = {PACKAGE}.cli:main"],

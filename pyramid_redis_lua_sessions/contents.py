@@ -22,6 +22,7 @@ from .serializers import (
     KEY_KINDS,
     LABEL_FIELD,
     UNIT_SEPARATOR,
+    ChangedType,
     Codec,
     field_of,
     key_of,
@@ -371,8 +372,11 @@ class Contents:
                 if type(value) in ATOMS:
                     continue
                 field = field_of(key)
+                stored = self._plain.get(field)
+                if self._codec.may_change and self._encode(key, value, sketch=True) == stored:
+                    continue
                 now = self._encode(key, value)
-                if self._differs(now, self._plain.get(field)):
+                if self._differs(now, stored):
                     values[field] = now
         for messages in (self._flash or {}).values():
             for field, message in messages:
@@ -422,9 +426,12 @@ class Contents:
             f for f in self._plain if f[:1] in KEY_KINDS and f not in held and f not in self._bad
         )
 
-    def _encode(self, key: Any, value: Any) -> bytes:
+    def _encode(self, key: Any, value: Any, sketch: bool = False) -> bytes:
+        codec = self._codec
         try:
-            return self._codec.encode(value)
+            return codec.sketch(value) if sketch else codec.encode(value)
+        except ChangedType as exc:
+            raise UnserializableValue(key, type(value).__name__, str(exc)) from None
         except Exception as exc:
             # The serializer's own message may quote the value.
             raise UnserializableValue(key, type(value).__name__, type(exc).__name__) from None

@@ -80,7 +80,7 @@ class UnserializableValue(SessionError):
 
     :ivar key: the session key (or ``flash message``) that holds the value.
     :ivar kind: name of the value's type.
-    :ivar error: name of the serializer's error.
+    :ivar error: name of the serializer's error, or what would come back changed.
     """
 
     def __init__(self, key: object, kind: str, error: str) -> None:

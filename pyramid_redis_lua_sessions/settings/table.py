@@ -295,7 +295,8 @@ class Settings:
         lambda value: serializer_function(value) or "pickle",
         "pickle",
         "``pickle``, ``json``, ``msgpack``, or a callable ``(value) -> bytes``. ``pickle.dumps`` "
-        "means ``pickle``.",
+        "means ``pickle``. Values that ``json`` or ``msgpack`` would give back as another type are "
+        "refused.",
     )
     deserialize: Any = setting(
         serializer_function, None, "The inverse of ``serialize``: ``(bytes) -> value``."

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import redis
+from markupsafe import Markup, escape
+from pyramid.i18n import TranslationStringFactory
 
 from pyramid_redis_lua_sessions import UnserializableValue
 from tests.support.browser import make_browser, take_along
@@ -42,6 +44,55 @@ def test_values_come_back_as_they_were(redis_url: str, name: str, values: dict[s
     assert {key: type(value) for key, value in found.items()} == {
         key: type(value) for key, value in values.items()
     }
+
+
+@pytest.mark.parametrize("value", PICKLE.values(), ids=PICKLE.keys())
+@pytest.mark.parametrize("name", ["json", "msgpack"])
+def test_value_that_would_change_its_type_is_refused_with_its_key(
+    redis_url: str, name: str, value: Any
+) -> None:
+    browser = make_browser(redis_url, serialize=name)
+    browser.use(lambda session: session.update(a=1, basket={"things": []}))
+    for key, view in (
+        ("'mine'", lambda session: session.update(a=2, mine=value)),
+        ("'mine'", lambda session: session.update(a=2, mine=[{"in": value}])),
+        ("'basket'", lambda session: session["basket"]["things"].append(value)),
+        ("5", lambda session: session.managed_dict.update({5: value})),
+        ("'flash message'", lambda session: session.flash(value)),
+    ):
+        with pytest.raises(UnserializableValue, match=f"session key {key}, ") as caught:
+            browser.use(view)
+        assert "1.10" not in str(caught.value)
+    found = browser.use(lambda session: (dict(session), session.pop_flash()))
+    assert found == ({"a": 1, "basket": {"things": []}}, [])
+
+
+@pytest.mark.parametrize("name", ["pickle", "json", "msgpack"])
+def test_what_pyramid_applications_flash_comes_back(redis_url: str, name: str) -> None:
+    _ = TranslationStringFactory("shop")
+    greeting = _("hello ${name}", default="Hello ${name}", mapping={"name": "Ann"})
+    browser = make_browser(redis_url, serialize=name)
+    browser.use(lambda session: session.flash(Markup("<b>saved</b>")))
+    browser.use(lambda session: session.flash(greeting))
+    browser.use(lambda session: session.flash({"html": Markup("<i>"), "kind": "info"}))
+    browser.use(lambda session: session.flash(Markup("<b>saved</b>"), allow_duplicate=False))
+    saved, hello, last = browser.use(lambda session: session.pop_flash())
+    assert escape(saved) == saved == "<b>saved</b>"  # it is not escaped once more
+    assert (hello.interpolate(), hello.domain) == ("Hello Ann", "shop")
+    assert escape(last["html"]) == "<i>"
+
+
+@pytest.mark.parametrize("name", ["pickle", "json", "msgpack"])
+def test_marked_string_that_is_only_read_is_not_saved(
+    redis_url: str, redis_client: redis.Redis, name: str
+) -> None:
+    browser = make_browser(redis_url, serialize=name)
+    browser.use(lambda session: session.update(page={"title": Markup("<b>")}))
+    before = redis_client.hgetall(browser.key)
+    assert browser.use(lambda session: escape(session["page"]["title"])) == "<b>"
+    assert redis_client.hgetall(browser.key) == before
+    browser.use(lambda session: session["page"].update(title="<b>"))
+    assert browser.use(lambda session: escape(session["page"]["title"])) == "&lt;b&gt;"
 
 
 @pytest.mark.parametrize("name", ["pickle", "json", "msgpack"])

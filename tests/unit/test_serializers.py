@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import enum
 import json
 import math
 import pickle
-from datetime import datetime, timezone
+import uuid
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -15,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
+from pyramid.i18n import TranslationString
 
-from pyramid_redis_lua_sessions.serializers import Codec, field_of, key_of, make_codec
+from pyramid_redis_lua_sessions.serializers import ChangedType, Codec, field_of, key_of, make_codec
 from pyramid_redis_lua_sessions.settings import Settings
 
 # A busy machine is no failure.
@@ -243,6 +247,132 @@ def test_own_serializer_is_used_and_may_return_text() -> None:
     own = codec(serialize=json.dumps, deserialize=json.loads)
     assert own.encode([1, "é"]) == b'x[1, "\\u00e9"]'
     assert own.decode(own.encode([1, "é"])) == [1, "é"]
+
+
+# -- json and msgpack know few types -------------------------------------------------
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+Pair = collections.namedtuple("Pair", "x y")
+
+#: Values that neither gives back as they were.
+CHANGED = [
+    {1, 2},
+    frozenset((1,)),
+    (1, 2),
+    Pair(1, 2),
+    Colour.RED,
+    Decimal("1.10"),
+    Decimal(1),
+    uuid.UUID(int=1),
+    date(2030, 1, 1),
+    datetime(2030, 1, 1),
+    timedelta(1),
+    Point(1),
+    collections.deque([1]),
+]
+MESSAGE = TranslationString(
+    "hello ${name}",
+    domain="shop",
+    default="Hello ${name}",
+    mapping={"name": Markup("<b>"), "number": 1},
+    context="page",
+)
+MARKED = [
+    Markup("<b>&amp;\u2028</b>"),
+    Markup(""),
+    [Markup("a"), "a", {"b": Markup("c"), "d": ["e"]}],
+    MESSAGE,
+    TranslationString("bare"),
+    {"messages": [MESSAGE, Markup("<i>"), "text"]},
+    TranslationString("nested", default=MESSAGE),
+]
+
+
+def parts_of(value: Any) -> Any:
+    """A value with the types of all its strings."""
+    if isinstance(value, dict):
+        return {key: parts_of(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [parts_of(inner) for inner in value]
+    if isinstance(value, TranslationString):
+        return (TranslationString, [parts_of(part) for part in value.__getstate__()])
+    return (type(value), value)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("value", CHANGED, ids=repr)
+@pytest.mark.parametrize("options", [{}, {"seal": False}], ids=["sealed", "bare"])
+@pytest.mark.parametrize("name", ["json", "msgpack"])
+def test_value_that_would_come_back_as_another_is_refused(
+    name: str, options: dict[str, Any], value: Any, nested: bool
+) -> None:
+    own = codec(serialize=name, **options)
+    with pytest.raises(TypeError):
+        own.encode({"a": [value]} if nested else value)
+
+
+@pytest.mark.parametrize("value", [{1: "a"}, {"a": {True: 1}}, {None: 1}, {1.5: "a"}])
+def test_key_that_json_makes_text_of_is_refused(value: Any) -> None:
+    with pytest.raises(ChangedType, match=r"^(int|bool|NoneType|float) would come back"):
+        codec(serialize="json").encode(value)
+    own = codec(serialize="msgpack")
+    assert own.decode(own.encode(value)) == value
+
+
+@pytest.mark.parametrize("value", MARKED, ids=repr)
+@pytest.mark.parametrize("options", [{}, {"seal": False}], ids=["sealed", "bare"])
+@pytest.mark.parametrize("name", ["pickle", "json", "msgpack"])
+def test_markup_and_translation_strings_come_back(
+    name: str, options: dict[str, Any], value: Any
+) -> None:
+    own = codec(serialize=name, allow_unsealed_pickle=True, **options)
+    data = own.encode(value)
+    assert parts_of(own.decode(data)) == parts_of(value)
+    assert own.encode(own.decode(data)) == data
+
+
+def test_json_shows_markup_so_that_other_programs_can_read_it() -> None:
+    bare = codec(serialize="json", seal=False)
+    assert bare.encode([Markup("<b>"), "<b>"]) == b'[{"__html__":"<b>"},"<b>"]'
+
+
+@pytest.mark.parametrize("value", [{"__html__": "x"}, [{"__translation__": ["x"]}]])
+def test_value_that_looks_like_a_marked_string_is_refused_and_not_changed(value: Any) -> None:
+    with pytest.raises(ChangedType, match="dict would come back"):
+        codec(serialize="json").encode(value)
+    own = codec(serialize="json")
+    for same in ({"__html__": "x", "a": 1}, {"__html__": 1}, ["__html__"], ["__translation__"]):
+        assert own.decode(own.encode(same)) == same
+
+
+@pytest.mark.parametrize(
+    "value", [[math.nan], {"a": [math.inf, math.nan]}, [True, 1, 0, False], [{}], {"": []}]
+)
+@pytest.mark.parametrize("name", ["json", "msgpack"])
+def test_value_that_comes_back_equal_is_taken(name: str, value: Any) -> None:
+    own = codec(serialize=name)
+    assert repr(own.decode(own.encode(value))) == repr(value)
+
+
+@pytest.mark.parametrize("parts", [[], [1, 2, 3, 4, 5, 6]])
+def test_marked_string_that_nobody_encoded_raises(parts: list[int]) -> None:
+    with pytest.raises(TypeError):
+        codec(serialize="json").decode(b'j{"__translation__":%b}' % json.dumps(parts).encode())
+
+
+def test_extension_type_that_nobody_encoded_raises() -> None:
+    data = b"m" + msgspec.msgpack.encode(msgspec.msgpack.Ext(77, b"x"))
+    with pytest.raises(ValueError, match="unknown"):
+        codec(serialize="msgpack").decode(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"?", b"z1", b"i", b"ix", b"d", b"dx", b"d\xff", b"s\xff"])
