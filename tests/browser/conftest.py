@@ -1,41 +1,16 @@
-"""Chromium, driven through WebDriver. Where it is not there, its tests are left out."""
+"""The browser that the tests of a module share."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The driver of a Chromium without a window."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if CHROMIUM is None or shutil.which("chromedriver") is None:
-        pytest.skip("chromium and chromedriver are not installed (Debian: chromium-driver)")
-    wanted = webdriver.ChromeOptions()
-    wanted.binary_location = str(CHROMIUM)
-    for argument in (
-        "--headless=new",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--force-prefers-reduced-motion",
-        "--no-first-run",
-        "--no-proxy-server",
-        "--window-size=1280,1000",
-    ):
-        wanted.add_argument(argument)
-    if os.geteuid() == 0:
-        wanted.add_argument("--no-sandbox")  # Chromium refuses to start as root otherwise
-    wanted.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    with webdriver.Chrome(options=wanted, service=service) as driver:
-        driver.set_page_load_timeout(20)
-        driver.set_script_timeout(20)
+    from tests.browser.driver import started  # the tests are left out where it is not there
+
+    with started() as driver:
         yield driver

@@ -12,11 +12,12 @@ import pytest
 from pyramid.response import Response
 
 from pyramid_redis_lua_sessions import cookies as cookies_module
+from tests.browser.driver import IN_CHROMIUM
 from tests.support.application import make_app
 from tests.support.serving import served
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.browser
+pytestmark = IN_CHROMIUM
 
 DAY = 24 * 3600
 

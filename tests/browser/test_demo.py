@@ -1,7 +1,4 @@
-"""The demo in a real browser: Chromium without a window, driven through WebDriver.
-
-They are left out where there is no Chromium or no driver for it.
-"""
+"""The demo in a real browser: Chromium without a window, driven through WebDriver."""
 
 from __future__ import annotations
 
@@ -11,17 +8,18 @@ from typing import Any
 
 import pytest
 
+from tests.browser.driver import IN_CHROMIUM
 from tests.support.demo_process import DemoProcess
 from tests.support.waiting import wait_until
 
-pytest.importorskip("selenium", reason="selenium is not installed")
-
+# isort: split
+# After the driver, without which all this is left out.
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-pytestmark = pytest.mark.browser
+pytestmark = IN_CHROMIUM
 
 PHONE = (360, 740)
 RACERS = 20
