@@ -380,8 +380,9 @@ class Turn:
         self._unhandled = error is not None
         if self._unhandled:
             self.response = None
-        elif not self._answered:
-            # The session was first used in a NewResponse subscriber.
+        elif not self._answered and getattr(request, "exception", None) is None:
+            # The session was first used in a NewResponse subscriber. What an exception view
+            # answered in the view's place is not known here, and takes no cookie.
             self.response = getattr(request, RESPONSE, None)
         try:
             if self.is_repeated(error):

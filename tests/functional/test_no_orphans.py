@@ -419,3 +419,50 @@ def test_regenerated_session_is_not_lost_when_a_tween_above_fails(
     app.get("/write")
     assert set_cookies(app.get("/view?late=1", status=500)) == []
     assert app.get("/read").text == "first"
+
+
+LATE_ACTS: dict[str, Callable[[Any], object]] = {
+    "write": lambda session: session.update(value="late"),
+    "ensure_id": lambda session: session.ensure_id(),
+    "regenerate": lambda session: session.regenerate_id(),
+    "login": lambda session: setattr(session, "owner", "ada"),
+    "invalidate and write": lambda session: (session.invalidate(), session.update(value="late")),
+}
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new visitor", "stored session"])
+@pytest.mark.parametrize("moment", ["NewResponse", "finished callback"])
+@pytest.mark.parametrize("act", LATE_ACTS.values(), ids=LATE_ACTS.keys())
+def test_session_first_used_when_an_exception_view_took_the_views_place_is_not_lost_by_its_cookie(
+    redis_url: str,
+    redis_client: redis.Redis,
+    act: Callable[[Any], object],
+    moment: str,
+    known: bool,
+) -> None:
+    """A tween above fails after the view: the cookie must not go to the view's response."""
+
+    def use(request: Any) -> None:
+        if request.path == "/view":
+            act(request.session)
+
+    def configure(config: Any) -> None:
+        late_failure(config)
+        if moment == "NewResponse":
+            config.add_subscriber(lambda event: use(event.request), "pyramid.events.NewResponse")
+        else:
+            config.add_subscriber(
+                lambda event: event.request.add_finished_callback(use), "pyramid.events.NewRequest"
+            )
+
+    views = {"write": write, "view": lambda request: "not shown", "read": read}
+    app = make_app(redis_url, views, configure=configure)
+    if known:
+        app.get("/write")
+    assert app.get("/view?late=1", status=500).text == "boom"
+    live = stored_sessions(redis_client)
+    if app.cookies and live:
+        assert len(live) == 1
+        assert app.get("/read").text in ("first", "late")
+    else:
+        assert live == {}
