@@ -17,7 +17,7 @@ from typing import Any, cast
 from pyramid.path import DottedNameResolver
 from pyramid.settings import asbool
 
-from .predecessors import PICKLE_SPELLINGS
+from .predecessors import PICKLE_SPELLINGS, not_given
 
 Parser = Callable[[Any], Any]
 
@@ -29,7 +29,7 @@ def text(value: Any) -> str:
 
 
 def optional_text(value: Any) -> str | None:
-    if value is None or value in ("", "None"):
+    if not_given(value):
         return None
     return text(value)
 
@@ -127,7 +127,7 @@ def flag(value: Any) -> bool:
 
 
 def optional_flag(value: Any) -> bool | None:
-    return None if value is None or value in ("", "None") else flag(value)
+    return None if not_given(value) else flag(value)
 
 
 def integer(value: Any) -> int:
@@ -171,7 +171,7 @@ MAX_SECONDS = 100 * 366 * 24 * 3600
 
 def seconds(value: Any, most: int = MAX_SECONDS) -> float | None:
     """Seconds, fractions allowed; ``None``, ``""``, ``"None"`` and 0 mean none."""
-    if value is None or value in ("", "None"):
+    if not_given(value):
         return None
     if isinstance(value, datetime.timedelta):
         value = value.total_seconds()
@@ -204,7 +204,7 @@ def whole_seconds(value: Any) -> int | None:
 
 def dotted(value: Any) -> Any:
     """An object, or the dotted name of one."""
-    if value is None or value in ("", "None"):
+    if not_given(value):
         return None
     try:
         return DottedNameResolver(None).maybe_resolve(value)
@@ -317,7 +317,7 @@ SITE_DATA = (
 
 def moment(value: Any) -> float | None:
     """Seconds since the epoch. A time without zone is UTC; a date counts to its end."""
-    if value is None or value in ("", "None"):
+    if not_given(value):
         return None
     day = datetime.timedelta(0)
     try:

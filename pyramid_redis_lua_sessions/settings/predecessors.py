@@ -5,11 +5,10 @@ Their other names for a setting stand in its row of the table.
 
 from __future__ import annotations
 
+from typing import Any
+
 #: Libraries whose sessions can be taken over.
 MIGRATE_FROM = ("pyramid_session_redis", "pyramid_redis_sessions")
-
-#: Their "not given", where a setting gives it no other meaning; ``None`` is another one.
-NOT_GIVEN = ("", "None")
 
 #: How the predecessors' documentation and their users name the pickle functions.
 PICKLE_SPELLINGS = frozenset(
@@ -59,3 +58,8 @@ POSITIONAL = (
     "redis_unix_socket_path",
     "invalidate_empty_session",
 )
+
+
+def not_given(value: Any) -> bool:
+    """Tell whether a value is empty: the default, where a setting gives it no other meaning."""
+    return value is None or value in ("", "None")

@@ -47,7 +47,7 @@ from .parsers import (
     url_path,
     whole_seconds,
 )
-from .predecessors import MIGRATE_FROM, NOT_GIVEN
+from .predecessors import MIGRATE_FROM, not_given
 
 PREFIX = "redis.sessions."
 
@@ -436,12 +436,13 @@ class Settings:
                 raise SettingsError(
                     f"unknown setting {_quote(prefix + name, raw, hide=True)}{hint}"
                 )
-            other = given.get(row.name)
-            if other is not None and other[1] != raw:
+            other, value = given.setdefault(row.name, (name, raw))
+            if not_given(value):
+                given[row.name] = (name, raw)
+            elif not not_given(raw) and raw != value:
                 raise SettingsError(
-                    f"{prefix}{other[0]} and {prefix}{name} are one setting with two values"
+                    f"{prefix}{other} and {prefix}{name} are one setting with two values"
                 )
-            given[row.name] = (name, raw)
         parsed = {}
         for row_name, (name, raw) in given.items():
             row = _BY_NAME[row_name]
@@ -450,7 +451,7 @@ class Settings:
             try:
                 parsed[row_name] = row.parser(raw)
             except ValueError as exc:
-                if raw is None or raw in NOT_GIVEN:
+                if not_given(raw):
                     continue
                 # A URL that stands in a wrong place may hold a password.
                 hide = row.secret or "://" in repr(raw)

@@ -43,6 +43,7 @@ def answer() -> bool:
 
 
 NOT_CALLABLE = 5
+EMPTY = [None, "", "None"]
 HERE = __name__
 
 
@@ -142,6 +143,14 @@ def test_one_setting_in_two_spellings_is_fine_when_they_agree(
     assert parse(**both)
 
 
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("empty_name", ["url", "redis_url"])
+def test_spelling_without_a_value_gives_way_to_the_other(empty_name: str, empty: Any) -> None:
+    for names in (("url", "redis_url"), ("redis_url", "url")):
+        given = {name: empty if name == empty_name else "redis://a" for name in names}
+        assert ini(**given).redis_url == "redis://a"
+
+
 def test_one_setting_in_two_spellings_is_an_error_when_they_differ() -> None:
     with pytest.raises(SettingsError) as caught:
         ini(url="redis://:hunter2@a", redis_url="redis://:hunter3@b")
@@ -201,7 +210,6 @@ def test_default_is_a_value_that_the_parser_keeps(row: Any) -> None:
 NEVER = [None, "", "None", "0", 0, 0.0, datetime.timedelta(0)]
 TRUE = [True, "true", "True", "yes", "on", "1", "t", "y", " true ", 1]
 FALSE = [False, "false", "no", "off", "0", "f", "n", "False", 0]
-EMPTY = [None, "", "None"]
 BAD_FLAG = ["maybe", *EMPTY, "2", "truee"]
 BAD_SECONDS = ["-1", -1, "x", "nan", "inf", "1h", True, False, "1e99", 0.0001, [], object()]
 FUNCTION = [(answer, answer), (f"{HERE}.answer", answer), (f"{HERE}:answer", answer)]
