@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from redis.cluster import RedisCluster
@@ -25,10 +25,12 @@ from redis.exceptions import (
 )
 
 from .errors import StoreError, StoreUnavailable
+from .pools import Pool
 from .scripts import Script, Status
 
 __all__ = [
     "FAILURES",
+    "Argument",
     "Call",
     "Caller",
     "failure",
@@ -83,8 +85,12 @@ OTHER_CODES = frozenset(
     )
 )
 
+#: What is handed to the client: bytes and text, numbers as their digits. In a rare state of the
+#: interpreter hiredis may end the process over anything else.
+Argument = bytes | str
+
 #: A script, its key, its arguments.
-Call = tuple[Script, bytes, list[Any]]
+Call = tuple[Script, bytes, Sequence[Argument]]
 
 #: How a script says that something else is stored under the id.
 _FOREIGN_REPLY = (Status.GONE, 2)
@@ -103,11 +109,11 @@ class Caller:
     def __init__(self, client: Any) -> None:
         self.client = client
 
-    def _call(self, script: Script, key: bytes, args: Iterable[Any]) -> Any:
+    def _call(self, script: Script, key: bytes, args: Iterable[Argument]) -> Any:
         try:
             # NEVER_DECODE: replies are bytes also from a decode_responses client.
             return self.client.execute_command(
-                "EVALSHA", script.sha1, 1, key, *args, NEVER_DECODE=True
+                "EVALSHA", script.sha1, b"1", key, *args, NEVER_DECODE=True
             )
         except NoScriptError:
             return self._call_by_source(script, key, args)
@@ -117,14 +123,17 @@ class Caller:
             if is_wrong_type(exc):
                 return _FOREIGN_REPLY
             raise failure(script.name, exc) from showable(exc)
+        except BaseException:
+            self._hang_up()
+            raise
 
     def _call_by_source(
-        self, script: Script, key: bytes, args: Iterable[Any], again: bool = True
+        self, script: Script, key: bytes, args: Iterable[Argument], again: bool = True
     ) -> Any:
         """EVAL runs the script and caches it, on the very node that lacked it."""
         try:
             return self.client.execute_command(
-                "EVAL", script.source, 1, key, *args, NEVER_DECODE=True
+                "EVAL", script.source, b"1", key, *args, NEVER_DECODE=True
             )
         except FAILURES as exc:
             if again and self._left_demoted(exc):
@@ -132,6 +141,22 @@ class Caller:
             if is_wrong_type(exc):
                 return _FOREIGN_REPLY
             raise failure(script.name, exc) from showable(exc)
+        except BaseException:
+            self._hang_up()
+            raise
+
+    def _hang_up(self) -> None:
+        """Disconnect what is free, as a reply may be left on it that nobody has read.
+
+        A pool of ours looks after that itself; that of an application's own client may not.
+        """
+        nodes: list[Any] = [self.client]
+        if isinstance(self.client, RedisCluster):
+            nodes = [node.redis_connection for node in cast("Any", self.client).get_nodes()]
+        for node in nodes:
+            pool = getattr(node, "connection_pool", None)
+            if pool is not None and not isinstance(pool, Pool):
+                pool.disconnect(inuse_connections=False)
 
     def _left_demoted(self, exc: Exception) -> bool:
         """Leave a server that has become a replica; the next connection finds the primary.
@@ -151,7 +176,7 @@ class Caller:
         except StoreError as exc:
             log.warning("after a failed call: %s", exc)
 
-    def _command(self, *args: Any) -> Any:
+    def _command(self, *args: Argument) -> Any:
         """Send a command; ``None`` where something of another type is stored at its key."""
         try:
             return self.client.execute_command(*args, NEVER_DECODE=True)
@@ -159,6 +184,9 @@ class Caller:
             if is_wrong_type(exc):
                 return None
             raise failure(str(args[0]).lower(), exc) from showable(exc)
+        except BaseException:
+            self._hang_up()
+            raise
 
     def _together(self, calls: list[Call]) -> list[Any]:
         """Make calls in one pipeline; on Redis Cluster one after the other, in order.
@@ -194,11 +222,14 @@ class Caller:
             with self.client.pipeline(transaction=False) as pipeline:
                 for script, key, args in calls:
                     pipeline.execute_command(
-                        "EVALSHA", script.sha1, 1, key, *args, NEVER_DECODE=True
+                        "EVALSHA", script.sha1, b"1", key, *args, NEVER_DECODE=True
                     )
                 replies = pipeline.execute(raise_on_error=False)
         except FAILURES as exc:
             raise failure(calls[0][0].name, exc) from showable(exc)
+        except BaseException:
+            self._hang_up()
+            raise
         if any(_is_demoted(reply) and self._left_demoted(reply) for reply in replies):
             # The new primary may lack what the old one did for the other calls.
             return self._in_turn(calls)

@@ -138,7 +138,7 @@ class Census(Store):
 
     def _scan(self, match: bytes, kind: str, count: int = 500) -> Iterator[tuple[int, list[bytes]]]:
         """Iterate over all keys of a type, as :meth:`scan_foreign`."""
-        args = ("MATCH", match, "COUNT", count, "TYPE", kind)
+        args = ("MATCH", match, "COUNT", b"%d" % count, "TYPE", kind)
         done = 0
         try:
             clients = primaries(self.client)
@@ -147,7 +147,9 @@ class Census(Store):
             for number, client in enumerate(clients):
                 cursor = seen = 0
                 while True:
-                    cursor, keys = client.execute_command("SCAN", cursor, *args, NEVER_DECODE=True)
+                    cursor, keys = client.execute_command(
+                        "SCAN", b"%d" % cursor, *args, NEVER_DECODE=True
+                    )
                     seen = min(seen + count, sizes[number]) if cursor else sizes[number]
                     now_done = 1000 * (sum(sizes[:number]) + seen) // total
                     yield now_done - done, keys

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from .addresses import OPTIONS, Address, parse_url
 from .cluster import make_cluster_client
-from .pools import LONGEST_BACKOFF, PACKER, Pool, Turns, make_retry
+from .pools import LONGEST_BACKOFF, PACKER, Pool, make_retry
 from .sentinels import SENTINEL_TIMEOUT, make_primary_client
 from .settings import Settings, SettingsError
 
@@ -135,6 +135,6 @@ def _single(address: Address, options: dict[str, Any]) -> redis.Redis:
     else:
         ((options["host"], options["port"]),) = address.hosts
         options["connection_class"] = redis.SSLConnection if address.secure else redis.Connection
-    pool = cast("Any", Pool)(queue_class=Turns, command_packer=PACKER, **options)
+    pool = cast("Any", Pool)(command_packer=PACKER, **options)
     pool.connection_class(**pool.connection_kwargs)  # does not connect: are the options good?
     return redis.Redis.from_pool(pool)

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import redis
@@ -13,7 +14,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import TimeoutError
 
 from .addresses import Address
-from .pools import Pool, Turns, make_retry
+from .pools import NO_NOTIFICATIONS, PACKER, Pool, make_retry
 
 __all__ = ["NodePool", "make_cluster_client"]
 
@@ -82,8 +83,8 @@ class LazyCluster(RedisCluster):
                 retry=make_retry(self._retries),
                 # A shard that is lost must not take the others with it.
                 require_full_coverage=False,
-                connection_pool_class=NodePool,
-                queue_class=_queue_class(self._deadline),
+                connection_pool_class=partial(NodePool, self._deadline),
+                maint_notifications_config=NO_NOTIFICATIONS,
                 **self._given,
             )
             # Threads that meet a failure together ask for the slots one after the other.
@@ -143,47 +144,20 @@ class _TimedLock:
         self._lock.release()
 
 
-def _queue_class(deadline: _Deadline) -> type[Turns]:
-    class TurnsInTime(Turns):
-        def get_nowait(self) -> Any:
-            return self.get(False)
-
-        def get(self, block: bool = True, timeout: float | None = None) -> Any:
-            remaining = deadline.remaining()
-            if remaining <= 0:
-                raise TimeoutError("the cluster did not answer in time")
-            if remaining < math.inf:
-                timeout = remaining if timeout is None else min(timeout, remaining)
-            return super().get(block, timeout)
-
-    return TurnsInTime
-
-
 class NodePool(Pool):
-    """Connections to one node; who finds all in use waits.
+    """Connections to one node.
 
-    redis-py's cluster client returns a connection a second time, and to
-    another node's pool, where that node cannot be reached after a redirection.
-    Two threads would then share it, and read each other's replies.
+    :param deadline: of the call that takes a connection.
     """
 
-    def __init__(self, **options: Any) -> None:
-        self._holders: dict[Any, int] = {}
-        self._local = threading.local()
-        cast("Any", super()).__init__(**options)
+    def __init__(self, deadline: _Deadline, **options: Any) -> None:
+        self._deadline = deadline
+        super().__init__(command_packer=PACKER, **options)
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
-        self._local.taking = True
-        try:
-            connection = cast("Any", super()).get_connection(*args, **options)
-        finally:
-            self._local.taking = False
-        self._holders[connection] = threading.get_ident()
-        return connection
+        if self._deadline.remaining() <= 0:
+            raise TimeoutError("the cluster did not answer in time")
+        return super().get_connection(*args, **options)
 
-    def release(self, connection: Any) -> None:
-        if not self._local.__dict__.get("taking"):  # else it could not be connected
-            if self._holders.get(connection) != threading.get_ident():
-                return
-            del self._holders[connection]
-        cast("Any", super()).release(connection)
+    def patience(self) -> float:
+        return min(super().patience(), self._deadline.remaining())

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from queue import Empty, Full, LifoQueue
+import math
+import sys
+import threading
+import time
 from typing import Any, cast
+from weakref import WeakSet
 
 import hiredis
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.connection import HiredisRespSerializer
-from redis.exceptions import MaxConnectionsError, RedisError
+from redis.exceptions import MaxConnectionsError, RedisError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-__all__ = ["LONGEST_BACKOFF", "PACKER", "Pool", "Turns", "make_retry"]
-
-_metrics: Any = None
-try:
-    from redis.observability.providers import get_observability_instance as _metrics
-except ImportError:
-    pass  # an older redis-py, which has no metrics
+__all__ = ["LONGEST_BACKOFF", "NO_NOTIFICATIONS", "PACKER", "Pool", "make_retry"]
 
 #: Seconds between two tries at most.
 LONGEST_BACKOFF = 0.5
+
+#: Redis Enterprise can announce its maintenance on every connection. A connection that waits
+#: for that may have something unread at any time, and a left over reply would not be noticed.
+NO_NOTIFICATIONS = MaintNotificationsConfig(enabled=False)
 
 
 def make_retry(retries: int) -> Retry:
@@ -32,101 +35,174 @@ class ScriptPacker(HiredisRespSerializer):
     """Packs commands for connections; those of scripts without a look at each argument."""
 
     def pack(self, *args: Any) -> list[bytes]:
-        if args[0] == "EVALSHA":  # one word, and none of its arguments is a memoryview
+        if args[0] == "EVALSHA":  # one word, and all of its arguments are bytes or text
             return [hiredis.pack_command(args)]
-        return cast("list[bytes]", cast("Any", super()).pack(*args))
+        # Only bytes and text for hiredis, also where redis-py itself has numbers: SELECT, HELLO.
+        texts = (arg if isinstance(arg, (bytes, str)) else _as_bytes(arg) for arg in args)
+        return cast("list[bytes]", cast("Any", super()).pack(*texts))
+
+
+def _as_bytes(argument: Any) -> bytes:
+    if isinstance(argument, (bytearray, memoryview)):
+        return bytes(argument)
+    return str(argument).encode()
 
 
 #: What connections to one server take as ``command_packer``.
 PACKER = ScriptPacker()
 
 
-class Turns(LifoQueue[Any]):
-    """The connections of a pool. Who waits for one in vain learns why.
-
-    Nobody waits to give one back, so what does not wait is done without the
-    ceremony of a queue with two ends.
-    """
-
-    def get_nowait(self) -> Any:
-        with self.mutex:
-            if self.queue:
-                return self.queue.pop()
-        raise MaxConnectionsError("no connection is free")
-
-    def put_nowait(self, item: Any) -> None:
-        with self.mutex:
-            if 0 < self.maxsize <= len(self.queue):
-                raise Full
-            self.queue.append(item)
-            self.not_empty.notify()
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        try:
-            return super().get(block, timeout)
-        except Empty:
-            # Not Empty, for which redis-py raises the error of a lost connection.
-            raise MaxConnectionsError("no connection became free in time") from None
-
-
-class Pool(redis.BlockingConnectionPool):
+class Pool(redis.ConnectionPool):
     """Connections to one server; who finds all in use waits.
 
-    When a server is lost, redis-py disconnects the connections of its pool that
-    are free, one by one, whatever becomes of them meanwhile: a thread that has
-    just taken one would meet a TypeError. Here none is taken before all are done.
+    A connection over which a call did not end cleanly is closed when it comes back: a reply
+    that is still to come would answer somebody else's call. What ended the call may have been
+    raised anywhere, by a signal's handler or by ``gevent.Timeout``, also where redis-py does
+    not look for it. A connection that never comes back, for the same reason, leaves its place
+    to another as soon as it is collected.
 
-    A connection that is free and ready is handed out the short way. redis-py's
-    own way notes every step for its metrics, also where nobody collects them;
-    it is taken where somebody does, and for a connection that has to be made,
-    or mended, or waited for.
+    Connections that are free lie in a list, to which threads and greenlets come without a
+    lock. There is one for those who wait; like all locks here it is made by the process that
+    uses it, after whatever ``gevent`` or ``eventlet`` have replaced there.
+
+    :param timeout: seconds to wait for a connection; ``None`` = for ever.
     """
 
+    def __init__(self, *, timeout: float | None = None, **options: Any) -> None:
+        self.timeout = timeout
+        options["maint_notifications_config"] = NO_NOTIFICATIONS
+        cast("Any", super()).__init__(**options)
+
+    def reset(self) -> None:
+        """Begin anew; redis-py asks for it also in a process that was forked off."""
+        self._free: list[Any] = []
+        self._made: WeakSet[Any] = WeakSet()
+        self._waiting = 0
+        self._turn = threading.Lock()
+        self._came_back = threading.Condition(self._turn)
+        self._lock = threading.RLock()  # redis-py's own, which may be held where we come from
+        super().reset()
+
     def get_connection(self, *args: Any, **options: Any) -> Any:
-        pool = cast("Any", self)
-        if _short_way(pool):
-            pool._checkpid()
-            try:
-                connection = pool.pool.get_nowait()
-            except MaxConnectionsError:
-                pass
-            else:
-                if _is_ready(connection):
-                    return connection
-                pool.pool.put_nowait(connection)
-        return cast("Any", super()).get_connection(*args, **options)
+        """Take a connection that is ready for a call.
+
+        :raises MaxConnectionsError: none became free in time.
+        """
+        self._checkpid()
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            connection = self._wait()
+        connection.loan = self._loan()
+        try:
+            _make_ready(connection)
+        except BaseException:
+            self.release(connection)
+            raise
+        return connection
 
     def release(self, connection: Any) -> None:
-        pool = cast("Any", self)
-        ready = pool.owns_connection(connection) and not connection.should_reconnect()
-        if ready and _short_way(pool):
-            pool._checkpid()
-            pool.pool.put_nowait(connection)
-        else:
-            cast("Any", super()).release(connection)
+        """Give back a connection, if it is this thread that has it from here.
 
-    def disconnect_free_connections(self, *args: Any, **options: Any) -> None:
-        self._checkpid()  # else this process may own neither the queue nor its lock
-        with self._lock, self.pool.mutex:
-            cast("Any", super()).disconnect_free_connections(*args, **options)
+        redis-py's cluster client gives one back a second time, and to another node's pool,
+        where that node cannot be reached after a redirection. Two threads would then share
+        it, and read each other's replies.
+        """
+        self._checkpid()
+        lender, borrower, before = getattr(connection, "loan", None) or (0, 0, 0)
+        if (lender, borrower) != (id(self), threading.get_ident()):
+            return
+        connection.loan = None
+        error = sys.exc_info()[1]
+        # An error that Redis answers with was read to its end.
+        is_clean = id(error) == before or isinstance(error, ResponseError)
+        if not self.owns_connection(connection):
+            connection.disconnect()
+            self._made.discard(connection)
+        else:
+            if not is_clean or connection.should_reconnect():
+                connection.disconnect()
+            self._free.append(connection)
+        if self._waiting:
+            with self._turn:
+                self._came_back.notify()
+
+    def _loan(self) -> tuple[int, int, int]:
+        """Which pool lends a connection, to which thread, and what that is handling already."""
+        return (id(self), threading.get_ident(), id(sys.exc_info()[1]))
+
+    def _wait(self) -> Any:
+        """Make a connection where there may be one more, or else wait for one."""
+        end = time.monotonic() + self.patience()
+        with self._turn:
+            self._waiting += 1
+            try:
+                while True:
+                    try:
+                        return self._free.pop()
+                    except IndexError:
+                        pass
+                    if len(self._made) < self.max_connections:
+                        return self.make_connection()
+                    remaining = end - time.monotonic()
+                    if remaining <= 0:
+                        # Not the error of a lost connection: nothing is gained by a repetition.
+                        raise MaxConnectionsError("no connection became free in time")
+                    self._came_back.wait(None if remaining == math.inf else remaining)
+            finally:
+                self._waiting -= 1
+
+    def patience(self) -> float:
+        """Seconds to wait for a connection at most."""
+        return math.inf if self.timeout is None else self.timeout
+
+    def make_connection(self) -> Any:
+        connection = self.connection_class(**self.connection_kwargs)
+        self._made.add(connection)
+        return connection
 
     def disconnect(self, inuse_connections: bool = True) -> None:
+        """Disconnect the connections that are free, and on request those in use.
+
+        When a server is lost, redis-py does so whatever becomes of them meanwhile: a thread
+        that has just taken one would meet a TypeError. Here none is taken before all are done.
+        """
         self._checkpid()
-        with self._lock, self.pool.mutex:
-            super().disconnect(inuse_connections)
+        held = []
+        try:
+            while self._free:
+                held.append(self._free.pop())
+        except IndexError:
+            pass  # another thread was faster
+        for connection in held:
+            connection.disconnect()
+        if inuse_connections:
+            for connection in self._get_in_use_connections():
+                connection.disconnect()
+        self._free.extend(reversed(held))
+        with self._turn:
+            self._came_back.notify_all()
+
+    def disconnect_free_connections(self, *args: Any, **options: Any) -> None:
+        self.disconnect(inuse_connections=False)
+
+    # How redis-py asks which connections there are.
+
+    def _get_free_connections(self) -> Any:
+        return list(self._free)
+
+    def _get_in_use_connections(self) -> Any:
+        return set(self._made).difference(self._free)
 
 
-def _short_way(pool: Any) -> bool:
-    if getattr(pool, "_in_maintenance", False):
-        return False
-    return _metrics is None or _metrics().get_provider_manager() is None
-
-
-def _is_ready(connection: Any) -> bool:
-    """Whether a connection can be used as it is: it is connected, and nothing is unread."""
-    if getattr(connection, "_sock", None) is None:
-        return False
+def _make_ready(connection: Any) -> None:
+    """Connect, where that is needed; also anew, where something is unread or the end was met."""
+    if not getattr(connection, "is_connected", False):  # redis-py 7 does not tell
+        connection.connect()
     try:
-        return not connection.can_read()
+        unread = connection.can_read()
     except (RedisError, OSError):
-        return False
+        unread = True
+    if unread:
+        connection.disconnect()
+        connection.connect()

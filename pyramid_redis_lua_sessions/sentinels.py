@@ -24,7 +24,7 @@ from redis.sentinel import (
 )
 
 from .addresses import Address
-from .pools import PACKER, Pool, Turns
+from .pools import PACKER, Pool
 
 __all__ = ["SENTINEL_TIMEOUT", "PrimaryPool", "make_primary_client"]
 
@@ -62,7 +62,6 @@ def make_primary_client(address: Address, options: dict[str, Any]) -> redis.Redi
         address.service,
         connection_pool_class=PrimaryPool,
         connection_class=kind,
-        queue_class=Turns,
         command_packer=PACKER,
         **options,
     )

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 
 from redis.cluster import RedisCluster
 
-from .calls import FAILURES, Call, Caller, failure, is_wrong_type, raise_failed, showable
+from .calls import FAILURES, Argument, Call, Caller, failure, is_wrong_type, raise_failed, showable
 from .client import longest_repeat
 from .errors import StoreError, StoreUnavailable
 from .scripts import SCRIPTS, Status
@@ -148,7 +148,7 @@ class Ending(NamedTuple):
 
     status: Status
     fields: dict[bytes, bytes]
-    nonce: str
+    nonce: Argument
     age_ms: int
 
 
@@ -335,7 +335,7 @@ class Store(Caller):
             ``Status.CONFLICT``, ``Status.EMPTIED``.
         """
         gone = list(deletes)
-        args = [
+        args: list[Argument] = [
             *self._life_args,
             _optional(lifetime.timeout_ms),
             _optional(lifetime.deadline_ms),
@@ -344,8 +344,8 @@ class Store(Caller):
             undoable.value,
             b"%d" % (MARKER_MS if end_if_empty else 0),
             checks.names,
-            len(checks.fields),
-            len(gone),
+            b"%d" % len(checks.fields),
+            b"%d" % len(gone),
         ]
         for check in checks.fields.items():
             args += check
@@ -370,7 +370,7 @@ class Store(Caller):
 
         :param save_id: as in :meth:`save`.
         """
-        args: list[Any] = [
+        args: list[Argument] = [
             *self._life_args,
             _optional(lifetime.timeout_ms),
             _optional(lifetime.deadline_ms),
@@ -459,13 +459,13 @@ class Store(Caller):
             self.end(created.session_id)
         return Replaced(created, outcome)
 
-    def _take_back_unheard(self, outcome: Any, session_id: str, creation: list[Any]) -> None:
+    def _take_back_unheard(self, outcome: Any, session_id: str, creation: list[Argument]) -> None:
         """End a session that may have been created unheard: no browser learns of its id."""
         # An answer of Redis is never a cause: see showable().
         if isinstance(outcome, StoreUnavailable) and outcome.__cause__ is not None:
             self._try(self._call, *self._unheard(session_id, creation))
 
-    def _unheard(self, session_id: str, creation: list[Any]) -> Call:
+    def _unheard(self, session_id: str, creation: list[Argument]) -> Call:
         """The call that ends only what a creation has made, should it come late, too."""
         ending = self._ending(False, NO_CHECKS, True, created_by=creation[0])
         return (_END, self._key(session_id), ending)
@@ -473,11 +473,11 @@ class Store(Caller):
     def _revoked(
         self,
         session_id: str,
-        creation: list[Any],
+        creation: list[Argument],
         indexed: Any,
         made: Any,
         ended: Any,
-        ending: list[Any],
+        ending: list[Argument],
     ) -> Replaced:
         """The old session was revoked: nothing of it lives on under the new id."""
         if isinstance(made, StoreError) or made[0] == Status.CREATED:
@@ -508,7 +508,7 @@ class Store(Caller):
             has written are left alone, also where it wrote the same.
         :returns: how many were.
         """
-        args: list[Any] = [draw_nonce(), self._remember_s, undone]
+        args: list[Argument] = [draw_nonce(), self._remember_s, undone]
         for field, new, expected in swaps:
             digest = "" if expected is None else sha1(expected)
             args += (field, digest, b"" if new is None else b"=" + new)
@@ -522,7 +522,7 @@ class Store(Caller):
 
         :param owner: the owner, encoded.
         """
-        found = self._command("ZRANGE", self._index_key(owner), 0, -1)
+        found = self._command("ZRANGE", self._index_key(owner), b"0", b"-1")
         if found is None:
             log.error(INDEX_LOST)
             return []
@@ -596,7 +596,8 @@ class Store(Caller):
 
     def _indexing(self, owner: bytes, session_id: str, old_id: str = "") -> Call:
         names = (encoded(session_id), encoded(old_id))
-        return (_INDEX, self._index_key(owner), [*names, self._most_sessions, self._absolute_ms])
+        limits = (b"%d" % self._most_sessions, b"%d" % self._absolute_ms)
+        return (_INDEX, self._index_key(owner), [*names, *limits])
 
     def tidy(self, owner: bytes, created: Created, login: bool) -> list[str]:
         """End the older sessions that are too many, and forget those that have ended.
@@ -724,7 +725,7 @@ class Store(Caller):
         lifetime: Lifetime,
         created_ms: int | None,
         returning: bool = False,
-    ) -> tuple[str, list[Any]]:
+    ) -> tuple[str, list[Argument]]:
         """Draw an id, and make the arguments that create it.
 
         :param returning: the client has sent a cookie back before, so
@@ -741,24 +742,24 @@ class Store(Caller):
 
     def _creation_args(
         self, lifetime: Lifetime, created_ms: int | None, absolute_ms: int, first_ms: int
-    ) -> list[Any]:
+    ) -> list[Argument]:
         own = lifetime.timeout_ms
         return [
             draw_nonce(),
             _optional(created_ms),
-            self._timeout_ms if own is None else own,
+            b"%d" % (self._timeout_ms if own is None else own),
             b"" if own is None else b"1",
-            lifetime.deadline_ms or b"",
-            absolute_ms,
-            first_ms,
+            b"%d" % lifetime.deadline_ms if lifetime.deadline_ms else b"",
+            b"%d" % absolute_ms,
+            b"%d" % first_ms,
             self._use_ttl,
         ]
 
     def _ending(
-        self, keep_fields: bool, checks: Checks, mark: bool = False, created_by: str = ""
-    ) -> list[Any]:
+        self, keep_fields: bool, checks: Checks, mark: bool = False, created_by: Argument = ""
+    ) -> list[Argument]:
         flags = (b"1" if keep_fields else b"0", b"1" if mark else b"0")
-        args: list[Any] = [draw_nonce(), MARKER_MS, *flags, created_by, checks.names]
+        args: list[Argument] = [draw_nonce(), b"%d" % MARKER_MS, *flags, created_by, checks.names]
         for check in checks.fields.items():
             args += check
         return args
@@ -827,7 +828,7 @@ def _created(session_id: str, reply: Any, index: Any = None) -> Created | Absent
     return Created(session_id, reply[1], reply[2], reply[3], index)
 
 
-def _ended(reply: Any, args: list[Any]) -> Ending:
+def _ended(reply: Any, args: list[Argument]) -> Ending:
     status = Status(reply[0])
     pairs = iter(reply[1] if status is Status.ENDED else ())
     fields = dict(zip(pairs, pairs, strict=True))

@@ -1,19 +1,22 @@
-"""Connections that one thread disconnects while another one takes them."""
+"""How connections are made, handed out, and given back."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import pytest
 import redis
 
-from pyramid_redis_lua_sessions.cluster import NodePool
+from pyramid_redis_lua_sessions.cluster import NodePool, _Deadline
 from pyramid_redis_lua_sessions.pools import Pool
 from pyramid_redis_lua_sessions.sentinels import PrimaryPool
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.browser import make_browser
+from tests.support.waiting import wait_until
 
 #: Seconds for a thread that must not get through to try.
 MOMENT = 0.1
@@ -32,7 +35,7 @@ class SlowToEnd(redis.Connection):
         self.ending.clear()
 
 
-@pytest.mark.parametrize("pool_class", [Pool, NodePool])
+@pytest.mark.parametrize("pool_class", [Pool, partial(NodePool, _Deadline())])
 @pytest.mark.parametrize(
     "end",
     [
@@ -54,7 +57,7 @@ def test_connection_is_not_taken_while_it_is_disconnected(
     other = threading.Thread(target=end, args=(pool,))
     other.start()
     assert SlowToEnd.ending.wait(10)
-    taken = pool.pool.get()
+    taken = pool.get_connection()
     was_ending = SlowToEnd.ending.is_set()
     SlowToEnd.taken.set()
     other.join()
@@ -81,3 +84,97 @@ def test_connection_is_made_with_as_few_replies_as_documented(
     before = proxy.round_trips
     browser.use(dict)
     assert 1 < proxy.round_trips - before <= 4 + more + 1
+
+
+@pytest.fixture
+def pool(redis_server: RedisServer) -> Iterator[Any]:
+    """Two connections."""
+    pool = cast("Any", Pool)(
+        host="127.0.0.1", port=redis_server.port, max_connections=2, timeout=30
+    )
+    yield pool
+    pool.disconnect()
+
+
+def test_last_one_in_is_the_first_one_out(pool: Any) -> None:
+    one, other = pool.get_connection(), pool.get_connection()
+    pool.release(one)
+    pool.release(other)
+    assert [pool.get_connection(), pool.get_connection()] == [other, one]
+
+
+def test_who_waits_is_woken(pool: Any) -> None:
+    taken = [pool.get_connection(), pool.get_connection()]
+    with ThreadPoolExecutor(50) as threads:
+
+        def use() -> None:
+            pool.release(pool.get_connection())
+
+        waiting = [threads.submit(use) for _ in range(50)]
+        wait_until(lambda: pool._waiting == 50)
+        for connection in taken:
+            pool.release(connection)
+        for one in waiting:
+            one.result(timeout=20)
+    assert len(pool._get_free_connections()) == 2
+
+
+def test_who_waits_in_vain_learns_why(pool: Any) -> None:
+    pool.timeout = 0.01
+    taken = [pool.get_connection(), pool.get_connection()]
+    with pytest.raises(redis.exceptions.MaxConnectionsError):
+        pool.get_connection()
+    pool.release(taken.pop())
+    pool.get_connection()
+
+
+def test_connection_that_never_comes_back_leaves_its_place(pool: Any) -> None:
+    for _ in range(5):
+        pool.get_connection()
+
+
+def fail_with(pool: Any, error: type[BaseException]) -> Any:
+    """Take a connection, and give it back as a call does that fails."""
+    connection = pool.get_connection()
+    try:
+        raise error
+    finally:
+        pool.release(connection)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, redis.TimeoutError])
+def test_connection_is_closed_when_a_call_did_not_end_cleanly(pool: Any, error: Any) -> None:
+    with pytest.raises(error):
+        fail_with(pool, error)
+    (connection,) = pool._get_free_connections()
+    assert not connection.is_connected
+
+
+@pytest.mark.parametrize("error", [redis.ResponseError, redis.exceptions.NoScriptError])
+def test_connection_is_kept_when_the_call_was_answered(pool: Any, error: Any) -> None:
+    with pytest.raises(error):
+        fail_with(pool, error)
+    (connection,) = pool._get_free_connections()
+    assert connection.is_connected
+
+
+def test_connection_is_kept_when_the_caller_handles_an_error_of_its_own(pool: Any) -> None:
+    """As in an exception view."""
+    try:
+        raise ValueError
+    except ValueError:
+        connection = pool.get_connection()
+        pool.release(connection)
+    assert connection.is_connected
+
+
+def test_connection_is_given_back_once_and_to_its_pool(pool: Any) -> None:
+    other = cast("Any", Pool)(**pool.connection_kwargs)
+    connection = pool.get_connection()
+    other.release(connection)
+    assert not other._get_free_connections()
+    pool.release(connection)
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(pool.get_connection).result() is connection
+        pool.release(connection)  # it is the other thread that has it
+    assert not pool._get_free_connections()
