@@ -458,9 +458,9 @@ class Turn:
                 state.take_back(UNDELIVERABLE)
             self.save()
         self._reseal(ticket)
+        state.tie_up()  # a newer login may have ended this one's session: then no cookie goes
         if self.response is not None:
             self._send_cookie(ticket, may_set, due)
-        state.tie_up()
 
     def _reseal(self, ticket: Ticket | None) -> None:
         """Complete a rotation of secrets; the next request tries again if it fails.

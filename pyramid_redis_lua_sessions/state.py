@@ -961,8 +961,13 @@ class SessionState:
             return
 
         def tidy(owner: bytes = owner, created: Created = created) -> None:
-            for ended in self._store().tidy(owner, created, login):
+            tidied = self._store().tidy(owner, created, login)
+            for ended in tidied.ended:
                 self._host.announce(SessionInvalidated, fingerprint(ended))
+            if not tidied.stays:
+                # In a browser that sent both, its cookie must not replace the newer one's.
+                self._in_flight = True
+                self._drop(ENDED)
 
         self.loose_ends.append(tidy)
 

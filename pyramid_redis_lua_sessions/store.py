@@ -205,6 +205,17 @@ class Survey(NamedTuple):
     gone: list[str]
 
 
+class Tidied(NamedTuple):
+    """What a login did to the sessions of its owner.
+
+    :ivar ended: those that it ended.
+    :ivar stays: its own is among the newest.
+    """
+
+    ended: list[str]
+    stays: bool
+
+
 class Lifetime(NamedTuple):
     """What a session has of its own, apart from the configured lifetimes.
 
@@ -599,39 +610,41 @@ class Store(Caller):
         limits = (b"%d" % self._most_sessions, b"%d" % self._absolute_ms)
         return (_INDEX, self._index_key(owner), [*names, *limits])
 
-    def tidy(self, owner: bytes, created: Created, login: bool) -> list[str]:
+    def tidy(self, owner: bytes, created: Created, login: bool) -> Tidied:
         """End the older sessions that are too many, and forget those that have ended.
 
-        The newest in the index stay, whatever overlaps: each login ends what is too many
-        beneath it, also what is not created yet, and none ends a younger one.
+        The newest in the index stay, whatever overlaps: each login ends what is too many,
+        also what is not created yet, and itself; but none that is younger.
         Most logins find nothing to do, and pay no round trip for it.
 
         :param owner: the owner, encoded; ``created``: the session that was added.
         :param login: the session is one more; else it carries on another, and
             none is too many for it.
-        :returns: those that it ended.
         """
         surplus, settled = created.index[1], texts(created.index[2])
         if not login:
             surplus = 0
-        ended: list[str] = []
+        ended, stays = list[str](), True
         if not surplus and len(settled) <= UNTIDY:
-            return ended
+            return Tidied(ended, stays)
+        own = created.session_id
         try:
             names = self.members(owner) if surplus else settled
-            found = self.survey(owner, names)
-            own, gone = created.session_id, {*found.gone}
-            older = set(names[: names.index(own)] if own in names else ())
+            missing = surplus and own not in names  # a newer login has ended and forgotten it?
+            found = self.survey(owner, [*names, own] if missing else names)
+            owned, gone = {name for name, _ in found.owned}, {*found.gone}
+            older = names[: names.index(own) + 1] if own in names else []
             # One that is neither settled nor there may be that of a login under way.
-            living = {name for name, _ in found.owned} | (gone & older).difference(settled)
-            oldest = [name for name in names if name in living][: -self._most_sessions]
+            living = owned | gone.intersection(older).difference(settled)
+            newest = {*[name for name in names if name in living][-self._most_sessions :]}
             # The younger ones tidy up themselves, as soon as they are sure to stand.
-            too_many = [name for name in oldest if name in older]
+            too_many = [name for name in older if name in living and name not in newest]
+            stays = own in (owned if missing else newest) or not surplus
             ended = self.end_all(too_many, mark=True)
             self.forget(owner, [*too_many, *gone.intersection(settled)])
         except StoreError as exc:
             log.warning("an owner's sessions could not be tidied at login: %s", exc)
-        return ended
+        return Tidied(ended, stays)
 
     # -- scripts -----------------------------------------------------------------
 

@@ -12,7 +12,14 @@ import redis
 from pyramid.config import Configurator
 from pyramid.response import Response
 
-from pyramid_redis_lua_sessions import SessionError, SessionInfo, revoke, sessions_of
+from pyramid_redis_lua_sessions import (
+    SessionCreated,
+    SessionError,
+    SessionInfo,
+    SessionInvalidated,
+    revoke,
+    sessions_of,
+)
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.browser import Browser, let_time_pass, make_browser, stored_values
@@ -994,6 +1001,42 @@ def test_exactly_the_newest_sessions_live_when_many_logins_overlap(
             alive = {fingerprint(id_in(c)) for c in cookies if c and is_owned(overlap, c)}
             assert alive == {fingerprint(name) for name in newest}
             assert len(sessions_of(overlap.registry, "ada")) == most
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_every_session_that_an_overlapping_login_ends_is_told_of_once(
+    redis_url: str, redis_client: redis.Redis, most: int
+) -> None:
+    created, ended = [], []
+
+    def configure(config: Configurator) -> None:
+        config.add_subscriber(lambda e: created.append(e.fingerprint), SessionCreated)
+        config.add_subscriber(lambda e: ended.append(e.fingerprint), SessionInvalidated)
+
+    with Overlap(redis_url, configure=configure, owner_sessions=most) as overlap:
+        log_in_at_once(overlap, [None] * 60)
+        assert len(created) == 60
+        assert sorted(ended) == sorted({*created} - {*map(fingerprint, index_of(redis_client))})
+
+
+def test_login_that_a_newer_one_has_ended_sends_no_cookie(redis_url: str) -> None:
+    """The browser may have sent both, and the newer one's cookie must stay."""
+    with Overlap(redis_url, owner_sessions=1) as overlap:
+        overlap.run(None, lambda session: setattr(session, "owner", "ada"))
+        newer: list[str | None] = []
+
+        def overtake(request: Any, response: Any) -> None:
+            # The session of this login stands, and it has not tidied up yet.
+            newer.append(overlap.run(None, lambda s: setattr(s, "owner", "ada")).cookie)
+
+        slow = overlap.begin()
+        slow.do(lambda session: setattr(session, "owner", "ada"))
+        slow.do_request(lambda request: request.add_response_callback(overtake))
+        assert slow.finish().cookie is None
+        assert is_owned(overlap, newer[0])
+        assert [problem.reason for problem in slow.problems] == [
+            "session has ended; changes dropped"
+        ]
 
 
 @pytest.mark.parametrize("most", [1, 2])
