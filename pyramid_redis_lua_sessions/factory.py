@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -91,8 +93,11 @@ class RedisSessionFactory:
         self.sealer = make_sealer(settings)
         self._client_callable = settings.redis_client_callable
         self._client_options = client_options(settings)
-        client = None if self._client_callable is not None else make_client(settings)
-        self._store = Store(client, settings, self.sealer)
+        if self._client_callable is None:
+            make_client(settings)  # does not connect: are the settings good?
+        self._store = Store(None, settings, self.sealer)
+        #: The stores, by process id and kind of sockets.
+        self._stores: dict[tuple[int, type[socket.socket]], Store] = {}
         self.migration: Any = None
         if settings.migrate_from:
             from .migrate import Migration
@@ -121,11 +126,21 @@ class RedisSessionFactory:
     def store_for(self, request: Any) -> Store:
         """Return the store, over the client that serves this request.
 
+        Each process has a client of its own, and has another one after ``gevent`` or ``eventlet``
+        has replaced its sockets and locks. A server may do both once the application is loaded.
+
         :param request: ``None`` at application start.
         """
-        store = self._store
         if self._client_callable is not None:
-            store = store.using(self._client_callable(request, **self._client_options))
+            store = self._store.using(self._client_callable(request, **self._client_options))
+        else:
+            place = (os.getpid(), socket.socket)
+            found = self._stores.get(place)
+            if found is None:
+                # Of two threads that come here the first one wins.
+                made = self._store.using(make_client(self.settings))
+                found = self._stores.setdefault(place, made)
+            store = found
         watcher = None if request is None else request.environ.get(WATCHER)
         return store if watcher is None else cast("Store", watcher(store))
 
@@ -142,20 +157,19 @@ class RedisSessionFactory:
             )
 
     def preload(self) -> None:
-        """Load the scripts into Redis; a Redis that is down is a logged warning."""
+        """Load the scripts into Redis; what prevents that is logged, and is no error."""
         try:
-            store = self.store_for(None)
-        except Exception as exc:
-            log.info(
-                "redis_client_callable gives no client without a request (%s); "
-                "the scripts are loaded when they are first called",
-                type(exc).__name__,
-            )
-            return
-        try:
-            store.load_scripts()
+            self.store_for(None).load_scripts()
         except SessionError as exc:
             log.warning("the session scripts could not be loaded at start: %s", exc)
+        except Exception as exc:
+            if self._client_callable is None:
+                raise
+            log.info(
+                "redis_client_callable gives no client without a request, or one that loads no "
+                "scripts (%s); they are loaded when they are first called",
+                type(exc).__name__,
+            )
 
     def expect_tween(self, registry: Any) -> None:
         """Warn of an application that has the factory and not the tween."""

@@ -17,6 +17,7 @@ import redis
 from pyramid_redis_lua_sessions import revoke, sessions_of
 from pyramid_redis_lua_sessions.census import Census
 from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.browser import Browser, make_browser
 
 REQUESTS: list[Callable[[Any], Any]] = [
@@ -106,19 +107,19 @@ def test_every_script_is_among_them(redis_url: str, packed: list[tuple[Any, ...]
 
 
 def test_every_argument_of_the_handshake_is_bytes_or_text(
-    redis_url: str, packed: list[tuple[Any, ...]]
+    redis_server: RedisServer, packed: list[tuple[Any, ...]]
 ) -> None:
     """redis-py has numbers of its own there."""
-    url = f"{redis_url.rpartition('/')[0]}?db=1&protocol=3&client_name=x"
+    url = f"redis://127.0.0.1:{redis_server.port}?db=1&protocol=3&client_name=x"
     make_browser(url).use(lambda session: session.update(a=1))
     assert {b"HELLO", b"SELECT"} <= {line[0] for line in packed}
     assert others(packed) == []
 
 
 def test_every_argument_of_the_command_is_bytes_or_text(
-    redis_url: str, packed: list[tuple[Any, ...]]
+    redis_server: RedisServer, packed: list[tuple[Any, ...]]
 ) -> None:
-    browser = make_browser(redis_url)
+    browser = make_browser(f"redis://127.0.0.1:{redis_server.port}")
     visit(browser)
     factory = browser.factory
     del packed[:]
