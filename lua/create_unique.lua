@@ -17,7 +17,9 @@ ARGV[5] deadline_ms  integer, ms since the epoch: end whatever the activity;
 ARGV[6] absolute_ms  integer, absolute timeout, ms; 0 = none
 ARGV[7] first_ms     integer, life until the first load, ms; 0 = as any other
 ARGV[8] use_ttl      '1' = the key gets a TTL, '0' = field `expires` (LRU mode)
-ARGV[9...]           field, value, field, value, ...
+ARGV[9...]           field, value, field, value, ...; the first 9 bytes of the
+                     value of a flash message (field '~...') give way to its
+                     place in the order: the time, and which of these it is
 
 Returns: {status, ...}
   0 GONE    {0} the session would already be at its end; nothing is created
@@ -39,6 +41,8 @@ local first_ms = tonumber(ARGV[7])
 local use_ttl = ARGV[8] == '1'
 local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
 local FIRST_FIELD = 9
+local MESSAGE = 126 -- '~'
+local ORDER_SIZE = 9
 local BATCH = 4000 -- arguments of one HSET; unpack takes about 8,000
 
 local time = redis.call('TIME')
@@ -95,6 +99,13 @@ if not use_ttl and life < math.huge then
   meta[#meta + 1] = string.format('%.0f', now_ms + life)
 end
 redis.call('HSET', session_key, unpack(meta))
+for i = FIRST_FIELD, #ARGV, 2 do
+  if string.byte(ARGV[i]) == MESSAGE then
+    local nth = (i - FIRST_FIELD) / 2 % 65536
+    ARGV[i + 1] = struct.pack('>I7I2', time[1] * 1000000 + time[2], nth)
+      .. string.sub(ARGV[i + 1], ORDER_SIZE + 1)
+  end
+end
 for i = FIRST_FIELD, #ARGV, BATCH do
   redis.call('HSET', session_key, unpack(ARGV, i, math.min(i + BATCH - 1, #ARGV)))
 end

@@ -27,7 +27,9 @@ ARGV[11] n_checks     integer, number of checks
 ARGV[12] n_deletes    integer, number of fields to delete
 ARGV[13...]           n_checks times: field, check ('' = absent, '+' = present,
                       else the SHA1 of its value); n_deletes fields; then
-                      field, value, ... to set
+                      field, value, ... to set; the first 9 bytes of the value
+                      of a flash message (field '~...') give way to its place
+                      in the order: the time, and which of these it is
 
 Returns: {status, ...}
   0 GONE     {0} no session is stored here; {0, 1} it has reached its end
@@ -61,6 +63,8 @@ local SAVES = 100 -- save ids remembered at most
 -- of it, modulo 128. So short that six stay within hash-max-listpack-value.
 local SAVE = '(([^:\128-\255]+):?([^\128-\255]*)([\128-\255]))'
 local NOTED = 20 -- fields noted with a save; of more, '*' stands for any
+local MESSAGE = 126 -- '~'
+local ORDER_SIZE = 9
 local FIRST_CHECK = 13
 local first_delete = FIRST_CHECK + 2 * n_checks
 local first_set = first_delete + n_deletes
@@ -177,6 +181,13 @@ if not repeated then
       redis.call('HDEL', session_key,
         'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'token')
       return {7}
+    end
+  end
+  for i = first_set, #ARGV, 2 do
+    if string.byte(ARGV[i]) == MESSAGE then
+      local nth = (i - first_set) / 2 % 65536
+      ARGV[i + 1] = struct.pack('>I7I2', time[1] * 1000000 + time[2], nth)
+        .. string.sub(ARGV[i + 1], ORDER_SIZE + 1)
     end
   end
   ARGV[#ARGV + 1] = 'saves'

@@ -14,8 +14,8 @@ ARGV[3] undone       save_id of the save that is taken back: fields that a later
                      also where they are the same. Should it come only now, it
                      writes nothing. '' = none
 ARGV[4...]           field, expected, new, ...: expected is the SHA1 of the
-                     field's value, '' = absent; new is '' = delete the field,
-                     or '=' followed by the value to set
+                     field's value, '' = absent, '+' = present; new is '' =
+                     delete the field, or '=' followed by the value to set
 
 Returns: {status, ...}
   0 GONE  {0} no session is stored here
@@ -69,7 +69,8 @@ for i = FIRST_SWAP, #ARGV, 3 do
   local value = redis.call('HGET', session_key, field)
   local left_alone = found
     and (all_written or written_later[string.sub(redis.sha1hex(field), 1, 3)])
-  if not left_alone and expected == (value and redis.sha1hex(value) or '') then
+  local same = expected == (value and redis.sha1hex(value) or '') or expected == '+' and value
+  if same and not left_alone then
     swapped = swapped + 1
     if new == '' then redis.call('HDEL', session_key, field)
     else redis.call('HSET', session_key, field, string.sub(new, 2))

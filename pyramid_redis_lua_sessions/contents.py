@@ -6,11 +6,9 @@ when they are looked at; what a save would send is found by comparing.
 
 from __future__ import annotations
 
-import itertools
 import math
 import numbers
 import secrets
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,6 +24,7 @@ from .serializers import (
     Codec,
     field_of,
     key_of,
+    order_of,
 )
 from .store import NO_CHECKS, Checks, sha1
 
@@ -249,7 +248,9 @@ class Contents:
             self._names_read = True
         if self._flash is None:
             self._flash = {}
-            for field in sorted(f for f in self._plain if f[:1] == FLASH_KIND):
+            for field in self._ordered():
+                if field[:1] != FLASH_KIND:
+                    continue
                 try:
                     name = field[1:].rpartition(UNIT_SEPARATOR)[0]
                     queue = name.decode("utf-8", "surrogatepass")
@@ -264,7 +265,7 @@ class Contents:
     def add_flash(self, message: Any, queue: str) -> None:
         """Add a message to the end of a queue."""
         name = queue.encode("utf-8", "surrogatepass")
-        field = FLASH_KIND + name + UNIT_SEPARATOR + _sortable_id()
+        field = FLASH_KIND + name + UNIT_SEPARATOR + secrets.token_urlsafe(8).encode("ascii")
         self.queues(read=False).setdefault(queue, []).append((field, message))
 
     def pop_flash(self, queue: str) -> list[Any]:
@@ -401,7 +402,7 @@ class Contents:
             changes = self.changes(detect)
         except UnserializableValue:
             return {*map(field_of, self._assigned | self._accessed), *self._deleted, *self._meta}
-        return {*changes.values, *changes.deletes}
+        return {*changes.values, *self.raw.keys() & changes.deletes}
 
     def _differs(self, now: bytes, stored: bytes | None) -> bool:
         codec = self._codec
@@ -494,8 +495,12 @@ class Contents:
     def merged(self, changes: Changes) -> dict[bytes, bytes]:
         """Return all data with the changes applied, encoded."""
         gone = set(changes.deletes)
-        kept = {field: data for field, data in self._plain.items() if field not in gone}
+        kept = {field: self._plain[field] for field in self._ordered() if field not in gone}
         return {**kept, **changes.values}
+
+    def _ordered(self) -> list[bytes]:
+        """Return the fields that hold data, the flash messages among them in their order."""
+        return sorted(self._plain, key=lambda field: order_of(field, self.raw[field]))
 
     def lose(self, fields: list[bytes]) -> None:
         """Make fields absent that turned out to have ended."""
@@ -613,19 +618,15 @@ def slipped_in(
     :returns: fields to set, still sealed for the old id; fields to delete.
     """
     data = {f: s for f, s in last.items() if _is_data(f) and f not in own}
-    values = {field: stored for field, stored in data.items() if loaded.get(field) != stored}
+    values = {
+        field: stored
+        for field, stored in data.items()
+        # A message never changes; of its own ones a request does not know the order.
+        if loaded.get(field) != stored and not (field[:1] == FLASH_KIND and field in loaded)
+    }
     deletes = [f for f in loaded if _is_data(f) and f not in own and f not in data]
     return values, deletes
 
 
 def _is_data(field: bytes) -> bool:
     return bool(field) and (field[0] in DATA_KINDS or field == LABEL_FIELD)
-
-
-_ticks = itertools.count()
-
-
-def _sortable_id() -> bytes:
-    """Return a unique id that sorts by time: microseconds, a counter, 32 random bits."""
-    now = time.time_ns() // 1000
-    return b"%014x%04x%s" % (now, next(_ticks) % 0x10000, secrets.token_hex(4).encode("ascii"))

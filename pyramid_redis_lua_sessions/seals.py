@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from .serializers import DATA_KINDS, SEALED_META
+from .serializers import DATA_KINDS, FLASH_KIND, ORDER_SIZE, SEALED_META, UNORDERED
 from .settings import Settings, SettingsError
 
 __all__ = [
@@ -134,9 +134,10 @@ class BoundSeal:
         hasher = self._hashers[0].copy()
         hasher.update(field + data + _tail(len(field)))
         digest: bytes = hasher.digest()
-        return digest + data
+        return _to_be_ordered(field, digest + data)
 
     def open(self, field: bytes, stored: bytes) -> bytes | None:
+        stored = _without_order(field, stored)
         data = stored[_SEAL_SIZE:]
         message = field + data + _tail(len(field))
         for number, base in enumerate(self._hashers):
@@ -152,9 +153,12 @@ class BoundSeal:
         # Every read pays for this: all seals are compared at once, under the
         # first secret, and one by one only if that fails.
         copy, size, lengths = self._hashers[0].copy, _SEAL_SIZE, _LENGTHS
+        message = FLASH_KIND[0]
         opened, found, expected = {}, [], []
         for field, stored in fields.items():
             if field and (field[0] in DATA_KINDS or field in SEALED_META):
+                if field[0] == message:
+                    stored = stored[ORDER_SIZE:]
                 data = stored[size:]
                 length = len(field)
                 hasher = copy()
@@ -219,14 +223,15 @@ class BoundEncryption:
     def seal(self, field: bytes, data: bytes) -> bytes:
         nonce = os.urandom(_NONCE_SIZE)
         encrypted: bytes = self._ciphers[0].encrypt(nonce, data, field)
-        return nonce + encrypted
+        return _to_be_ordered(field, nonce + encrypted)
 
     def open(self, field: bytes, stored: bytes) -> bytes | None:
         from cryptography.exceptions import InvalidTag
 
+        text = _without_order(field, stored)
         for number, cipher in enumerate(self._ciphers):
             try:
-                data: bytes = cipher.decrypt(stored[:_NONCE_SIZE], stored[_NONCE_SIZE:], field)
+                data: bytes = cipher.decrypt(text[:_NONCE_SIZE], text[_NONCE_SIZE:], field)
             except (InvalidTag, ValueError):  # ValueError: too short to be ours
                 continue
             if number:
@@ -257,17 +262,26 @@ class NoSeal:
         return self
 
     def seal(self, field: bytes, data: bytes) -> bytes:
-        return data
+        return _to_be_ordered(field, data)
 
     def open(self, field: bytes, stored: bytes) -> bytes | None:
-        return stored
+        return _without_order(field, stored)
 
     def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
         return {
-            field: stored
+            field: _without_order(field, stored)
             for field, stored in fields.items()
             if field and (field[:1] in DATA_KINDS or field in SEALED_META)
         }
+
+
+def _to_be_ordered(field: bytes, protected: bytes) -> bytes:
+    # Of the order of messages Redis decides, so no seal covers it.
+    return UNORDERED + protected if field[:1] == FLASH_KIND else protected
+
+
+def _without_order(field: bytes, stored: bytes) -> bytes:
+    return stored[ORDER_SIZE:] if field[:1] == FLASH_KIND else stored
 
 
 def _framed(text: str) -> bytes:

@@ -1,7 +1,7 @@
 """How session keys and values are encoded.
 
 A key is stored as the field ``.key`` (``str``) or ``#1`` (``int``); a flash
-message as ``~queue``, unit separator, sortable unique id. A value is encoded
+message as ``~queue``, unit separator, unique id. A value is encoded
 as one byte that tells its type, and its bytes.
 """
 
@@ -53,6 +53,17 @@ LABEL_FIELD = b"label"
 #: Fields that are no session values, but protected like them.
 SEALED_META = frozenset((OWNER_FIELD, LABEL_FIELD))
 UNIT_SEPARATOR = b"\x1f"
+
+#: A stored flash message begins with its place in the order: 7 bytes, the moment of the
+#: save in microseconds by the clock of Redis, and 2 bytes, which of that save's it is.
+ORDER_SIZE = 9
+#: What the scripts put that in place of.
+UNORDERED = b"\xff" * ORDER_SIZE
+
+
+def order_of(field: bytes, stored: bytes) -> bytes:
+    """Return what stands before the protected part: the order of a message, or nothing."""
+    return stored[:ORDER_SIZE] if field[:1] == FLASH_KIND else b""
 
 
 # -- keys ------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from .errors import (
 from .events import SessionCreated, SessionEvent, SessionInvalidated, SessionRegenerated
 from .scripts import Status
 from .seals import Bound, Sealer, csrf_token
-from .serializers import OWNER_FIELD, Codec, field_of
+from .serializers import OWNER_FIELD, Codec, field_of, order_of
 from .settings import Settings
 from .store import (
     NO_CHECKS,
@@ -645,7 +645,10 @@ class SessionState:
         contents, bound = self.contents, self._bound
         held = contents.stored(bound.outdated)
         bound.outdated.clear()
-        swaps = [(field, bound.seal(field, data), raw) for field, raw, data in held]
+        swaps = []
+        for field, raw, data in held:
+            place = order_of(field, raw)  # a message keeps its own
+            swaps.append((field, place + bound.seal(field, data)[len(place) :], raw))
         if self._store().swap(cast("str", self.session_id), swaps) == len(swaps):
             contents.resealed(swaps)
 
@@ -844,7 +847,7 @@ class SessionState:
             number(loaded.get(b"deadline")) if deadline is None else deadline,
         )
         seal = _Sealing(self._host.sealer, merged)
-        seal.own = own
+        seal.own = own & (merged.keys() | loaded.keys())
         checks = contents.checks()
         start = None if self._restart_lifetime else self.created_ms()
         created, ending = self._store().replace(

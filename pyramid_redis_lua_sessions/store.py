@@ -22,7 +22,7 @@ from .client import longest_repeat
 from .errors import StoreError, StoreUnavailable
 from .scripts import SCRIPTS, Status
 from .seals import Sealer
-from .serializers import OWNER_FIELD
+from .serializers import FLASH_KIND, OWNER_FIELD
 from .settings import Settings
 from .settings.parsers import LONGEST_GRACE
 
@@ -514,7 +514,8 @@ class Store(Caller):
     ) -> int:
         """Replace fields of a live session, each only if it is still the same.
 
-        :param swaps: (field, new, expected); ``None`` = absent.
+        :param swaps: (field, new, expected); ``None`` = absent. A flash message is
+            the same as long as it is there.
         :param undone: id of the save that is taken back. Fields that a later save
             has written are left alone, also where it wrote the same.
         :returns: how many were.
@@ -522,6 +523,8 @@ class Store(Caller):
         args: list[Argument] = [draw_nonce(), self._remember_s, undone]
         for field, new, expected in swaps:
             digest = "" if expected is None else sha1(expected)
+            if digest and field[:1] == FLASH_KIND:
+                digest = "+"
             args += (field, digest, b"" if new is None else b"=" + new)
         reply = self._call(_SWAP, self._key(session_id), args)
         return cast("int", reply[1]) if reply[0] == Status.SAVED else 0

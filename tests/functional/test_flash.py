@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from typing import Any
 
 import pytest
 import redis
 
 from pyramid_redis_lua_sessions.testing import CountingProxy
-from tests.support.browser import Browser, Reports, data_fields, make_browser
+from tests.support.browser import Browser, Reports, data_fields, make_browser, take_along
 
 QUEUES = [
     "",
@@ -183,7 +185,60 @@ def test_messages_of_overlapping_requests_all_survive_in_order(browser: Browser)
         window.use(lambda other: other.flash("third"))
 
     browser.use(slow)
-    assert browser.use(lambda session: session.pop_flash()) == ["first", "second", "third"]
+    # As they were saved: which was asked for first, two machines may see differently.
+    assert browser.use(lambda session: session.pop_flash()) == ["first", "third", "second"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"encryption_key": "k" * 32}, {"seal": "false", "serialize": "json"}],
+    ids=["sealed", "encrypted", "bare"],
+)
+def test_order_is_that_of_the_saves_whatever_the_clocks_of_the_machines(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> None:
+    browser = make_browser(redis_url, **options)
+    clock = itertools.count(time.time_ns(), -20_000_000)  # each next machine is 20 ms behind
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: next(clock))
+        for n in range(40):
+            browser.use(lambda session, n=n: session.flash(n))
+    assert browser.use(lambda session: session.pop_flash()) == list(range(40))
+
+
+@pytest.mark.parametrize("options", [{}, {"encryption_key": "k" * 32}], ids=["sealed", "encrypted"])
+def test_order_survives_new_ids_and_new_secrets(redis_url: str, options: dict[str, str]) -> None:
+    old, new = "old" * 11, "new" * 11
+    browser = make_browser(redis_url, secret=old, **options)
+    for n in range(0, 200, 10):
+        browser.use(lambda session, n=n: [session.flash(n + i) for i in range(10)])
+    browser.use(lambda session: (session.regenerate_id(), session.flash(200)))
+    if options:
+        options = {"encryption_key": f"{'l' * 32}\n{'k' * 32}"}
+    browser = take_along(browser, redis_url, secret=f"{new}\n{old}", **options)
+    for _ in range(3):  # the cookie, then the values
+        assert browser.use(lambda session: session.peek_flash()) == list(range(201))
+    if options:
+        options = {"encryption_key": "l" * 32}
+    browser = take_along(browser, redis_url, secret=new, **options)
+    browser.use(lambda session: session.flash(201))
+    assert browser.use(lambda session: session.pop_flash()) == list(range(202))
+
+
+def test_order_is_kept_by_a_request_that_saves_more_than_once(browser: Browser) -> None:
+    browser.use(lambda session: [session.flash(n) for n in range(3)])
+
+    def view(session: Any) -> None:
+        session.flash(3)
+        session.regenerate_id()
+        session.flash(4)
+
+    browser.use(view)
+    other = browser.another()
+    other.use(lambda session: (session.flash(0), session.ensure_id(), session.flash(1)))
+    other.use(lambda session: (session.flash(2), session.regenerate_id(), session.flash(3)))
+    assert browser.use(lambda session: session.pop_flash()) == list(range(5))
+    assert other.use(lambda session: session.pop_flash()) == list(range(4))
 
 
 def test_pop_of_an_empty_queue_saves_nothing(proxy: CountingProxy) -> None:

@@ -12,14 +12,27 @@ MAX_MS = 3_200_000_000_000
 def test_create_stores_data_creation_time_and_ttl(scripts: Scripts) -> None:
     before = scripts.now()
     status, remaining, created, token = scripts.create(
-        fields={b".a": b"1", b"~q\x1fid": b"2"}, nonce="xy"
+        fields={b".a": b"1", b"#1": b"2"}, nonce="xy"
     )
     assert token == created
     assert status is Status.CREATED
     assert remaining == MINUTE
     assert before <= created <= scripts.now()
-    assert scripts.hash() == {b"created": b"%d xy" % created, b".a": b"1", b"~q\x1fid": b"2"}
+    assert scripts.hash() == {b"created": b"%d xy" % created, b".a": b"1", b"#1": b"2"}
     assert scripts.pttl() == about(MINUTE)
+
+
+def test_messages_get_the_time_and_their_place(scripts: Scripts) -> None:
+    fields = {b"~q\x1fb": b"?????????sealed", b".a": b"1", b"~\x1fa": b"?????????"}
+    before = scripts.now()
+    scripts.create(fields=fields)
+    stored = scripts.hash()
+    first, second = stored[b"~q\x1fb"], stored[b"~\x1fa"]
+    assert before <= int.from_bytes(first[:7], "big") // 1000 <= scripts.now()
+    assert first[:7] == second[:7]
+    assert (first[7:], second[7:]) == (b"\x00\x00sealed", b"\x00\x02")
+    scripts.create(fields=fields)  # the client lost the reply
+    assert scripts.hash() == stored
 
 
 def test_create_without_data_makes_an_empty_session(scripts: Scripts) -> None:

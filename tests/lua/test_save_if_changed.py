@@ -195,7 +195,7 @@ def test_session_is_not_emptied_while_another_request_added_a_value(
     scripts.create(fields={b".a": b"1"})
     scripts.save(sets={left: b"2"})
     assert scripts.save(deletes=[b".a"], end_if_empty=MINUTE)[0] is Status.SAVED
-    assert values(scripts) == {left: b"2"}
+    assert set(values(scripts)) == {left}
 
 
 def test_session_is_not_emptied_when_the_save_sets_a_value(scripts: Scripts) -> None:
@@ -220,6 +220,18 @@ def test_session_with_every_field_of_the_scripts_counts_as_empty(scripts: Script
     reply = scripts.save(deletes=[b".a"], end_if_empty=MINUTE, use_ttl=False, save_id="two")
     assert reply == [Status.EMPTIED]
     assert set(scripts.hash()) == {b"moved"}
+
+
+def test_messages_sort_in_the_order_of_their_saves(scripts: Scripts) -> None:
+    scripts.create()
+    names = [b"~\x1f%d" % n for n in range(30)]
+    for part in (names[:10], names[10:11], names[11:]):
+        scripts.save(sets=dict.fromkeys(part, b"\xff" * 9 + b"sealed"), save_id=f"s{len(part)}")
+    stored = values(scripts)
+    assert sorted(names, key=lambda name: stored[name]) == names
+    assert {value[9:] for value in stored.values()} == {b"sealed"}
+    scripts.save(sets={names[0]: b"\xff" * 9 + b"sealed"}, save_id="s10")  # a reply was lost
+    assert values(scripts) == stored
 
 
 def test_emptied_twice_is_emptied_once(scripts: Scripts) -> None:

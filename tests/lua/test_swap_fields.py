@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pyramid_redis_lua_sessions.scripts import Status
+from pyramid_redis_lua_sessions.scripts import SCRIPTS, Status
 from tests.support.scripts import Scripts, about
 
 MINUTE = 60_000
@@ -135,6 +135,15 @@ def test_a_save_that_was_taken_back_writes_nothing_when_it_comes_late(scripts: S
     assert scripts.save(save_id="late", sets={b".a": b"2"}, new_timeout=5)[0] is Status.SAVED
     assert scripts.hash()[b".a"] == b"1"
     assert b"timeout" not in scripts.hash()
+
+
+def test_field_that_is_only_to_be_there_is_swapped_whatever_it_holds(scripts: Scripts) -> None:
+    scripts.create(fields={b".a": b"1"})
+    reply = scripts.client.eval(
+        SCRIPTS["swap_fields"].source, 1, "s", "id", 10, "", b".a", "+", "", b".b", "+", "=1"
+    )
+    assert reply == [Status.SAVED, 1]
+    assert set(scripts.hash()) == {b"created", b"saves"}
 
 
 @pytest.mark.parametrize("how", ["save", "adjust"])

@@ -24,16 +24,13 @@ class Phase(enum.Enum):
 
 
 class Flash:
-    """One flash message; two are never the same, and they sort by the time of ``flash()``."""
-
-    _ticks = itertools.count()
+    """One flash message; two are never the same."""
 
     def __init__(self, message: Any) -> None:
         self.message = message
-        self.tick = next(Flash._ticks)
 
 
-#: What a session holds: key to value, and Flash to None.
+#: What a session holds: key to value, and Flash to None, in the order of their saves.
 Data = dict[Any, Any]
 
 
@@ -42,8 +39,7 @@ def values_of(data: Data) -> dict[Any, Any]:
 
 
 def messages_of(data: Data) -> list[Any]:
-    flashes = sorted((key for key in data if isinstance(key, Flash)), key=lambda f: f.tick)
-    return [flash.message for flash in flashes]
+    return [key.message for key in data if isinstance(key, Flash)]
 
 
 class World:
@@ -232,7 +228,8 @@ class ModelRequest:
 
     def finish(self) -> Outcome:
         world, outcome = self.world, Outcome()
-        own = {key: self.held[key] for key in self.assigned | self.mutated}
+        changed = self.assigned | self.mutated
+        own = {key: value for key, value in self.held.items() if key in changed}
         if self.phase is Phase.ADRIFT:
             outcome.dropped = bool(own)
         elif self.phase is Phase.STORED and self.regenerates:
@@ -282,8 +279,11 @@ class ModelRequest:
         elif self._outdated(stored):
             outcome.conflict = True
         else:
+            # Messages that slipped in are carried over last.
+            late = {key: None for key in stored if isinstance(key, Flash) and key not in self.base}
             self._apply(stored, own)
-            outcome.created = self.world.create(stored)
+            kept = {key: value for key, value in stored.items() if key not in late}
+            outcome.created = self.world.create({**kept, **late})
             self.world.end(self.cookie or 0)
 
     def _apply(self, stored: Data, own: Data) -> None:

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 from pyramid.interfaces import ISessionFactory
 
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
-from pyramid_redis_lua_sessions.serializers import FLASH_KIND, key_of
+from pyramid_redis_lua_sessions.serializers import FLASH_KIND, key_of, order_of
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.model import CSRF, ModelRequest, World, messages_of, values_of
 from tests.support.overlap import Driven, Overlap, id_in
@@ -175,7 +175,7 @@ class Machine(RuleBasedStateMachine):
         plain = factory.sealer.bind(session_id).open_all(fields)
         assert plain is not None, "a seal is broken"
         values, messages = {}, []
-        for field in sorted(plain):
+        for field in sorted(plain, key=lambda field: order_of(field, fields[field])):
             value = factory.codec.decode(plain[field])
             if field[:1] == FLASH_KIND:
                 messages.append(value)

@@ -172,7 +172,7 @@ MUTATIONS = {
     "adjust: a marker is a session": Mutation(ADJUST, NOT_CREATED, MARKER_COUNTS, GONE),
     "swap: what another request wrote is put back too": Mutation(
         SWAP,
-        "if not left_alone and expected == (value and redis.sha1hex(value) or '') then",
+        "if same and not left_alone then",
         "if true then",
         CONCURRENCY,
     ),
