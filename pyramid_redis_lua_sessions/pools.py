@@ -62,8 +62,8 @@ class Pool(redis.ConnectionPool):
     to another as soon as it is collected.
 
     Connections that are free lie in a list, to which threads and greenlets come without a
-    lock. There is one for those who wait; like all locks here it is made by the process that
-    uses it, after whatever ``gevent`` or ``eventlet`` have replaced there.
+    lock. Who waits has a lock of its own, and no condition: where a timeout of ``gevent`` comes
+    while a condition takes its lock back, it is released by who does not have it.
 
     :param timeout: seconds to wait for a connection; ``None`` = for ever.
     """
@@ -77,9 +77,9 @@ class Pool(redis.ConnectionPool):
         """Begin anew; redis-py asks for it also in a process that was forked off."""
         self._free: list[Any] = []
         self._made: WeakSet[Any] = WeakSet()
-        self._waiting = 0
-        self._turn = threading.Lock()
-        self._came_back = threading.Condition(self._turn)
+        #: Of each who waits, a lock that is released when it is to look again.
+        self._waiting: list[Any] = []
+        self._making = threading.Lock()
         self._lock = threading.RLock()  # redis-py's own, which may be held where we come from
         super().reset()
 
@@ -123,9 +123,7 @@ class Pool(redis.ConnectionPool):
             if not is_clean or connection.should_reconnect():
                 connection.disconnect()
             self._free.append(connection)
-        if self._waiting:
-            with self._turn:
-                self._came_back.notify()
+        self._wake()
 
     def _loan(self) -> tuple[int, int, int]:
         """Which pool lends a connection, to which thread, and what that is handling already."""
@@ -134,23 +132,43 @@ class Pool(redis.ConnectionPool):
     def _wait(self) -> Any:
         """Make a connection where there may be one more, or else wait for one."""
         end = time.monotonic() + self.patience()
-        with self._turn:
-            self._waiting += 1
+        while True:
+            turn = threading.Lock()
+            turn.acquire()
+            self._waiting.append(turn)
             try:
-                while True:
-                    try:
-                        return self._free.pop()
-                    except IndexError:
-                        pass
-                    if len(self._made) < self.max_connections:
-                        return self.make_connection()
-                    remaining = end - time.monotonic()
-                    if remaining <= 0:
-                        # Not the error of a lost connection: nothing is gained by a repetition.
-                        raise MaxConnectionsError("no connection became free in time")
-                    self._came_back.wait(None if remaining == math.inf else remaining)
+                # Only now: what comes back from here on wakes this one, if none is there yet.
+                connection = self._take()
+                remaining = end - time.monotonic()
+                if connection is None and remaining > 0:
+                    turn.acquire(timeout=min(remaining, threading.TIMEOUT_MAX))
+                    connection = self._take()
             finally:
-                self._waiting -= 1
+                try:
+                    self._waiting.remove(turn)
+                except ValueError:  # woken: then another one may look, too
+                    if self._free:
+                        self._wake()
+            if connection is not None:
+                return connection
+            if remaining <= 0:
+                # Not the error of a lost connection: nothing is gained by a repetition.
+                raise MaxConnectionsError("no connection became free in time")
+
+    def _take(self) -> Any:
+        """Take a connection that is free, or one more; ``None``: there is none."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            pass
+        with self._making:
+            return self.make_connection() if len(self._made) < self.max_connections else None
+
+    def _wake(self) -> None:
+        try:
+            self._waiting.pop(0).release()
+        except IndexError:
+            pass  # nobody waits
 
     def patience(self) -> float:
         """Seconds to wait for a connection at most."""
@@ -180,8 +198,8 @@ class Pool(redis.ConnectionPool):
             for connection in self._get_in_use_connections():
                 connection.disconnect()
         self._free.extend(reversed(held))
-        with self._turn:
-            self._came_back.notify_all()
+        for _ in held:
+            self._wake()
 
     def disconnect_free_connections(self, *args: Any, **options: Any) -> None:
         self.disconnect(inuse_connections=False)

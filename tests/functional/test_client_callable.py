@@ -134,6 +134,28 @@ def test_callable_that_cannot_serve_none_is_a_logged_note(
         work(browser)
 
 
+class Double:
+    """A stand-in of an application's tests, which has what the author knew of."""
+
+    def __init__(self, client: Any) -> None:
+        self.execute_command = client.execute_command
+        self.pipeline = client.pipeline
+
+
+def test_client_that_loads_no_scripts_is_a_logged_note(
+    maker: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    maker.client.script_flush()
+    double = Double(maker.client)
+    with caplog.at_level(logging.INFO, "pyramid_redis_lua_sessions"):
+        browser = make_browser(
+            "redis://localhost:1/0", client_callable=lambda request, **options: double
+        )
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "AttributeError" in caplog.text
+    work(browser)
+
+
 def test_callable_is_not_called_at_start_when_nothing_is_preloaded(maker: Maker) -> None:
     browser = make_browser("redis://localhost:1/0", client_callable=maker, preload_scripts="false")
     assert maker.calls == []

@@ -111,7 +111,7 @@ def test_who_waits_is_woken(pool: Any) -> None:
             pool.release(pool.get_connection())
 
         waiting = [threads.submit(use) for _ in range(50)]
-        wait_until(lambda: pool._waiting == 50)
+        wait_until(lambda: len(pool._waiting) == 50)
         for connection in taken:
             pool.release(connection)
         for one in waiting:
