@@ -19,7 +19,8 @@ ARGV[7] remember_s    integer, how long it is, seconds, below 128
 Returns: {status, ...}
   0 GONE     {0} no session is stored here; {0, 1} it has reached its end
   2 MOVED    {2, age_ms} the session ended age_ms ago
-  8 ADJUSTED {8, remaining_ms}; remaining_ms -1 = never ends, 0 = it ends now
+  8 ADJUSTED {8, remaining_ms}; remaining_ms -1 = never ends, 0 = it ends now,
+             or has ended since
 Writes: HSET, HSET saves, HDEL, PEXPIRE, PERSIST; DEL of an ended session; or nothing
 ]]
 local session_key = KEYS[1]
@@ -43,6 +44,9 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
 if not created then
   if not moved then return {0} end
+  for _, id in string.gmatch(saves or '', SAVE) do
+    if id == save_id then return {8, 0} end -- it was adjusted before the session ended
+  end
   return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
 end
 

@@ -91,7 +91,8 @@ local function leave_only_the_marker()
   for i = 1, #names, BATCH do
     local gone = {}
     for j = i, math.min(i + BATCH - 1, #names) do
-      if names[j] ~= 'moved' then gone[#gone + 1] = names[j] end
+      -- A save whose reply was lost is still recognised, see save_if_changed.
+      if names[j] ~= 'moved' and names[j] ~= 'saves' then gone[#gone + 1] = names[j] end
     end
     if #gone > 0 then redis.call('HDEL', session_key, unpack(gone)) end
   end

@@ -58,7 +58,9 @@ local names = ARGV[10]
 local n_checks = tonumber(ARGV[11])
 local n_deletes = tonumber(ARGV[12])
 local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
-local SAVES = 100 -- save ids remembered at most
+-- Save ids remembered at most. A call that is repeated after so many others is not
+-- recognised: it writes its values over newer ones, and what was deleted since is back.
+local SAVES = 100
 -- One save: its id, ':' and hashes of the fields it wrote, and as one byte the second
 -- of it, modulo 128. So short that six stay within hash-max-listpack-value.
 local SAVE = '(([^:\128-\255]+):?([^\128-\255]*)([\128-\255]))'
@@ -179,7 +181,7 @@ if not repeated then
       -- next goes into a new session.
       redis.call('HSET', session_key, 'moved', '0 ' .. save_id)
       redis.call('HDEL', session_key,
-        'created', 'timeout', 'deadline', 'expires', 'first', 'saves', 'token')
+        'created', 'timeout', 'deadline', 'expires', 'first', 'token')
       return {7}
     end
   end

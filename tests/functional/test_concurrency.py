@@ -578,6 +578,37 @@ def test_a_repeated_adjustment_does_not_undo_one_that_came_after_it(
     assert loaded(others, cookie).do(lambda session: session.timeout) == 200
 
 
+@pytest.mark.parametrize(
+    "change",
+    [put("key", 2), take("key"), lambda session: session.adjust_timeout_for_session(100)],
+    ids=["write", "delete", "timeout"],
+)
+@pytest.mark.parametrize(
+    "end",
+    [lambda session: session.invalidate(), lambda session: session.regenerate_id()],
+    ids=["invalidated", "regenerated"],
+)
+def test_a_save_that_others_saw_is_not_reported_as_dropped_when_the_session_ended_since(
+    start: Start,
+    proxy: CountingProxy,
+    end: Callable[[Any], None],
+    change: Callable[[Any], None],
+) -> None:
+    """Its reply was lost, and before the client repeats it the session ends."""
+    tries = BetweenTries()
+    client = redis.Redis.from_url(proxy.url, retry=Retry(tries, 1))
+    overlap = start(client_callable=lambda request, **options: client)
+    others = start()
+    cookie = session_with(overlap, put("key", 1), put("other", 1))
+    slow = loaded(overlap, cookie)
+    slow.do(change)
+    tries.act = lambda: others.run(cookie, end)
+    proxy.lose_replies(1)
+    assert slow.finish().status == 200
+    assert slow.problems == []
+    assert others.read(cookie) == {}
+
+
 @pytest.mark.parametrize("name", ["owner", "label"])
 def test_who_reads_owner_or_label_conflicts_with_who_sets_it(start: Start, name: str) -> None:
     overlap = start(on_conflict="retry")

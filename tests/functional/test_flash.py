@@ -142,6 +142,15 @@ def test_messages_are_no_keys_of_the_session(browser: Browser) -> None:
     assert browser.use(lambda session: session.pop_flash()) == ["m", "m"]
 
 
+def test_key_under_which_others_keep_their_queues_is_a_key_like_any(browser: Browser) -> None:
+    """As docs/caveats.rst says: Pyramid's cookie sessions and Beaker keep lists there."""
+    browser.use(lambda session: session.flash("m"))
+    assert browser.use(lambda session: session.get("_f_")) is None
+    browser.use(lambda session: session.update(_f_=["mine"]))
+    assert browser.use(lambda session: session["_f_"]) == ["mine"]
+    assert browser.use(lambda session: session.pop_flash()) == ["m"]
+
+
 def test_session_with_only_a_message_is_stored(browser: Browser) -> None:
     browser.use(lambda session: session.flash("m"))
     assert browser.session_id is not None

@@ -219,7 +219,7 @@ def test_session_with_every_field_of_the_scripts_counts_as_empty(scripts: Script
     assert set(scripts.hash()) == times | {b"saves", b".a"}
     reply = scripts.save(deletes=[b".a"], end_if_empty=MINUTE, use_ttl=False, save_id="two")
     assert reply == [Status.EMPTIED]
-    assert set(scripts.hash()) == {b"moved"}
+    assert set(scripts.hash()) == {b"moved", b"saves"}
 
 
 def test_messages_sort_in_the_order_of_their_saves(scripts: Scripts) -> None:
@@ -373,10 +373,14 @@ def test_save_returns_what_it_replaced_of_very_many_fields(scripts: Scripts) -> 
     assert reply[2] == [*fields.values(), None, None]
 
 
-def test_a_save_repeated_after_the_session_was_regenerated_was_saved(scripts: Scripts) -> None:
+@pytest.mark.parametrize("how", ["regenerated", "ended", "emptied"])
+def test_a_save_repeated_after_the_session_was(scripts: Scripts, how: str) -> None:
     scripts.create(fields={b".a": b"1"})
     scripts.save(sets={b".a": b"2"}, save_id="one")
-    scripts.end(keep_fields=True)
+    if how == "emptied":
+        scripts.save(deletes=[b".a"], end_if_empty=MINUTE, save_id="three")
+    else:
+        scripts.end(keep_fields=how == "regenerated")
     before = scripts.hash()
     assert scripts.save(sets={b".a": b"2"}, save_id="one")[0] is Status.SAVED
     assert scripts.save(sets={b".a": b"2"}, save_id="two")[0] is Status.MOVED
