@@ -24,9 +24,11 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from .cluster import LazyCluster
 from .errors import StoreError, StoreUnavailable
 from .pools import Pool
 from .scripts import Script, Status
+from .sentinels import PrimaryPool
 
 __all__ = [
     "FAILURES",
@@ -122,7 +124,7 @@ class Caller:
                 return self._call_by_source(script, key, args)
             if is_wrong_type(exc):
                 return _FOREIGN_REPLY
-            raise failure(script.name, exc) from showable(exc)
+            raise failure(script.name, exc, self.client) from showable(exc)
         except BaseException:
             self._hang_up()
             raise
@@ -140,7 +142,7 @@ class Caller:
                 return self._call_by_source(script, key, args, again=False)
             if is_wrong_type(exc):
                 return _FOREIGN_REPLY
-            raise failure(script.name, exc) from showable(exc)
+            raise failure(script.name, exc, self.client) from showable(exc)
         except BaseException:
             self._hang_up()
             raise
@@ -183,7 +185,7 @@ class Caller:
         except FAILURES as exc:
             if is_wrong_type(exc):
                 return None
-            raise failure(str(args[0]).lower(), exc) from showable(exc)
+            raise failure(str(args[0]).lower(), exc, self.client) from showable(exc)
         except BaseException:
             self._hang_up()
             raise
@@ -226,7 +228,7 @@ class Caller:
                     )
                 replies = pipeline.execute(raise_on_error=False)
         except FAILURES as exc:
-            raise failure(calls[0][0].name, exc) from showable(exc)
+            raise failure(calls[0][0].name, exc, self.client) from showable(exc)
         except BaseException:
             self._hang_up()
             raise
@@ -268,8 +270,13 @@ def showable(exc: Exception) -> Exception | None:
     return None if isinstance(exc, ResponseError) else exc
 
 
-def failure(call: str, exc: Exception) -> StoreError:
-    """Classify an error; Redis 6.2 wraps a script's, so the code may stand anywhere."""
+def failure(call: str, exc: Exception, client: Any = None) -> StoreError:
+    """Classify an error; Redis 6.2 wraps a script's, so the code may stand anywhere.
+
+    :param client: that met it, to name its Redis; hosts, ports and errno are no secrets.
+    """
+    where = _where(client, exc)
+    at = f" at {where}" if where else ""
     if isinstance(
         exc,
         (
@@ -281,11 +288,53 @@ def failure(call: str, exc: Exception) -> StoreError:
             TimeoutError,
         ),
     ):
-        return StoreUnavailable(f"Redis cannot be reached for {call} ({type(exc).__name__})")
+        return StoreUnavailable(f"Redis cannot be reached for {call}{at} ({_reason(exc)})")
     words = [code for kind, code in CODES if isinstance(exc, kind)]
     words += str(exc).replace("-", " ").replace(":", " ").split()
     for code in UNAVAILABLE_CODES:
         if code in words:
             return StoreUnavailable(f"Redis refuses {call} at present ({code})")
     code = next((word for word in words if word in OTHER_CODES), "ERR")
+    if "DB index is out of range" in str(exc):  # the words are Redis' own, and quote nothing
+        code = f"{code}: no such database{at}"
     return StoreError(f"Redis answered {call} with an error ({code})")
+
+
+def _where(client: Any, exc: Exception) -> str:
+    """Name the Redis that a client was to reach; empty where it does not tell."""
+    node: Any = getattr(exc, "connection", None)  # redis-py's cluster client notes it
+    if getattr(node, "host", None):
+        return f"{node.host}:{node.port}"
+    if isinstance(client, LazyCluster):
+        return _hosts(client.hosts)
+    pool = getattr(client, "connection_pool", None)
+    options = getattr(pool, "connection_kwargs", {})
+    if isinstance(pool, PrimaryPool):
+        where = _hosts([pool.master_address]) if pool.master_address else ""
+        if not where:
+            sentinels = [one.connection_pool for one in pool.sentinel_manager.sentinels]
+            hosts = [
+                (one.connection_kwargs["host"], one.connection_kwargs["port"]) for one in sentinels
+            ]
+            where = f"{pool.service_name} of the sentinels {_hosts(hosts)}"
+    elif "path" in options:
+        where = str(options["path"])
+    else:
+        where = _hosts([(options["host"], options.get("port"))]) if "host" in options else ""
+    return f"{where}, db {options['db']}" if where and options.get("db") else where
+
+
+def _hosts(hosts: Iterable[tuple[str, Any]]) -> str:
+    return ", ".join(f"{host}:{port}" for host, port in hosts)
+
+
+def _reason(exc: Exception) -> str:
+    """Say what happened: what the system said, if it said something, or redis-py."""
+    kind = type(exc).__name__
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return f"{kind}: errno {cause.errno}, {cause.strerror}"
+        cause = cause.__cause__ or cause.__context__
+    # Of other kinds the text may be Redis' own.
+    return f"{kind}: {exc}" if type(exc) in (ConnectionError, TimeoutError) else kind

@@ -86,7 +86,7 @@ class Census(Store):
             ((client, _),) = self._by_node([key])
             now = client.execute_command("TIME")
         except FAILURES as exc:
-            raise failure("time", exc) from showable(exc)
+            raise failure("time", exc, self.client) from showable(exc)
         return cast("int", now[0] * 1000 + now[1] // 1000)
 
     def look(self, session_ids: Iterable[str], *fields: bytes) -> dict[str, Stored]:
@@ -123,7 +123,7 @@ class Census(Store):
                             values = {f: value for f, value in pairs if value is not None}
                         found[names[key]] = Stored(values, length, ttl_ms, size, now_ms)
         except FAILURES as exc:
-            raise failure("look", exc) from showable(exc)
+            raise failure("look", exc, self.client) from showable(exc)
         return found
 
     def _by_node(self, keys: Iterable[bytes]) -> list[tuple[Any, list[bytes]]]:
@@ -157,7 +157,7 @@ class Census(Store):
                     if not cursor:
                         break
         except FAILURES as exc:
-            raise failure("scan", exc) from showable(exc)
+            raise failure("scan", exc, self.client) from showable(exc)
 
 
 def primaries(client: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError
 from .addresses import Address
 from .pools import NO_NOTIFICATIONS, PACKER, Pool, make_retry
 
-__all__ = ["NodePool", "make_cluster_client"]
+__all__ = ["LazyCluster", "NodePool", "make_cluster_client"]
 
 # redis-py gives it no types.
 _ClusterNode: Any = ClusterNode
@@ -57,6 +57,11 @@ class LazyCluster(RedisCluster):
             None if None in timeouts else (retries + 1) * max(cast("Iterable[float]", timeouts))
         )
         self.__dict__["_connecting"] = _TimedLock(deadline)
+
+    @property
+    def hosts(self) -> list[tuple[str, int]]:
+        """The nodes that it was told of: host and port."""
+        return cast("Address", self.__dict__["_address"]).hosts
 
     def __getattr__(self, name: str) -> Any:
         """Connect: redis-py's attributes are made by that."""

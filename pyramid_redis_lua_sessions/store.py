@@ -657,7 +657,7 @@ class Store(Caller):
             for script in SCRIPTS.values():
                 self.client.script_load(script.source)
         except FAILURES as exc:
-            raise failure("script_load", exc) from showable(exc)
+            raise failure("script_load", exc, self.client) from showable(exc)
 
     # -- sessions of another library, for migrate -----------------------------------
 
@@ -683,7 +683,7 @@ class Store(Caller):
         except FAILURES as exc:
             if is_wrong_type(exc):
                 return None
-            raise failure("get", exc) from showable(exc)
+            raise failure("get", exc, self.client) from showable(exc)
         if value is None:
             return None
         return Foreign(value, remaining_ms, now[0] * 1000 + now[1] // 1000)
