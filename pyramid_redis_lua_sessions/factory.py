@@ -394,9 +394,8 @@ class Turn:
         self._unhandled = error is not None
         if self._unhandled:
             self.response = None
-        elif not self._answered and getattr(request, "exception", None) is None:
-            # The session was first used in a NewResponse subscriber. What an exception view
-            # answered in the view's place is not known here, and takes no cookie.
+        elif not self._answered:
+            # The session was first used in a NewResponse subscriber.
             self.response = getattr(request, RESPONSE, None)
         try:
             if self.is_repeated(error):
@@ -613,17 +612,21 @@ def session_tween_factory(handler: Any, registry: Any) -> Any:
     """
 
     def session_tween(request: Any) -> Any:
+        request.add_response_callback(_keep_response)
         try:
             response = handler(request)
         except BaseException as exc:
-            setattr(request, RESPONSE, None)
             _after_exception(request, exc)
             raise
-        setattr(request, RESPONSE, response)
         save_point(request, response)
         return response
 
     return session_tween
+
+
+def _keep_response(request: Any, response: Any) -> None:
+    """Keep what goes out: an exception view, or a tween above, may have replaced the view's."""
+    setattr(request, RESPONSE, response)
 
 
 def save_point(request: Any, response: Any) -> None:

@@ -430,24 +430,37 @@ LATE_ACTS: dict[str, Callable[[Any], object]] = {
 }
 
 
+def replacing_factory(handler: Any, registry: Any) -> Any:
+    """A tween of the application, above all, that answers with a response of its own."""
+
+    def replacing(request: Any) -> Any:
+        return Response(handler(request).text)
+
+    return replacing
+
+
+def replacing(config: Any) -> None:
+    config.add_tween(f"{__name__}.replacing_factory", over=EXCVIEW)
+
+
 @pytest.mark.parametrize("known", [False, True], ids=["new visitor", "stored session"])
 @pytest.mark.parametrize("moment", ["NewResponse", "finished callback"])
+@pytest.mark.parametrize("replaced_by", ["exception view", "tween"])
 @pytest.mark.parametrize("act", LATE_ACTS.values(), ids=LATE_ACTS.keys())
-def test_session_first_used_when_an_exception_view_took_the_views_place_is_not_lost_by_its_cookie(
+def test_session_first_used_when_the_views_response_was_replaced_has_its_cookie(
     redis_url: str,
     redis_client: redis.Redis,
     act: Callable[[Any], object],
+    replaced_by: str,
     moment: str,
     known: bool,
 ) -> None:
-    """A tween above fails after the view: the cookie must not go to the view's response."""
-
     def use(request: Any) -> None:
         if request.path == "/view":
             act(request.session)
 
     def configure(config: Any) -> None:
-        late_failure(config)
+        (late_failure if replaced_by == "exception view" else replacing)(config)
         if moment == "NewResponse":
             config.add_subscriber(lambda event: use(event.request), "pyramid.events.NewResponse")
         else:
@@ -455,14 +468,20 @@ def test_session_first_used_when_an_exception_view_took_the_views_place_is_not_l
                 lambda event: event.request.add_finished_callback(use), "pyramid.events.NewRequest"
             )
 
-    views = {"write": write, "view": lambda request: "not shown", "read": read}
+    views = {"write": write, "view": lambda request: "ok", "read": read}
     app = make_app(redis_url, views, configure=configure)
     if known:
         app.get("/write")
-    assert app.get("/view?late=1", status=500).text == "boom"
-    live = stored_sessions(redis_client)
-    if app.cookies and live:
-        assert len(live) == 1
-        assert app.get("/read").text in ("first", "late")
+    if replaced_by == "exception view":
+        assert app.get("/view?late=1", status=500).text == "boom"
     else:
-        assert live == {}
+        assert app.get("/view").text == "ok"
+    live = stored_sessions(redis_client)
+    assert len(live) <= 1
+    if live:
+        assert app.cookies
+        app.get("/write")
+        assert stored_sessions(redis_client).keys() == live.keys()
+    else:
+        assert not known
+        assert act is LATE_ACTS["regenerate"]
