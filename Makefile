@@ -9,11 +9,11 @@ PYTEST_ARGS ?=
 REDIS_URL ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types docs bench bench-full load-scripts build check \
-	torture test-servers test-cluster test-sentinel clean
+.PHONY: help install demo test lint format types docs bench bench-full bench-instructions load-scripts \
+	build check torture test-servers test-cluster test-sentinel clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
@@ -50,6 +50,9 @@ bench: $(STAMP) ## Measure, side by side with pyramid_session_redis
 
 bench-full: $(STAMP) ## Measure longer, and write the figures into docs/figures
 	$(BIN)/python -m bench --effort full --pages docs/figures
+
+bench-instructions: $(STAMP) ## Count a request's instructions (valgrind), and check their budgets
+	$(BIN)/python -m bench.instructions --check
 
 load-scripts: $(STAMP) ## Load the Lua scripts: make load-scripts REDIS_URL=redis://host:port/0
 	@test -n "$(REDIS_URL)" \

@@ -87,7 +87,7 @@ setup(
     # The scripts live in lua/ at the top of the checkout and inside the package once installed.
     packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), f"{PACKAGE}.lua"],
     package_dir={f"{PACKAGE}.lua": "lua"},
-    package_data={PACKAGE: ["py.typed", "*.dbtmako"], f"{PACKAGE}.lua": ["*.lua"]},
+    package_data={PACKAGE: ["py.typed", "*.dbtmako"], f"{PACKAGE}.lua": ["*.lua", "parts/*.lua"]},
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=[

@@ -10,14 +10,16 @@ import itertools
 import pickle
 from typing import Any
 
+import redis
 from pyramid.config import Configurator
 from pyramid.response import Response
 
-from pyramid_redis_lua_sessions.client import make_client
-from pyramid_redis_lua_sessions.seals import make_sealer
-from pyramid_redis_lua_sessions.serializers import field_of, make_codec
+from pyramid_redis_lua_sessions.connect.client import make_client
+from pyramid_redis_lua_sessions.engine.seals import make_sealer
+from pyramid_redis_lua_sessions.engine.serializers import field_of, make_codec
+from pyramid_redis_lua_sessions.engine.store import NO_LIFETIME, Created, Store
+from pyramid_redis_lua_sessions.engine.tokens import Token
 from pyramid_redis_lua_sessions.settings import Settings
-from pyramid_redis_lua_sessions.store import NO_LIFETIME, Created, Store
 
 from .scenarios import READ, SCENARIOS, Scenario
 
@@ -27,6 +29,7 @@ __all__ = [
     "OURS",
     "PREDECESSOR",
     "SMALLEST",
+    "STOCK",
     "Contender",
     "all_contenders",
     "libraries",
@@ -39,6 +42,7 @@ OURS = "lua"
 PREDECESSOR = "psr 1.8.1"
 NONE = "no session"
 BARE = "bare GETEX"
+STOCK = "bare GETEX, stock client"
 SMALLEST = "smallest script"
 
 
@@ -143,6 +147,16 @@ class BareCall(Contender):
         self._keys = itertools.cycle(names)
 
 
+class StockCall(BareCall):
+    """Floor: as :class:`BareCall`, through a client as redis-py makes it by itself."""
+
+    name = STOCK
+
+    def configure(self, config: Any, url: str, options: dict[str, str]) -> None:
+        self._call = redis.Redis.from_url(url).execute_command
+        self._keys = None
+
+
 class SmallestScript(BareCall):
     """Floor: as :class:`BareCall`, but the view calls a script that does nothing but read and
     refresh a session that this engine has stored. What its own script adds is above it."""
@@ -164,16 +178,16 @@ return redis.call('HGETALL', KEYS[1])
         sealer, codec = make_sealer(self._settings), make_codec(self._settings)
         encoded = {field_of(key): codec.encode(value) for key, value in contents.items()}
 
-        def sealed(session_id: str) -> dict[bytes, bytes]:
-            seal = sealer.bind(session_id).seal
+        def sealed(token: Token) -> dict[bytes, bytes]:
+            seal = sealer.bind(token.locator, token.digest).seal
             return {field: seal(field, value) for field, value in encoded.items()}
 
         store = Store(self._client, self._settings, sealer)
         names = []
         for _ in range(self.KEYS):
-            created = store.create(sealed, NO_LIFETIME)
+            created, _ = store.create(sealed, NO_LIFETIME)
             assert isinstance(created, Created)
-            names.append(f"{self._settings.prefix}{created.session_id}")
+            names.append(f"{self._settings.prefix}{created.token.locator}")
         self._keys = itertools.cycle(names)
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pyramid_redis_lua_sessions.state import CSRF_KEY
+from pyramid_redis_lua_sessions.engine.state import CSRF_KEY
 
 __all__ = [
     "FIRST_TOKEN",
     "FIRST_WRITE",
+    "LOGIN",
     "READ",
     "READ_IN_WINDOW",
     "SCENARIOS",
@@ -89,6 +90,7 @@ FIRST_WRITE = Scenario("first write", _first_write, cookie=False)
 
 FIRST_TOKEN = Scenario("first token", _first_token, cookie=False)
 WRITE = Scenario("write one key", _write, cookie=True)
+LOGIN = Scenario("login", _login, cookie=True)
 
 SCENARIOS = (
     Scenario("no cookie", _no_cookie, cookie=False),
@@ -97,5 +99,5 @@ SCENARIOS = (
     FIRST_WRITE,
     FIRST_TOKEN,
     WRITE,
-    Scenario("login", _login, cookie=True),
+    LOGIN,
 )

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pyramid_redis_lua_sessions.seals import make_sealer
+from pyramid_redis_lua_sessions.engine.seals import make_sealer
+from pyramid_redis_lua_sessions.engine.tokens import Token, draw_verifier
 from pyramid_redis_lua_sessions.settings import Settings
 
 from .contenders import SECRET
@@ -27,7 +28,8 @@ def measure_seals(rounds: int) -> list[dict[str, Any]]:
         loop around it subtracted.
     """
     settings = Settings.from_options({"secret": SECRET})
-    bound = make_sealer(settings).bind(secrets.token_urlsafe(32))
+    token = Token.of(secrets.token_urlsafe(32), draw_verifier())
+    bound = make_sealer(settings).bind(token.locator, token.digest)
     found = []
     for size in SIZES:
         data = secrets.token_bytes(size)

@@ -154,11 +154,11 @@ def login(request: Any) -> HTTPSeeOther:
     if not name:
         session.flash("Please enter a name.", "errors")
         return back_home(request, "account")
-    # Another owner is a login: the session gets a new id, as whoever knew the
+    # Another owner is a login: the session gets a new token, as whoever knew the
     # old one must not share the session from now on.
     session.owner = name
     session.label = device(request.user_agent or "")
-    session.flash(f"Welcome, {name}. Your session has a new id, and kept its data.")
+    session.flash(f"Welcome, {name}. Your session has a new token, and kept its data.")
     return back_home(request, "account")
 
 
@@ -233,7 +233,7 @@ def bad_csrf(request: Any) -> dict[str, str]:
     request.response.status_int = 400
     return {
         "title": "This form has expired",
-        "text": "Its session has ended, or got a new id at a login, since the page was loaded. "
+        "text": "Its session has ended, or got a new token at a login, since the page was loaded. "
         "Nothing was changed. Go back to the start and try again.",
     }
 

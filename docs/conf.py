@@ -12,7 +12,7 @@ project = "pyramid_redis_lua_sessions"
 copyright = "the pyramid_redis_lua_sessions contributors"
 version = release = __version__
 
-extensions = ["sphinx.ext.autodoc", "session_settings"]
+extensions = ["sphinx.ext.autodoc", "lua_scripts", "session_plan", "session_settings"]
 exclude_patterns = ["_build"]
 default_role = "code"
 

@@ -1,13 +1,13 @@
 --[[
-create_unique: create a session with its data, if its id is free.
+create_unique: create a session with its data, if its locator is free.
 
-An id is free only if nothing at all is stored under it: no session, no marker
-of an ended one, no foreign value. The nonce makes a repeated call (the client
-lost the first reply) succeed as the first one did; or tells it that the session
-has ended meanwhile (see end_session), so that nothing brings it back.
+A locator is free only if nothing at all is stored under it: no session, no marker
+of an ended one, no foreign value. By the digest a repeated call (the client lost
+the first reply) succeeds as the first one did; or learns that the session has
+ended meanwhile (see end_session), so that nothing brings it back.
 
 KEYS[1] session_key  hash to create
-ARGV[1] nonce        string without spaces, unique to this call
+ARGV[1] digest       16 bytes, BLAKE2b of a verifier that is unique to this call
 ARGV[2] created_ms   integer, ms since the epoch: start of the session's life;
                      '' = now
 ARGV[3] timeout_ms   integer, idle timeout, ms; 0 = never
@@ -17,21 +17,19 @@ ARGV[5] deadline_ms  integer, ms since the epoch: end whatever the activity;
 ARGV[6] absolute_ms  integer, absolute timeout, ms; 0 = none
 ARGV[7] first_ms     integer, life until the first load, ms; 0 = as any other
 ARGV[8] use_ttl      '1' = the key gets a TTL, '0' = field `expires` (LRU mode)
-ARGV[9...]           field, value, field, value, ...; the first 9 bytes of the
-                     value of a flash message (field '~...') give way to its
-                     place in the order: the time, and which of these it is
+ARGV[9...]           field, value, field, value, ...; see set_fields
 
 Returns: {status, ...}
   0 GONE    {0} the session would already be at its end; nothing is created
   2 MOVED   {2, age_ms} this call had created the session, which has ended
             age_ms ago
-  3 CREATED {3, remaining_ms, created_ms, token_ms}; remaining_ms -1 = never
-            ends; token_ms = when this id was made, ms since the epoch
-  4 TAKEN   {4} something else is stored under this id
+  3 CREATED {3, remaining_ms, created_ms, token_ms}: when its token was put in place;
+            remaining_ms -1 = never ends; with a fifth element, 1: it was there already
+  4 TAKEN   {4} something else is stored under this locator
 Writes: HSET, PEXPIRE; or nothing
 ]]
 local session_key = KEYS[1]
-local nonce = ARGV[1]
+local digest = ARGV[1]
 local created_ms = tonumber(ARGV[2])
 local timeout_ms = tonumber(ARGV[3])
 local adjusted = ARGV[4] == '1'
@@ -40,30 +38,20 @@ local absolute_ms = tonumber(ARGV[6])
 local first_ms = tonumber(ARGV[7])
 local use_ttl = ARGV[8] == '1'
 local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
-local FIRST_FIELD = 9
-local MESSAGE = 126 -- '~'
-local ORDER_SIZE = 9
-local BATCH = 4000 -- arguments of one HSET; unpack takes about 8,000
+local first_set = 9
 
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-
+-- @include clock
 if redis.call('EXISTS', session_key) == 1 then
-  local created = redis.pcall('HGET', session_key, 'created')
-  if type(created) == 'string' then
-    local start, made_by = string.match(created, '^(%d+) (.+)$')
-    if made_by == nonce then
-      local remaining = redis.call('PTTL', session_key)
-      local expires = redis.call('HGET', session_key, 'expires')
-      if expires then remaining = (tonumber(expires) or now_ms) - now_ms end
-      local token = redis.call('HGET', session_key, 'token')
-      return {3, remaining, tonumber(start), tonumber(token or start)}
-    end
-  end
-  local moved = redis.pcall('HGET', session_key, 'moved')
-  if type(moved) == 'string' then
-    local at, made_by = string.match(moved, '^(%d+) %S+ (.+)$')
-    if made_by == nonce then return {2, now_ms - tonumber(at)} end
+  local found = redis.pcall('HMGET', session_key, 'created', 'token', 'moved', 'expires')
+  if found.err then return {4} end
+  local created, token, moved, expires = unpack(found)
+  if created and string.sub(token or '', 1, 16) == digest then
+    local remaining = redis.call('PTTL', session_key)
+    if expires then remaining = (tonumber(expires) or now_ms) - now_ms end
+    local token_ms = tonumber(string.sub(token, 17)) or now_ms
+    return {3, remaining, tonumber(string.match(created, '^%d+')) or 0, token_ms, 1}
+  elseif not created and moved and string.sub(moved, 7, 22) == digest then
+    return {2, now_ms - (tonumber(string.sub(moved, 23)) or 0)}
   end
   return {4}
 end
@@ -77,11 +65,8 @@ if deadline_ms then life = math.min(life, deadline_ms - now_ms) end
 if life <= 0 then return {0} end
 if life < math.huge then life = math.min(life, MAX_MS) end
 
-local meta = {'created', string.format('%.0f', created_ms) .. ' ' .. nonce}
-if created_ms ~= now_ms then
-  meta[#meta + 1] = 'token'
-  meta[#meta + 1] = string.format('%.0f', now_ms)
-end
+local meta = {'created', string.format('%.0f', created_ms),
+  'token', digest .. string.format('%.0f', now_ms)}
 if adjusted then
   meta[#meta + 1] = 'timeout'
   meta[#meta + 1] = string.format('%.0f', timeout_ms)
@@ -99,16 +84,7 @@ if not use_ttl and life < math.huge then
   meta[#meta + 1] = string.format('%.0f', now_ms + life)
 end
 redis.call('HSET', session_key, unpack(meta))
-for i = FIRST_FIELD, #ARGV, 2 do
-  if string.byte(ARGV[i]) == MESSAGE then
-    local nth = (i - FIRST_FIELD) / 2 % 65536
-    ARGV[i + 1] = struct.pack('>I7I2', time[1] * 1000000 + time[2], nth)
-      .. string.sub(ARGV[i + 1], ORDER_SIZE + 1)
-  end
-end
-for i = FIRST_FIELD, #ARGV, BATCH do
-  redis.call('HSET', session_key, unpack(ARGV, i, math.min(i + BATCH - 1, #ARGV)))
-end
+-- @include set_fields
 if use_ttl and life < math.huge then
   redis.call('PEXPIRE', session_key, string.format('%.0f', life))
 end

@@ -7,7 +7,7 @@ ARGV[2] absolute_ms  integer, absolute timeout, ms; 0 = none
 
 Returns: {status, ...}
   0 GONE   {0} no session is stored here, or it has reached its end
-  1 LOADED {1, remaining_ms, idle_ms, now_ms, {created, owner, label}}:
+  1 LOADED {1, remaining_ms, idle_ms, now_ms, {created, token, owner, label}}:
            remaining_ms -1 = never ends; idle_ms is the idle timeout that ends
            it then, 0 = something else ends it sooner, or it never ends; a
            field that is absent is an empty string
@@ -18,15 +18,11 @@ local session_key = KEYS[1]
 local timeout_ms = tonumber(ARGV[1])
 local absolute_ms = tonumber(ARGV[2])
 
-local created, timeout, deadline, expires, first, moved, owner, label = unpack(redis.call('HMGET',
-  session_key, 'created', 'timeout', 'deadline', 'expires', 'first', 'moved', 'owner', 'label'))
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-
-if not created then
-  if not moved then return {0} end
-  return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
-end
+local created, token, timeout, deadline, expires, first, moved, owner, label = unpack(
+  redis.call('HMGET', session_key,
+    'created', 'token', 'timeout', 'deadline', 'expires', 'first', 'moved', 'owner', 'label'))
+-- @include clock
+-- @include gone
 local start = tonumber(string.match(created, '^%d+'))
 local remaining = redis.call('PTTL', session_key) -- -1 = no TTL
 if expires then remaining = math.max(0, (tonumber(expires) or 0) - now_ms) end
@@ -38,4 +34,4 @@ if not start or remaining == 0 or fixed <= 0 then return {0} end
 local idle = tonumber(timeout) or timeout_ms
 -- Clock reads within one call may lie a millisecond apart.
 if first or remaining < 0 or remaining >= fixed - 2 then idle = 0 end
-return {1, remaining, idle, now_ms, {created, owner or '', label or ''}}
+return {1, remaining, idle, now_ms, {created, token or '', owner or '', label or ''}}

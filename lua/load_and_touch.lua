@@ -6,33 +6,37 @@ would set the same moment again: the call is then a pure read, of which neither
 replicas nor the append-only file see anything.
 
 KEYS[1] session_key  hash that holds the session
-ARGV[1] timeout_ms   integer, default idle timeout, ms; 0 = never
-ARGV[2] trigger_ms   integer, touch at or below this remaining life, ms, of a
+ARGV[1] digest       16 bytes, BLAKE2b of the verifier that the cookie holds
+ARGV[2] timeout_ms   integer, default idle timeout, ms; 0 = never
+ARGV[3] trigger_ms   integer, touch at or below this remaining life, ms, of a
                      session with the default idle timeout; where one has its
                      own, at the same share of that. '' = always touch
-ARGV[3] absolute_ms  integer, absolute timeout, ms; 0 = none
-ARGV[4] use_ttl      '1' = the key has a TTL, '0' = field `expires` (LRU mode)
+ARGV[4] absolute_ms  integer, absolute timeout, ms; 0 = none
+ARGV[5] use_ttl      '1' = the key has a TTL, '0' = field `expires` (LRU mode)
 
 Returns: {status, ...}
   0 GONE   {0} no session is stored here; {0, 1} it had reached its end;
            {0, 2} something else is stored here
   1 LOADED {1, remaining_ms, {field, value, ...}}; remaining_ms -1 = never ends
-  2 MOVED  {2, age_ms} the session ended age_ms ago
+  2 MOVED  {2, age_ms} the session ended age_ms ago; {2, age_ms, 1} its token was
+           replaced age_ms ago; 2: and it is an owner's
 Writes: PEXPIRE, PERSIST, HDEL first, HDEL expires, HSET expires, DEL of an
 ended session; or nothing
 ]]
 local session_key = KEYS[1]
-local timeout_ms = tonumber(ARGV[1])
-local trigger_ms = tonumber(ARGV[2])
-local absolute_ms = tonumber(ARGV[3])
-local use_ttl = ARGV[4] == '1'
+local digest = ARGV[1]
+local timeout_ms = tonumber(ARGV[2])
+local trigger_ms = tonumber(ARGV[3])
+local absolute_ms = tonumber(ARGV[4])
+local use_ttl = ARGV[5] == '1'
 local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
 
 local fields = redis.call('HGETALL', session_key)
-local created, timeout, expires, deadline, first, moved
+local created, token, timeout, expires, deadline, first, moved
 for i = 1, #fields, 2 do
   local name = fields[i]
   if name == 'created' then created = fields[i + 1]
+  elseif name == 'token' then token = fields[i + 1]
   elseif name == 'timeout' then timeout = fields[i + 1]
   elseif name == 'expires' then expires = fields[i + 1]
   elseif name == 'deadline' then deadline = fields[i + 1]
@@ -41,31 +45,23 @@ for i = 1, #fields, 2 do
   end
 end
 
-local now_ms
-if not use_ttl or absolute_ms > 0 or expires or deadline or moved then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
-if not created then
-  if moved then
-    return {2, now_ms - (tonumber(string.match(moved, '^%d+')) or 0)}
-  end
-  if #fields > 0 then return {0, 2} end
-  return {0}
-end
-local start = tonumber(string.match(created, '^%d+'))
-if not start then return {0, 2} end
-
-if use_ttl and timeout_ms > 0 and timeout_ms <= MAX_MS and absolute_ms == 0
+local ours = created and string.sub(token or '', 1, 16) == digest
+if ours and use_ttl and timeout_ms > 0 and timeout_ms <= MAX_MS and absolute_ms == 0
   and not (trigger_ms or timeout or expires or deadline or first) then
   -- The common case: one write, nothing to compute.
-  local reply = redis.pcall('PEXPIRE', session_key, ARGV[1])
+  local reply = redis.pcall('PEXPIRE', session_key, ARGV[2])
   if type(reply) == 'table' and reply.err and string.find(reply.err, 'READONLY', 1, true) then
     return reply
   end
   return {1, timeout_ms, fields}
 end
+
+-- @include clock
+if #fields > 0 and not created and not moved then return {0, 2} end
+-- @include gone
+local start = tonumber(string.match(created, '^%d+'))
+if not start or not tonumber(string.sub(token or '', 17)) then return {0, 2} end
+-- @include token
 
 -- A write of the touch may be refused (MISCONF, NOREPLICAS, OOM): the read
 -- goes on. READONLY is passed up, so that the client finds the new primary.

@@ -80,7 +80,7 @@ def includeme(config: Any) -> None:
     """
     factory = session_factory_from_settings(config.get_settings())
     config.set_session_factory(factory)
-    config.add_tween(f"{__name__}.factory.session_tween_factory", under=EXCVIEW)
+    config.add_tween(f"{__name__}.tween.session_tween_factory", under=EXCVIEW)
     config.add_exception_view(_conflict, context=SessionConflict)
     if factory.settings.preload_scripts:
         # Not a subscriber of ApplicationCreated: one subscriber makes Pyramid

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, cast
 from redis.cluster import RedisCluster
 from redis.exceptions import AskError, RedisError, TryAgainError
 
-from .calls import FAILURES, failure, is_wrong_type, showable
-from .store import MARKER_MS, Absent, Store, encoded, texts
+from .engine.failures import FAILURES, failure, is_wrong_type, showable
+from .engine.store import MARKER_MS, Absent, Store, encoded, texts
 
 __all__ = ["SIMULATED", "Census", "Stored", "primaries"]
 

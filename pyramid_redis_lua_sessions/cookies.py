@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import datetime
 import enum
+import functools
 import hashlib
 import re
 import time
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterable, Iterator, Mapping
 from hmac import compare_digest
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from webob.cookies import make_cookie
 
-from .seals import derive_key
+from .engine.seals import derive_key
+from .engine.tokens import Ticket, Token
 from .settings import Settings
 
-__all__ = ["Action", "CookiePolicy", "Ticket", "cookie_action"]
+__all__ = ["DELETE", "NOTHING", "SET", "Action", "CookiePolicy", "cookie_action"]
 
 #: Cookies of one name that are looked at, and the longest that is.
 MOST_VALUES = 8
 LONGEST_VALUE = 4096
+
+#: Values that a process remembers to have verified, and the longest of them: about 1 MB.
+REMEMBERED = 1024
+LONGEST_REMEMBERED = 512
 
 # From base64url; "!" is of neither alphabet.
 _TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/!!!")
@@ -34,22 +40,6 @@ _LAST = (b"", b"", b"AQgw", b"AEIMQUYcgkosw048")
 _ESCAPED = re.compile(r"\\([0-3][0-7][0-7]|.)", re.DOTALL)
 
 
-class Ticket(NamedTuple):
-    """What a cookie that verifies says.
-
-    :ivar session_id: the id it was issued for; whether it lives, Redis knows.
-    :ivar issued: when, in seconds since the epoch, by an application server.
-    :ivar max_age: the cookie's own life in seconds; 0: the application chose
-        that it ends with the browser; ``None``: it does so as configured.
-    :ivar outdated: signed with a secret that is no longer the first.
-    """
-
-    session_id: str
-    issued: int
-    max_age: int | None
-    outdated: bool
-
-
 class Action(enum.Enum):
     """What a response does with the cookie."""
 
@@ -58,22 +48,26 @@ class Action(enum.Enum):
     DELETE = "delete"
 
 
+# Python 3.11 takes long to look up a member of an enum.
+NOTHING, SET, DELETE = Action.NOTHING, Action.SET, Action.DELETE
+
+
 def cookie_action(
-    *, may_set: bool, may_delete: bool, new_id: bool, invalidated: bool, resend: bool
+    *, may_set: bool, may_delete: bool, new_token: bool, invalidated: bool, resend: bool
 ) -> Action:
     """Decide what the response does with the cookie.
 
     :param may_set: this response may carry a new cookie.
     :param may_delete: this response may delete a cookie.
-    :param new_id: this request created or regenerated the id.
+    :param new_token: this request put the token in place.
     :param invalidated: this request ended the session it came with.
     :param resend: the session lives, and its cookie is due again.
     """
-    if new_id:
-        return Action.SET if may_set else Action.NOTHING
+    if new_token:
+        return SET if may_set else NOTHING
     if invalidated:
-        return Action.DELETE if may_delete else Action.NOTHING
-    return Action.SET if resend and may_set else Action.NOTHING
+        return DELETE if may_delete else NOTHING
+    return SET if resend and may_set else NOTHING
 
 
 class Signer(Protocol):
@@ -198,10 +192,14 @@ class CookiePolicy:
         self._name = settings.cookie_name
         self._tails: dict[str, str] = {}
         self._signer: Signer
+        #: ``(value) -> ticket``, for values that are not too long.
+        self._remembered = self._ticket_in
         if settings.cookie_signer is not None:
             self._signer = CustomSigner(settings.cookie_signer, settings.cookie_name)
         else:
             self._signer = SecretSigner(settings.secret, settings.cookie_name)
+            # What verified once does so again: the secrets stay the same. Errors are not kept.
+            self._remembered = functools.lru_cache(REMEMBERED)(self._ticket_in)
 
     def read(self, header: str) -> tuple[list[Ticket], bool]:
         """Find this factory's cookies in a raw ``Cookie`` header.
@@ -225,14 +223,25 @@ class CookiePolicy:
         return tickets, tried > 0
 
     def _verify(self, value: str) -> Ticket | None:
-        if len(value) > LONGEST_VALUE:
-            return None
         try:
-            payload, outdated = self._signer.loads(value.encode("latin-1"))
-            issued, max_age, session_id = payload.split(" ", 2)
-            return Ticket(session_id, int(issued), int(max_age) if max_age else None, outdated)
+            if len(value) <= LONGEST_REMEMBERED:
+                return self._remembered(value)
+            return self._ticket_in(value) if len(value) <= LONGEST_VALUE else None
         except ValueError:
             return None
+
+    def _ticket_in(self, value: str) -> Ticket:
+        """Verify a value.
+
+        :raises ValueError: it is none of ours.
+        """
+        payload, outdated = self._signer.loads(value.encode("latin-1"))
+        issued, max_age, name = payload.split(" ", 2)
+        locator, dot, verifier = name.rpartition(".")
+        if not dot:
+            raise ValueError("no token")
+        life = int(max_age) if max_age else None
+        return Ticket(Token.of(locator, verifier), int(issued), life, outdated)
 
     def due(self, ticket: Ticket, environ: Mapping[str, Any]) -> bool:
         """Tell whether a cookie should be sent again: signed with an older
@@ -256,12 +265,12 @@ class CookiePolicy:
 
     def header_to_set(
         self,
-        session_id: str,
+        token: Token,
         scheme: str,
         max_age: int | None,
         expires: datetime.datetime | datetime.timedelta | None,
     ) -> str:
-        """Return the ``Set-Cookie`` value that carries an id.
+        """Return the ``Set-Cookie`` value that carries a token.
 
         :param scheme: the request's, ``http`` or ``https``.
         :param max_age: life in seconds; 0 or ``None``: until the browser
@@ -276,7 +285,9 @@ class CookiePolicy:
                 if expires.tzinfo is None:
                     expires = expires.replace(tzinfo=datetime.timezone.utc)
                 max_age = int(expires.timestamp() - now)
-        payload = f"{int(now)} {'' if max_age is None else max_age} {session_id}"
+        payload = (
+            f"{int(now)} {'' if max_age is None else max_age} {token.locator}.{token.verifier}"
+        )
         value = self._signer.dumps(payload)
         if max_age or self._settings.cookie_signer is not None:  # its values may need quotes
             return self._make(value, max_age or None, scheme)

@@ -14,11 +14,12 @@ from pyramid.exceptions import ConfigurationError
 from pyramid_debugtoolbar.panels import DebugPanel
 from pyramid_debugtoolbar.toolbar import IPanelMap, IToolbarWSGIApp
 
-from .errors import InvalidSession_ChangesDropped, fingerprint
-from .factory import TURNS, Turn
-from .serializers import FLASH_KIND, KEY_KINDS, UNIT_SEPARATOR, key_of
-from .state import Overview, Phase, number
-from .watch import Call, WatchedStore, watch
+from .engine.plan import Phase
+from .engine.serializers import FLASH_KIND, KEY_KINDS, UNIT_SEPARATOR, key_of
+from .engine.state import Overview, Trace, number
+from .errors import InvalidSession_ChangesDropped
+from .turn import TURNS, Turn
+from .watch import Call, watch
 
 __all__ = ["SessionPanel", "includeme"]
 
@@ -98,45 +99,13 @@ def includeme(config: Any) -> None:
 # -- what is shown -----------------------------------------------------------------
 
 
-class Past(NamedTuple):
-    """What the calls of a request tell of the session that it came with.
-
-    :ivar name: fingerprint of the id that was loaded, ``None`` if none was.
-    :ivar fields: what was loaded; ``sizes``: of the values among it, bytes in Redis.
-    :ivar written: the fields that the request set.
-    :ivar ended: fingerprints of the ids that it ended.
-    """
-
-    name: str | None = None
-    fields: dict[bytes, bytes] = {}
-    sizes: dict[bytes, int] = {}
-    written: set[bytes] = set()
-    ended: list[str] = []
-
-
-def _past(turn: Turn) -> Past:
-    store = turn.used_store
-    if not isinstance(store, WatchedStore):
-        return Past()
-    ended = [fingerprint(session_id) for session_id in store.ended]
-    if store.loaded is None:
-        return Past(ended=ended)
-    session_id, fields = store.loaded
-    values = turn.sealer.bind(session_id).open_all(fields) or {}
-    sizes = {field: len(fields[field]) for field in values}
-    return Past(fingerprint(session_id), fields, sizes, store.written, ended)
-
-
 def _described(turn: Turn) -> dict[str, Any]:
     found: dict[str, Any] = {"cookie": turn.settings.cookie_name, "prefix": turn.settings.prefix}
     found["refused"], found["dropped"] = _refused(turn), _dropped(turn)
     seen = turn.state.overview()
-    past = _past(turn)
+    past = turn.state.trace or Trace()
     if seen is None:
-        if past.name is None:
-            return {**found, "state": "not looked at", "facts": []}
-        facts = [("Fingerprint of the id", past.name), *_past_facts(past, turn.settings.timeout)]
-        return {**found, "state": "loaded; what was saved is taken back", "facts": facts}
+        return {**found, "state": "not looked at", "facts": []}
     keys = _keys(seen, past)
     return {
         **found,
@@ -147,7 +116,7 @@ def _described(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _state(seen: Overview, past: Past) -> str:
+def _state(seen: Overview, past: Trace) -> str:
     if seen.phase is Phase.ADRIFT:
         return "ended elsewhere, or out of reach: changes are not kept"
     if seen.phase is Phase.FRESH:
@@ -156,7 +125,7 @@ def _state(seen: Overview, past: Past) -> str:
         return "invalidated, and a new one created"
     if not seen.created_here:
         return "loaded"
-    return "new" if past.name is None else "loaded, and its id regenerated"
+    return "new" if past.name is None else "loaded, and its token renewed"
 
 
 def _refused(turn: Turn) -> list[str]:
@@ -177,11 +146,11 @@ def _dropped(turn: Turn) -> list[tuple[str, list[str]]]:
 
 
 def _is_over(seen: Overview) -> bool:
-    """Whether the session that was loaded has ended, and no new id took its data over."""
+    """Whether the session that was loaded has ended."""
     return seen.invalidated or seen.phase is Phase.ADRIFT
 
 
-def _facts(seen: Overview, past: Past, default_timeout: float | None) -> list[tuple[str, str]]:
+def _facts(seen: Overview, past: Trace, default_timeout: float | None) -> list[tuple[str, str]]:
     old = past.ended if seen.invalidated or seen.created_here else []
     if not old and past.name is not None and _is_over(seen):
         old = [past.name]  # it had ended before, or could not be ended
@@ -203,14 +172,14 @@ def _facts(seen: Overview, past: Past, default_timeout: float | None) -> list[tu
     return facts
 
 
-def _past_facts(past: Past, default_timeout: float | None) -> list[tuple[str, str]]:
+def _past_facts(past: Trace, default_timeout: float | None) -> list[tuple[str, str]]:
     own = number(past.fields.get(b"timeout"))
     timeout = default_timeout if own is None else own / 1000
-    created = number(past.fields.get(b"created", b"").partition(b" ")[0])
+    created = number(past.fields.get(b"created"))
     return [("Created", _moment(created)), ("Idle timeout", _timeout(timeout or None))]
 
 
-def _keys(seen: Overview, past: Past) -> list[Key]:
+def _keys(seen: Overview, past: Trace) -> list[Key]:
     """List keys and flash messages, those that the request touched first."""
     rows = []
     before: Iterable[bytes] = past.sizes

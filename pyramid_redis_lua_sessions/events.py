@@ -38,14 +38,7 @@ class SessionCreated(SessionEvent):
 
 
 class SessionRegenerated(SessionEvent):
-    """A session got a new id.
-
-    :ivar previous: fingerprint of the id that ended.
-    """
-
-    def __init__(self, request: Any, fingerprint: str | None, previous: str) -> None:
-        super().__init__(request, fingerprint)
-        self.previous = previous
+    """A session got a new token: a login, or :meth:`~RedisSession.regenerate_id`."""
 
 
 class SessionInvalidated(SessionEvent):

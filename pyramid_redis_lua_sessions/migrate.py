@@ -4,7 +4,7 @@ Their session is one string, a pickle as a rule, at a key that is the session id
 in their cookie. It moves in steps, each of which can be repeated:
 
 1. Read it. Convert it. Nothing has changed yet if it cannot be converted.
-2. Create the new session, under an id derived from the old one with the secret that
+2. Create the new session, under a token derived from the old id with the secret that
    signed its cookie: of several requests that do so at once, one creates, the others
    find it taken, whichever other secrets they have. The new session remembers the
    old key.
@@ -37,8 +37,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 from .census import Census
-from .contents import Contents, exact_key
-from .cookies import LONGEST_VALUE, MOST_VALUES, Ticket, cookie_values
+from .cookies import LONGEST_VALUE, MOST_VALUES, cookie_values
+from .engine.contents import Contents, exact_key
+from .engine.scripts import Status
+from .engine.seals import Sealer, derive_key
+from .engine.serializers import Codec
+from .engine.store import MARKER_MS, Absent, Foreign, Lifetime, Store, milliseconds
+from .engine.tokens import Ticket, Token
 from .errors import (
     InvalidSession,
     InvalidSession_DeserializationError,
@@ -47,11 +52,7 @@ from .errors import (
     UnserializableValue,
     fingerprint,
 )
-from .scripts import Status
-from .seals import Sealer, derive_key
-from .serializers import Codec
 from .settings import Settings, SettingsError
-from .store import MARKER_MS, Absent, Foreign, Lifetime, Store, milliseconds
 
 __all__ = ["OLD_KEY_FIELD", "CannotMigrate", "Migration", "Outcome", "Summary", "migrate_all"]
 
@@ -322,15 +323,20 @@ class Migration:
         #: ``cookie_signer``.
         self.secrets = settings.secret or (b"",)
 
-    def new_id(self, old_id: str, secret: bytes) -> str:
-        """Return the id under which an old session lives from now on: a MAC of the old id.
+    def token(self, old_id: str, secret: bytes) -> Token:
+        """Return the token under which an old session lives from now on: MACs of the old id.
 
         :param secret: that signed its cookie. So all processes that accept the cookie
-            agree on the id, whatever other secrets they have in a rotation.
+            agree on the token, whatever other secrets they have in a rotation.
         """
-        data, key = old_id.encode("utf-8", "surrogatepass"), derive_key(secret, b"migrated id")
-        digest = hashlib.blake2b(data, key=key, digest_size=32).digest()
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+        data = old_id.encode("utf-8", "surrogatepass")
+
+        def mac(purpose: bytes, size: int) -> str:
+            key = derive_key(secret, purpose)
+            digest = hashlib.blake2b(data, key=key, digest_size=size).digest()
+            return base64.urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+        return Token.of(mac(b"migrated id", 32), mac(b"migrated token", 16))
 
     def over(self) -> bool:
         """Tell whether ``migrate_until`` has passed."""
@@ -351,15 +357,15 @@ class Migration:
             return []
         tickets = []
         for old_id, secret in self._old_ids(header):
-            new_id = self.new_id(old_id, secret)
+            token = self.token(old_id, secret)
             try:
-                self.move(host.store(), old_id, new_id)
+                self.move(host.store(), old_id, token)
             except CannotMigrate as exc:
                 reason, name = f"cannot be migrated: {exc}", fingerprint(old_id)
                 host.report(InvalidSession_DeserializationError(reason, name))
                 if not self._settings.deserialized_fails_new:
                     raise RawDeserializationError(reason, name) from None
-            tickets.append(Ticket(new_id, int(time.time()), None, outdated=True))
+            tickets.append(Ticket(token, int(time.time()), None, outdated=True))
         return tickets
 
     def _old_ids(self, header: str) -> Iterator[tuple[str, bytes]]:
@@ -375,28 +381,27 @@ class Migration:
                     continue
                 break
 
-    def move(self, store: Store, old_id: str, new_id: str) -> Outcome:
+    def move(self, store: Store, old_id: str, token: Token) -> Outcome:
         """Move one session, or finish a move that was interrupted.
 
-        :param new_id: of :meth:`new_id`.
+        :param token: of :meth:`token`.
         :raises CannotMigrate: it cannot be carried over whole; it is as it was.
         :raises StoreError: Redis failed; the move can be repeated.
         """
         old_key = old_id.encode("utf-8", "surrogatepass")
-        forget = [(OLD_KEY_FIELD, None, old_key)]
         for _ in range(MOST_ATTEMPTS):
-            found = store.read_foreign(old_id, new_id)
+            found = store.read_foreign(old_id, token.locator)
             if found is None:
-                store.swap(new_id, forget)
+                store.forget_field(token.locator, OLD_KEY_FIELD)
                 return Outcome.ABSENT
             carried = self.convert(found)
             if carried.ends_ms <= found.now_ms:
                 return Outcome.EXPIRED
-            bound = self._sealer.bind(new_id)
+            bound = self._sealer.bind(token.locator, token.digest)
             fields = {field: bound.seal(field, data) for field, data in carried.values.items()}
             not_after_ms = int(min(found.now_ms + PATIENCE_MS, carried.ends_ms))
             made, alive = store.create_under(
-                new_id,
+                token,
                 {OLD_KEY_FIELD: old_key, **fields},
                 carried.lifetime,
                 min(carried.created_ms, not_after_ms - 1),
@@ -409,7 +414,7 @@ class Migration:
                 continue  # too late, or gone again: look what is there now
             store.delete_foreign(old_id)
             if not isinstance(alive, Absent):
-                store.swap(new_id, forget)
+                store.forget_field(token.locator, OLD_KEY_FIELD)
             return Outcome.MOVED if made is Status.CREATED else Outcome.FINISHED
         raise StoreUnavailable("Redis is too slow to migrate a session")
 
@@ -565,9 +570,9 @@ def migrate_all(
                 summary.others += 1
                 continue
             try:
-                new_id = migration.new_id(old_id, secret)
+                token = migration.token(old_id, secret)
                 move = _try if dry_run else Migration.move
-                outcome = move(migration, store, old_id, new_id)
+                outcome = move(migration, store, old_id, token)
             except CannotMigrate as exc:
                 summary.refused += 1
                 refused(fingerprint(old_id), str(exc))
@@ -584,9 +589,9 @@ def migrate_all(
     return summary
 
 
-def _try(migration: Migration, store: Store, old_id: str, new_id: str) -> Outcome:
+def _try(migration: Migration, store: Store, old_id: str, token: Token) -> Outcome:
     """Find out what a move would come to."""
-    found = store.read_foreign(old_id, new_id)
+    found = store.read_foreign(old_id, token.locator)
     if found is None:
         return Outcome.ABSENT
     carried = migration.convert(found)

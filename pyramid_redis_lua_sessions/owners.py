@@ -9,12 +9,12 @@ from typing import Any
 from pyramid.interfaces import ISessionFactory
 
 from . import errors
-from .contents import exact_key
+from .engine.contents import exact_key
+from .engine.serializers import LABEL_FIELD
+from .engine.store import Description, Store
 from .events import SessionInvalidated
 from .factory import RedisSessionFactory
-from .serializers import LABEL_FIELD
 from .session import RedisSession
-from .store import Description, Store
 
 __all__ = ["SessionInfo", "revoke", "sessions_of"]
 
@@ -43,7 +43,7 @@ def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]
     """List the live sessions of an owner, oldest first.
 
     Where the owner's index was lost (evicted, or overwritten) only the session of the
-    request is found, and those that got a new id since.
+    request is found, and those that got a new token since.
 
     :param request_or_registry: with a request, its own session is marked
         ``current``.
@@ -54,7 +54,7 @@ def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]
     encoded = factory.codec.encode(exact_key(owner))
     found = store.survey(encoded, _with(current, store.members(encoded))).owned
     infos = [_info(factory, name, known, name == current) for name, known in found]
-    # The index is in the order of the logins; a session keeps its start through new ids.
+    # The index is in the order of the logins; a session keeps its start through new tokens.
     return sorted(infos, key=lambda info: info.created)
 
 
@@ -66,10 +66,9 @@ def revoke(
 ) -> int:
     """End the sessions of an owner, at once: also for requests in flight.
 
-    A login or a new id that is under way at the same time counts as before
-    or after: before, and its session ends; or after, and then a new id is
-    refused to a session that was to end, while a login stands. What is not
-    listed (see :func:`sessions_of`) does not end.
+    A login that is under way at the same time counts as before, and its session
+    ends, or as after, and it stands. What is not listed (see :func:`sessions_of`)
+    does not end.
 
     :param except_current: spare the session of the request.
     :param fingerprint: end only the session with this fingerprint.
@@ -79,25 +78,15 @@ def revoke(
     factory, store, current = _context(request_or_registry)
     encoded = factory.codec.encode(exact_key(owner))
     spared = current if except_current else None
-    if fingerprint is None:
-        members = store.revoke_index(encoded, spared)
-        if spared is not None and spared not in members and store.survey(encoded, [spared]).owned:
-            # Its index was evicted, and in the new one it would count as revoked.
-            store.index(encoded, spared)
-    else:
-        members = store.members(encoded)
-    members = [name for name in _with(current, members) if name != spared]
+    members = [name for name in _with(current, store.members(encoded)) if name != spared]
     if fingerprint is not None:
         members = [name for name in members if errors.fingerprint(name) == fingerprint]
-    found = store.survey(encoded, members)
-    owned = [name for name, _ in found.owned]
-    # What has ended is ended again: no request can then take its own ending back. Nor can
-    # one create a session under an id that it has put into the index.
-    ended = store.end_all([*owned, *found.ended, *found.gone], mark=True)
+    owned = [name for name, _ in store.survey(encoded, members).owned]
+    ended = store.end_all(owned)
     for name in ended:
         _announce(request_or_registry, name)
-    # What was gone stays in the index until it is old: it may be that of a login under way.
-    store.forget(encoded, list({*owned, *found.ended, *ended}))
+    # Only what this call ended itself: all else in the index may be that of a login under way.
+    store.forget(encoded, ended)
     return len(ended)
 
 
@@ -138,12 +127,14 @@ def _info(
     if known.idle_ms > 0 and 0 <= known.remaining_ms <= known.idle_ms:
         # A default timeout that was raised since would put it before the start.
         seen = _moment(max(start, known.now_ms - (known.idle_ms - known.remaining_ms)))
-    label = _label(factory, session_id, known.label)
+    label = _label(factory, session_id, known)
     return SessionInfo(errors.fingerprint(session_id), _moment(start), seen, label, current)
 
 
-def _label(factory: RedisSessionFactory, session_id: str, stored: bytes) -> str | None:
-    data = factory.sealer.bind(session_id).open(LABEL_FIELD, stored) if stored else None
+def _label(factory: RedisSessionFactory, session_id: str, known: Description) -> str | None:
+    if not known.label:
+        return None
+    data = factory.sealer.bind(session_id, known.token[:16]).open(LABEL_FIELD, known.label)
     if data is None:
         return None
     try:

@@ -15,12 +15,13 @@ from typing import Any, cast
 from pyramid.interfaces import ISession
 from zope.interface import implementer
 
-from .contents import Contents, exact_key
+from .engine.contents import Contents, exact_key
+from .engine.plan import STORED, UNREAD
+from .engine.serializers import LABEL_FIELD, OWNER_FIELD
+from .engine.state import CSRF_KEY, SessionState
+from .engine.store import milliseconds
 from .errors import fingerprint
-from .serializers import LABEL_FIELD, OWNER_FIELD
 from .settings.parsers import MAX_SECONDS, seconds
-from .state import CSRF_KEY, Phase, SessionState
-from .store import milliseconds
 
 __all__ = ["RedisSession"]
 
@@ -70,7 +71,7 @@ class RedisSession(MutableMapping[Any, Any]):
 
     def _looked(self) -> SessionState:
         state = self._state
-        if state.phase is Phase.UNREAD:
+        if state.phase is UNREAD:
             state.look()
         return state
 
@@ -86,7 +87,7 @@ class RedisSession(MutableMapping[Any, Any]):
 
     def _writing(self) -> SessionState:
         state = self._asking()
-        if state.phase is Phase.UNREAD:
+        if state.phase is UNREAD:
             state.look()
         return state
 
@@ -96,7 +97,7 @@ class RedisSession(MutableMapping[Any, Any]):
     def __getitem__(self, key: Any) -> Any:
         """As :meth:`dict.__getitem__`."""
         state = self._state
-        if state.phase is Phase.UNREAD:
+        if state.phase is UNREAD:
             state.look()
         try:
             return state.contents.get(key)
@@ -229,7 +230,7 @@ class RedisSession(MutableMapping[Any, Any]):
     def new_csrf_token(self) -> str:
         """Make, store and return a new CSRF token: 256 random bits, 43 characters.
 
-        From then on it is the session's, until the id is regenerated.
+        From then on it is the session's, until :meth:`regenerate_id`.
         """
         token = secrets.token_urlsafe(32)
         self[CSRF_KEY] = token
@@ -238,7 +239,7 @@ class RedisSession(MutableMapping[Any, Any]):
     def get_csrf_token(self) -> str:
         """Return the CSRF token.
 
-        That of a stored session is derived from its id: nothing is stored, and
+        That of a stored session is derived from its token: nothing is stored, and
         requests that overlap get the same. One that was stored, by
         :meth:`new_csrf_token` or by another library, goes before. A session
         without an id gets a new one, which is stored with it.
@@ -250,7 +251,8 @@ class RedisSession(MutableMapping[Any, Any]):
 
     @property
     def session_id(self) -> str | None:
-        """The id under which the session is stored; ``None`` as long as it has none."""
+        """The id under which the session is stored, for its whole life; ``None`` as long
+        as it has none. It opens nothing."""
         return self._looked().session_id
 
     @property
@@ -268,7 +270,7 @@ class RedisSession(MutableMapping[Any, Any]):
     @property
     def ended(self) -> bool:
         """Whether the session ended while this request was under way: logged out,
-        revoked, or moved to a new id by another request.
+        revoked, or given a new token by another request.
 
         What this request changes is not kept then, unless it logs in anew
         (``owner``, :meth:`regenerate_id`) or calls :meth:`invalidate` before.
@@ -291,7 +293,7 @@ class RedisSession(MutableMapping[Any, Any]):
 
     @property
     def token_made(self) -> int:
-        """Time at which the present id was made, whole seconds since the epoch, by
+        """Time at which the present token was made, whole seconds since the epoch, by
         Redis' clock: that of creation, or of the last :meth:`regenerate_id`."""
         made = self._looked().token_ms()
         return int(time.time()) if made is None else made // 1000
@@ -306,7 +308,7 @@ class RedisSession(MutableMapping[Any, Any]):
         """When the session ends if nobody comes back, seconds since the epoch, by
         this machine's clock; ``None``: never, or not stored yet."""
         state = self._looked()
-        if state.phase is not Phase.STORED or state.remaining_ms < 0:
+        if state.phase is not STORED or state.remaining_ms < 0:
             return None
         return math.ceil(time.time() + state.remaining_ms / 1000)
 
@@ -323,7 +325,7 @@ class RedisSession(MutableMapping[Any, Any]):
     @property
     def _invalidated(self) -> bool:
         state = self._state
-        return state.invalidated and state.phase is not Phase.STORED and not self
+        return state.invalidated and state.phase is not STORED and not self
 
     @property
     def redis(self) -> Any:
@@ -365,11 +367,14 @@ class RedisSession(MutableMapping[Any, Any]):
     def regenerate_id(
         self, *, renew_csrf_token: bool = True, restart_lifetime: bool = False
     ) -> None:
-        """Give the session a new id, at the end of the request; the data is kept.
+        """Give the session a new token, at the end of the request.
+
+        The data and :attr:`session_id` stay; the cookie from before opens nothing
+        any more, from the same round trip on.
 
         To be called whenever privileges change, above all at login (OWASP
         Session Management Cheat Sheet, "Renew the Session ID After Any
-        Privilege Level Change"). The old id ends in the same round trip.
+        Privilege Level Change").
 
         :param renew_csrf_token: let forms that are open be refused from then on.
         :param restart_lifetime: count ``absolute_timeout`` from now, as for a
@@ -380,16 +385,16 @@ class RedisSession(MutableMapping[Any, Any]):
         if renew_csrf_token:
             self._loaded().drop(CSRF_KEY)
         elif token is not None and CSRF_KEY not in self:
-            self[CSRF_KEY] = token  # the new id derives another
+            self[CSRF_KEY] = token  # the new one derives another
 
     @property
     def owner(self) -> str | int | None:
         """Whose session it is: the user's id, as the application knows it.
 
-        Setting another owner is a login: it regenerates the id, and records
+        Setting another owner is a login: it calls :meth:`regenerate_id`, and records
         the session in the owner's index (see
         :func:`~pyramid_redis_lua_sessions.sessions_of`). Setting ``None``
-        regenerates the id too.
+        calls that, too.
 
         :raises TypeError: the owner is neither ``str`` nor ``int``.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Any
 
@@ -14,8 +13,6 @@ from transaction.interfaces import (
     TransactionFailedError,
 )
 from zope.interface import implementer
-
-from .errors import StoreError
 
 try:
     from pyramid_tm import AbortWithResponse
@@ -29,8 +26,6 @@ __all__ = ["SessionDataManager", "can_commit_after_exception", "join", "join_aft
 
 #: Sort before, and after, what databases use as sort keys (``~sqlalchemy:…``).
 FIRST, LAST = "\0", "~~"
-
-log = logging.getLogger(__package__)
 
 
 def join(turn: Any) -> bool:
@@ -81,16 +76,21 @@ class NoRollback:
 class SessionDataManager:
     """Saves one session when its transaction commits.
 
-    With ``on_conflict = merge`` it votes after the databases, so that one
-    which refuses leaves no trace in Redis; with ``retry`` before them, so that
-    a conflict aborts them.
+    With ``on_conflict = merge`` it votes after the databases, and saves in its
+    vote, so that one which refuses leaves no trace in Redis. With ``retry`` it
+    votes before them, so that a conflict aborts them: its vote only stages what
+    is saved when all have agreed.
     """
 
     def __init__(self, turn: Any, transaction_manager: transaction.TransactionManager) -> None:
         self.transaction_manager = transaction_manager
         #: ``None`` once the request is answered: the transaction was around it, not its own.
         self._turn = turn
-        self._first = turn.factory.settings.on_conflict == "retry"
+        self._stages = turn.settings.on_conflict == "retry"
+        # It names the session, so that the two of one request never wait crosswise for those
+        # of another.
+        name = f"{turn.settings.prefix}{turn.state.session_id}:{id(self)}"
+        self._sort_key = f"{FIRST if self._stages else LAST}pyramid_redis_lua_sessions:{name}"
         self._begun = False
 
     def let_go(self) -> None:
@@ -111,17 +111,14 @@ class SessionDataManager:
         self._turn.joined = None
 
     def tpc_begin(self, transaction: Any) -> None:
-        if self._turn is None:
-            return
-        self._begun = True
-        self._turn.state.take_up()
-        if self._turn.state.undo is None and self._first:
-            self._turn.state.undo = []
+        if self._turn is not None:
+            self._begun = True
+            self._turn.state.take_up()
 
     def commit(self, transaction: Any) -> None:
         # A value that cannot be serialized is found before any database votes.
         if self._turn is not None:
-            self._turn.state.prepare()
+            self._turn.state.changes()
 
     def tpc_vote(self, transaction: Any) -> None:
         turn = self._turn
@@ -133,26 +130,24 @@ class SessionDataManager:
         # cookie, nor its status: the response callback saves what depends on that.
         late = turn.state.needs_cookie() or not turn.settings.save_on_exception
         if turn.response is not None or not late:
-            turn.save()
+            turn.save(stages=self._stages)
 
     def tpc_finish(self, transaction: Any) -> None:
-        if self._turn is not None:
-            self._turn.state.undo = None
-            self._turn.joined = None
+        turn = self._turn
+        if turn is None:
+            return
+        turn.joined = None
+        if self._stages and turn.response is not None:
+            turn.apply()
 
     def tpc_abort(self, transaction: Any) -> None:
-        if self._turn is None:
-            return
-        self._turn.joined = None
-        self._turn.roll_back()
-        try:
-            self._turn.state.put_back()
-        except StoreError as exc:
-            log.error("a session could not be put back after a failed transaction: %s", exc)
+        if self._turn is not None:
+            self._turn.joined = None
+            self._turn.roll_back()
 
     def savepoint(self) -> NoRollback:
         """Allow savepoints of the transaction; what a session holds is not rolled back to one."""
         return NoRollback()
 
     def sortKey(self) -> str:
-        return f"{FIRST if self._first else LAST}pyramid_redis_lua_sessions:{id(self)}"
+        return self._sort_key

@@ -40,6 +40,12 @@ ONE_SERVER = {"redis_server", "proxy", "new_redis_server"}
 
 #: Further tests, or files, that need one server, and why.
 ONE_SERVER_TESTS = {
+    "test_arguments.py::test_every_script_is_among_them": (
+        "it needs all variants of the test before it"
+    ),
+    "test_bench.py::test_only_the_requests_that_are_counted_lie_between_two_marks": (
+        "the benchmark is of one server"
+    ),
     "test_client_callable.py::test_callable_by_dotted_name": "its client is of one server",
     "test_first_timeout.py::test_flood_without_cookies_leaves_only_the_last_minute": (
         "it measures the memory of one server"

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..census import Stored
+from ..engine.seals import Bound, NoSeal, Sealer
+from ..engine.serializers import FLASH_KIND, LABEL_FIELD, OWNER_FIELD, UNIT_SEPARATOR, key_of
+from ..engine.store import milliseconds
 from ..errors import fingerprint
 from ..migrate import OLD_KEY_FIELD
-from ..seals import NoSeal
-from ..serializers import FLASH_KIND, LABEL_FIELD, OWNER_FIELD, UNIT_SEPARATOR, key_of
 from ..settings import Settings
-from ..store import milliseconds
 from .console import Console, RedisFailure, UsageError, printable
 from .target import Target
 
@@ -32,8 +32,9 @@ __all__ = [
 
 #: Every field that holds no value of the session.
 META = (
-    *(b"created", b"timeout", b"expires", b"deadline", b"first", b"saves", b"moved", b"was"),
-    *(b"token", OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD),
+    *(b"created", b"token", b"timeout", b"expires", b"deadline", b"first", b"staged", b"moved"),
+    *(b"saves", *(b"saves%d" % number for number in range(1, 13))),
+    *(OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD),
 )
 
 FINGERPRINT = re.compile("[0-9a-f]{12}")
@@ -54,8 +55,7 @@ class Found:
     :ivar seen_ms: how long ago its idle timeout was refreshed; ``None`` = it
         cannot be told.
     :ivar waiting: its cookie has not come back yet (``first_timeout``).
-    :ivar ended: it is the marker of a session; ``kept``: which may go on under
-        a new id.
+    :ivar ended: it is the marker of a session.
     """
 
     def __init__(self, session_id: str, stored: Stored, settings: Settings) -> None:
@@ -63,17 +63,14 @@ class Found:
         self.stored = stored
         fields, now = stored.fields, stored.now_ms
         created = _start(fields.get(b"created"))
-        # A marker that keeps the fields of its session keeps its start, too.
-        was = _start(fields.get(b"was", b"").partition(b" ")[2])
-        if not settings.prefix and b" " not in fields.get(b"created", b""):
+        if not settings.prefix and b"token" not in fields:
             created = None  # without a prefix this may be somebody else's hash
-        self.started_ms = created or was or 0
+        self.started_ms = created or 0
         self.age_ms = max(0, now - self.started_ms)
         self.stored_session = created is not None
         self.endable = self.stored_session or (bool(settings.prefix) and b"created" in fields)
         self.waiting = b"first" in fields
-        self.ended = created is None and _start(fields.get(b"moved")) is not None
-        self.kept = self.ended and was is not None
+        self.ended = created is None and _start(fields.get(b"moved", b"")[22:]) is not None
         own = _number(fields.get(b"timeout"))
         self.timeout_ms = milliseconds(settings.timeout) if own is None else max(0, own)
         remaining = None if stored.ttl_ms < 0 else stored.ttl_ms
@@ -99,6 +96,10 @@ class Found:
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.session_id)
+
+    def bound(self, sealer: Sealer) -> Bound:
+        """Return what protects its values."""
+        return sealer.bind(self.session_id, self.stored.fields.get(b"token", b"")[:16])
 
 
 # No seal protects these: whoever can write to Redis may have put anything there. What
@@ -163,7 +164,7 @@ def find(console: Console, target: Target, name: str) -> Found:
     name = typed_in() if name == "-" else name.strip()
     cookie = f"{target.settings.cookie_name}={name.removeprefix(f'{target.settings.cookie_name}=')}"
     tickets, _ = target.cookies.read(cookie)
-    wanted = tickets[0].session_id if tickets else name
+    wanted = tickets[0].token.locator if tickets else name
     found = [
         Found(session_id, stored, target.settings)
         for session_id, stored in target.store.look([wanted]).items()
@@ -214,10 +215,10 @@ def forget_predecessors(target: Target, session_ids: Iterable[str]) -> int:
             old_id = old.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             old_id = ""
-        ours = bool(target.sealer.bind(session_id).open_all(stored.fields))
+        bound = Found(session_id, stored, target.settings).bound(target.sealer)
         migration = target.migration
-        may_be = [migration.new_id(old_id, secret) for secret in migration.secrets]
-        if ours and session_id in may_be:
+        may_be = [migration.token(old_id, secret).locator for secret in migration.secrets]
+        if bound.open_all(stored.fields) and session_id in may_be:
             target.store.delete_foreign(old_id)
         else:
             left += 1
@@ -245,16 +246,17 @@ def name_of(field: bytes) -> str:
     return printable(repr(name)) if kind == "key" else f"{name} (none of ours)"
 
 
-def decode(target: Target, session_id: str, field: bytes, stored: bytes) -> Any:
+def decode(target: Target, session: Found, field: bytes) -> Any:
     """Decode a value.
 
+    :raises KeyError: there is none.
     :raises ValueError: it is not authentic, or cannot be decoded; the message
         says why, and quotes nothing.
     """
     safe = target.settings.serialize in ("json", "msgpack")
     if isinstance(target.sealer, NoSeal) and not safe:
         raise ValueError("not decoded, as no seal protects it")
-    data = target.sealer.bind(session_id).open(field, stored)
+    data = session.bound(target.sealer).open(field, session.stored.fields[field])
     if data is None:
         raise ValueError("not authentic")
     try:
@@ -263,9 +265,9 @@ def decode(target: Target, session_id: str, field: bytes, stored: bytes) -> Any:
         raise ValueError(f"does not decode: {type(exc).__name__}") from None
 
 
-def reveal(target: Target, session_id: str, field: bytes, stored: bytes) -> str:
+def reveal(target: Target, session: Found, field: bytes) -> str:
     """Say what a value is, as Python writes it."""
     try:
-        return printable(repr(decode(target, session_id, field, stored)))
+        return printable(repr(decode(target, session, field)))
     except Exception as exc:  # the value's own __repr__ may raise, too
         return f"({exc})" if isinstance(exc, ValueError) else f"({type(exc).__name__})"

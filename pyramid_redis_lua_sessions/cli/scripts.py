@@ -8,7 +8,7 @@ from typing import Any
 from redis.exceptions import RedisClusterException, RedisError
 
 from ..census import primaries
-from ..scripts import SCRIPTS
+from ..engine.scripts import SCRIPTS
 from .console import Console, RedisFailure
 from .target import address, connected
 

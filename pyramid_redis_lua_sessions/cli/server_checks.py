@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
-from ..scripts import SCRIPTS
+from ..engine.scripts import SCRIPTS
 from ..settings import Settings
 from .console import duration, plural, size
 from .findings import FAILED, NOTE, OK, WARNING, Finding
@@ -443,7 +443,7 @@ def needed_commands(key: str) -> dict[str, tuple[Any, ...]]:
     }
     for name in "hgetall hkeys hlen zcard exists pttl persist".split():
         forms[name] = (name.upper(), key)
-    for name in "hget hmget hdel zscore zrem".split():
+    for name in "hexists hget hmget hdel zrem".split():
         forms[name] = (name.upper(), key, "name")
     return {**forms, "pexpire": ("PEXPIRE", key, 1000), "del": ("DEL", key)}
 

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..engine.scripts import Status
+from ..engine.seals import Bound
+from ..engine.store import MARKER_MS, Absent, Created, Lifetime, Loaded, Renewal, Saved
+from ..engine.tokens import Token
 from ..errors import StoreError
 from ..migrate import OLD_KEY_FIELD
-from ..scripts import Status
-from ..seals import Bound
 from ..settings import Settings
 from ..settings.checks import SAMPLE_SECRETS
-from ..store import MARKER_MS, NO_LIFETIME, Absent, Created, Lifetime
 from .console import duration, plural, size
 from .findings import FAILED, NOTE, OK, WARNING, Finding
 from .found import all_hashes
@@ -121,27 +122,32 @@ def try_a_session(target: Target) -> Iterator[Finding]:
     owner = target.codec.encode(f"check {secrets.token_hex(16)}")
     field, value = b".check", target.codec.encode("value")
 
-    def seal(session_id: str) -> dict[bytes, bytes]:
-        bound = target.sealer.bind(session_id)
+    def seal(token: Token) -> dict[bytes, bytes]:
+        bound = target.sealer.bind(token.locator, token.digest)
         return {field: bound.seal(field, value), b"owner": bound.seal(b"owner", owner)}
 
     created = None
     try:
-        created = store.create(seal, lifetime, owner=owner)
+        created, _ = store.create(seal, lifetime, owner=owner)
         if isinstance(created, Absent):
             raise StoreError("a new session is at its end at once")
-        session_id = created.session_id
-        sealed = target.sealer.bind(session_id).seal(field, value)
-        saved = store.save(session_id, {field: sealed}, [], NO_LIFETIME)
+        token = created.token
+        loaded = store.load(token)
         lived = [
-            not isinstance(store.load(session_id), Absent),
-            not isinstance(store.adjust(session_id), Absent),
-            not isinstance(saved, (Absent, Status)),
-            store.swap(session_id, [(field, sealed, sealed)]) == 1,
-            len(store.survey(owner, store.members(owner)).owned) == 1,
-            store.revive(session_id, store.end(session_id, keep_fields=True)),
+            isinstance(loaded, Loaded),
+            isinstance(store.save(token, {field: seal(token)[field]}, []), Saved),
+            isinstance(store.adjust(token), Saved),
+            store.stage(token, "check") is Status.SAVED,
         ]
-        store.forget(owner, [session_id])
+        store.unstage(token, "check")
+        saves = loaded.fields.get(b"saves", b"") if isinstance(loaded, Loaded) else b""
+        lived += [
+            # Nothing was put in place: something was saved since that load.
+            store.save(token, {}, [], renewal=Renewal(token, saves, False)) is Status.CONFLICT,
+            len(store.survey(owner, store.members(owner)).owned) == 1,
+            store.end(token) is Status.ENDED,
+        ]
+        store.forget(owner, [token.locator])
         if not all(lived):
             raise StoreError("a session vanished while it was used")
     except StoreError as exc:
@@ -149,7 +155,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
         return
     finally:
         if isinstance(created, Created):
-            _tidy_up(target, owner, created.session_id)
+            _tidy_up(target, owner, created.token)
     took = (time.perf_counter() - began) * 1000
     yield Finding(
         OK,
@@ -159,10 +165,10 @@ def try_a_session(target: Target) -> Iterator[Finding]:
     )
 
 
-def _tidy_up(target: Target, owner: bytes, session_id: str) -> None:
+def _tidy_up(target: Target, owner: bytes, token: Token) -> None:
     try:
-        target.store.forget(owner, [session_id])
-        target.store.end(session_id)
+        target.store.forget(owner, [token.locator])
+        target.store.end(token)
     except StoreError:
         pass  # what failed before is what is reported
 
@@ -221,7 +227,7 @@ def check_stored(
                 found.cut_off += OLD_KEY_FIELD in fields
                 _measure(found, session.session_id, session.stored.size, fields, target, compact)
                 if target.configured:
-                    _verify(found, target.sealer.bind(session.session_id), fields)
+                    _verify(found, session.bound(target.sealer), fields)
         advance(steps, f"{plural(found.looked, 'session')} looked at")
         if not rotating and found.looked >= sample:
             break

@@ -8,11 +8,10 @@ import re
 from contextlib import suppress
 from typing import Any
 
+from ..engine.seals import Bound
+from ..engine.serializers import DATA_KINDS, LABEL_FIELD, OWNER_FIELD
 from ..migrate import OLD_KEY_FIELD
 from ..owners import revoke as revoke_owner
-from ..scripts import Status
-from ..seals import Bound
-from ..serializers import DATA_KINDS, LABEL_FIELD, OWNER_FIELD
 from .console import Console, RedisFailure, UsageError, duration, plural, size
 from .found import (
     META,
@@ -29,14 +28,7 @@ from .target import Target, connected
 
 __all__ = ["add_to"]
 
-#: Passes of ``revoke --all`` that end whatever lives; later ones leave logins
-#: alone that came after it began.
-THOROUGH_PASSES = 3
-
-#: Passes before it gives up.
-MOST_PASSES = 100
-
-#: Sessions that it looks at and ends together: few, so that none gets a new id between.
+#: Sessions that it looks at and ends together.
 ENDED_TOGETHER = 50
 
 
@@ -170,7 +162,7 @@ def as_json(target: Target, session: Found, revealed: bool) -> dict[str, Any]:
 def decoded(target: Target, session: Found, field: bytes) -> str | int | None:
     """Return the owner or the label; ``None`` where there is none that can be read."""
     try:
-        value = decode(target, session.session_id, field, session.stored.fields[field])
+        value = decode(target, session, field)
     except (KeyError, ValueError):
         return None
     return value if isinstance(value, (str, int)) else None
@@ -178,8 +170,7 @@ def decoded(target: Target, session: Found, field: bytes) -> str | int | None:
 
 def meta(target: Target, session: Found, field: bytes) -> str:
     """Say who the owner is, or what the label is."""
-    stored = session.stored.fields.get(field)
-    return "-" if stored is None else reveal(target, session.session_id, field, stored)
+    return reveal(target, session, field) if field in session.stored.fields else "-"
 
 
 def moment(ms: int) -> str:
@@ -204,7 +195,7 @@ def show(console: Console, args: argparse.Namespace) -> int:
         if args.reveal:
             target.require_configuration("--reveal")
         session = find(console, target, args.session)
-        bound = target.sealer.bind(session.session_id)
+        bound = session.bound(target.sealer)
         held = []
         for field, stored in sorted(session.stored.fields.items()):
             if field[:1] not in [b"%c" % kind for kind in DATA_KINDS]:
@@ -213,7 +204,7 @@ def show(console: Console, args: argparse.Namespace) -> int:
             if target.configured:
                 more["protection"] = protection(target, bound, field, stored)
             if args.reveal:
-                more["value"] = reveal(target, session.session_id, field, stored)
+                more["value"] = reveal(target, session, field)
             held.append((field, len(stored), more))
         if args.json:
             console.json(
@@ -320,11 +311,10 @@ def revoke_one(console: Console, args: argparse.Namespace, target: Target) -> tu
     )
     left = forget_predecessors(target, [session.session_id])
     store = target.store
-    ending = store.end(session.session_id)
-    if ending.status is not Status.ENDED:
-        raise RedisFailure(f"session {name} had ended, or got a new id, in the meantime")
+    if not store.end_all([session.session_id]):
+        raise RedisFailure(f"session {name} had ended in the meantime")
     stored = session.stored.fields.get(OWNER_FIELD)
-    owner = stored and target.sealer.bind(session.session_id).open(OWNER_FIELD, stored)
+    owner = stored and session.bound(target.sealer).open(OWNER_FIELD, stored)
     if owner:
         store.forget(owner, [session.session_id])
     if not args.json:
@@ -365,35 +355,14 @@ def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> tu
         f"End ALL sessions under the prefix {target.settings.prefix!r}? Every user is logged out.",
         args.yes,
     )
-    ended, left, began = 0, 0, 0
-    stopped: set[str] = set()
-    for number in range(MOST_PASSES):
-        # SCAN returns what is there all the time. So a session that gets a new id during
-        # a pass is seen alive, or as a marker that is new; a pass that sees neither has
-        # missed nothing.
-        quiet = True
-        with console.progress() as advance:
-            for steps, found in all_hashes(target, *META, batch=ENDED_TOGETHER):
-                began = began or (found[0].stored.now_ms if found else 0)
-                ending = []
-                for session in found:
-                    if session.ended and session.fingerprint in stopped:
-                        continue
-                    # No login begins ahead of Redis' clock.
-                    late = began < session.started_ms <= session.stored.now_ms
-                    early = number < THOROUGH_PASSES or not late
-                    if session.ended or (session.endable and early):
-                        # What has ended is ended once more: a request can then not take
-                        # its own ending back.
-                        ending.append(session)
-                        quiet = quiet and not ((session.endable or session.kept) and early)
-                stopped.update(session.fingerprint for session in ending)
-                cut_off = [s.session_id for s in ending if OLD_KEY_FIELD in s.stored.fields]
-                left += forget_predecessors(target, cut_off) if cut_off else 0
-                ended += len(target.store.end_all([session.session_id for session in ending]))
-                advance(steps, f"{ended} ended")
-        if quiet:
-            break
-    else:
-        raise RedisFailure(f"{ended} ended, but sessions get new ids faster than they can be ended")
+    # SCAN returns all that is there all the time, and a session keeps its key. What comes
+    # while it runs are logins after this one.
+    ended, left = 0, 0
+    with console.progress() as advance:
+        for steps, found in all_hashes(target, *META, batch=ENDED_TOGETHER):
+            ending = [session for session in found if session.endable]
+            cut_off = [s.session_id for s in ending if OLD_KEY_FIELD in s.stored.fields]
+            left += forget_predecessors(target, cut_off) if cut_off else 0
+            ended += len(target.store.end_all([session.session_id for session in ending]))
+            advance(steps, f"{ended} ended")
     return ended, left

@@ -29,6 +29,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from ..census import SIMULATED, primaries
 from ..errors import SessionError
 from ..factory import RedisSessionFactory
+from ..tween import session_tween_factory
 from .console import Console, RedisFailure, UsageError, plural
 from .server_checks import Node
 from .stats import percentile
@@ -345,7 +346,7 @@ class Users:
         )
         config = Configurator()
         config.set_session_factory(self._factory)
-        config.add_tween(f"{RedisSessionFactory.__module__}.session_tween_factory")
+        config.add_tween(f"{session_tween_factory.__module__}.session_tween_factory")
         config.add_route("any", "/")
         config.add_view(self._view, route_name="any")
         self._serve: Callable[..., Any] = config.make_wsgi_app()
@@ -383,6 +384,6 @@ class Users:
         for cookie in self._cookies:
             for ticket in self._factory.cookies.read(cookie)[0]:
                 try:
-                    self._store.delete_foreign(f"{self._prefix}{ticket.session_id}")
+                    self._store.delete_foreign(f"{self._prefix}{ticket.token.locator}")
                 except SessionError:
                     return  # they will expire

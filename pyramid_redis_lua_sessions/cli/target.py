@@ -20,14 +20,14 @@ from pyramid.registry import Registry
 from pyramid.scripts.common import get_config_loader, parse_vars
 from redis.exceptions import RedisError
 
-from ..addresses import parse_url
 from ..census import Census
-from ..client import client_at, client_options, make_client
+from ..connect.addresses import parse_url
+from ..connect.client import client_at, client_options, make_client
 from ..cookies import CookiePolicy
+from ..engine.seals import Sealer, make_sealer
+from ..engine.serializers import Codec, make_codec
 from ..factory import RedisSessionFactory
 from ..migrate import Migration
-from ..seals import Sealer, make_sealer
-from ..serializers import Codec, make_codec
 from ..settings import PREFIX, Settings
 from ..settings.parsers import resolved
 from .console import UsageError

@@ -192,8 +192,9 @@ class Settings:
     grace: float = setting(
         some_seconds,
         5.0,
-        "Seconds for which a request that carries the id of a session just ended counts as one "
-        "in flight: it sees an empty session, and touches neither Redis nor the cookie.",
+        "Seconds for which a request with the cookie of a session that has just ended, or got a "
+        "new token, counts as one in flight: it sees an empty session, and touches neither Redis "
+        "nor the cookie.",
     )
 
     # The cookie
@@ -304,7 +305,8 @@ class Settings:
     id_generator: Callable[[], str] | None = setting(
         function,
         None,
-        "``() -> str``: makes session ids. The default gives 256 random bits.",
+        "``() -> str``: makes session ids. The default gives 256 random bits. An id opens nothing: "
+        "the cookie carries 128 random bits beside it, whatever makes the ids.",
     )
     prefix: str = setting(any_text, "session:", "Prefix of the sessions' keys in Redis.")
 

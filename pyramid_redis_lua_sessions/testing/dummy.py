@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..contents import Contents, exact_key
-from ..cookies import Ticket
+from ..engine.contents import Contents, exact_key
+from ..engine.memory import Memory
+from ..engine.plan import Happened
+from ..engine.scripts import Status
+from ..engine.seals import make_sealer
+from ..engine.serializers import LABEL_FIELD, OWNER_FIELD, make_codec
+from ..engine.state import SessionState
+from ..engine.store import Absent, Created, Lifetime, Loaded, default_id, milliseconds
+from ..engine.tokens import Ticket, Token, draw_verifier
 from ..errors import InvalidSession
-from ..events import SessionEvent
-from ..scripts import Status
-from ..seals import make_sealer
-from ..serializers import LABEL_FIELD, OWNER_FIELD, make_codec
 from ..session import RedisSession
 from ..settings import Settings
-from ..state import SessionState
-from ..store import Absent, Created, Lifetime, Loaded, default_id, milliseconds
 
 __all__ = ["DummySession"]
 
@@ -26,7 +27,7 @@ class DummySession(RedisSession):
     """A session of one request that needs no Redis, for unit tests of what uses it.
 
     It is the real one, as a view has it: what is put into it can be read again. But nothing
-    is saved at the end, no cookie is sent, and a new id that was asked for is not drawn.
+    is saved at the end, no cookie is sent, and a new token that was asked for is not drawn.
 
     :param values: what the session holds; without any, and without an owner, it is new.
     :param owner: as ``session.owner``; ``label`` too.
@@ -67,15 +68,21 @@ class _Host:
         self.settings = settings
         self.codec = make_codec(settings)
         self.sealer = make_sealer(settings)
+        self.memory = Memory(self.sealer)
         #: What the request's cookie leads to; without one it has no cookie.
         self.found: Loaded | Absent | None = None
-        self._session_id = default_id()
+        self.carried: Token | None = None
+        self.claims = False
+        self._token = Token.of(default_id(), draw_verifier())
 
     def stored(self, data: Mapping[bytes, bytes]) -> Loaded:
         """The session as Redis would have it."""
-        seal = self.sealer.bind(self._session_id).seal
+        token = self._token
+        seal = self.sealer.bind(token.locator, token.digest).seal
         fields = {field: seal(field, value) for field, value in data.items()}
-        return Loaded(self._life_ms(), {b"created": b"%d" % _now_ms(), **fields})
+        now = b"%d" % _now_ms()
+        plain = {b"created": now, b"token": token.digest + now}
+        return Loaded(self._life_ms(), {**plain, **fields})
 
     def _life_ms(self) -> int:
         return milliseconds(self.settings.timeout) or -1
@@ -85,27 +92,32 @@ class _Host:
     def identify(self) -> list[Ticket]:
         if self.found is None:
             return []
-        return [Ticket(self._session_id, int(time.time()), None, outdated=False)]
+        return [Ticket(self._token, int(time.time()), None, outdated=False)]
 
     def store(self) -> Any:
         return self
 
+    def elapsed_ms(self) -> int:
+        return 0
+
     def report(self, problem: InvalidSession) -> None:
         pass
 
-    def announce(self, kind: type[SessionEvent], *args: str) -> None:
+    def announce(self, what: Happened, fingerprint: str) -> None:
         pass
 
     # -- as a store: what a view can ask for before the end of its request ------------
 
-    def load(self, session_id: str) -> Loaded | Absent | None:
+    def load(self, token: Token) -> Loaded | Absent | None:
         return self.found
 
-    def create(self, seal: Callable[[str], Any], lifetime: Lifetime, **options: Any) -> Created:
-        seal(self._session_id)
+    def create(
+        self, seal: Callable[[Token], Any], lifetime: Lifetime, *_: Any, **options: Any
+    ) -> tuple[Created, None]:
+        seal(self._token)
         own = lifetime.timeout_ms
         life_ms, now_ms = self._life_ms() if own is None else own or -1, _now_ms()
-        return Created(self._session_id, life_ms, now_ms, token_ms=now_ms)
+        return Created(self._token, life_ms, now_ms, token_ms=now_ms), None
 
     @property
     def client(self) -> Any:

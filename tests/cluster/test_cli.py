@@ -74,11 +74,11 @@ def test_revoke_ends_what_a_session_was_migrated_from_on_another_node(
     migration = Migration(factory.settings, factory.codec, factory.sealer)
 
     def is_elsewhere(key: str) -> bool:
-        new_key = factory.settings.prefix + migration.new_id(key, SECRET.encode())
+        new_key = factory.settings.prefix + migration.token(key, SECRET.encode()).locator
         return cluster.primary_of(new_key).port != cluster.primary_of(key).port
 
     old_key = next(filter(is_elsewhere, (f"old key {number}" for number in range(100))))
-    name = migration.new_id(old_key, SECRET.encode())
+    name = migration.token(old_key, SECRET.encode()).locator
     moved = make_browser(cluster.url, id_generator=lambda: name)
     moved.use(lambda session: session.update(a=1))
     cluster_client.set(old_key, "an old session")

@@ -74,7 +74,7 @@ def test_slot_that_is_on_its_way_to_a_node_without_slots(
     assert browser.use(dict) == {"stays": 1, "changed": 1}
 
 
-@pytest.mark.parametrize("what", ["invalidate", "regenerate_id", "clear"])
+@pytest.mark.parametrize("what", ["invalidate", "clear"])
 def test_session_ends_while_its_slot_is_leaving(
     cluster: Cluster, cluster_url: str, cluster_client: redis.RedisCluster, what: str
 ) -> None:

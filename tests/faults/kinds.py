@@ -119,8 +119,8 @@ class Kind:
     :ivar act: its view.
     :ivar after: what there is when it has had its effect; and what there was ``before``.
     :ivar prepare: makes what there was before; returns a cookie that is not in the jar, if any.
-    :ivar ends: it ends the old id. Where no response comes of it, so that the browser keeps
-        that, the session may be lost.
+    :ivar ends: it ends the session, or replaces its token. Where no response comes of it, so
+        that the browser keeps that, the session may be lost.
     :ivar stray: how many sessions may live until their timeout of which, as no reply came, nobody
         knows: an owner has none.
     """
@@ -152,9 +152,9 @@ KINDS = {
     "adjust timeout": Kind(
         using(lambda session: session.adjust_session_timeout(900)), State(VALUES, timeout=900)
     ),
-    "regenerate": Kind(regenerate, COUNTED),
-    "regenerate in retry mode": Kind(regenerate, COUNTED, settings=RETRY),
-    "login": Kind(log_in, OWNED),
+    "regenerate": Kind(regenerate, COUNTED, ends=True),
+    "regenerate in retry mode": Kind(regenerate, COUNTED, settings=RETRY, ends=True),
+    "login": Kind(log_in, OWNED, ends=True),
     "login without a session": Kind(
         log_in_first, State({"name": "value"}, owner=7), NOTHING, start_with_nothing
     ),

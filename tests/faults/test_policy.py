@@ -139,7 +139,7 @@ def test_changes_to_an_empty_session_are_dropped_and_reported_though_redis_is_ba
     break_off(proxy)
     user.use(act)
     assert client.hgetall(user.key) == stored
-    assert len(client.keys("session:*")) == 3  # the session, the marker of its old id, the index
+    assert len(client.keys("session:*")) == 2  # the session, the index
     assert reports.kinds == ["InvalidSession_StoreUnavailable", "InvalidSession_ChangesDropped"]
     assert set_cookies(user.response) == []
 
@@ -260,7 +260,7 @@ def test_what_must_not_fail_silently_raises(
     user.visit(lambda request: act(request, proxy), status=503)
     assert set_cookies(user.response) == []
     assert client.hgetall(user.key) == stored
-    assert len(client.keys("session:*")) == 3  # the session, the marker of its old id, the index
+    assert len(client.keys("session:*")) == 2  # the session, the index
     proxy.heal()
     assert user.use(lambda session: (session["name"], session.owner)) == ("value", 7)
     assert user.session_id == name
@@ -310,6 +310,19 @@ def test_login_whose_reply_is_lost_leaves_the_session_of_another_user_alone(
     proxy.strike("no_reply", 1 if start_over else 2)  # after the load
     his.visit(act, status=503)
     assert hers.use(dict) == {"name": "hers"}
+
+
+@pytest.mark.parametrize("act", [log_in_again, regenerate])
+def test_renewal_that_comes_late_does_not_take_the_session_away(
+    act: Callable[[Any], Any], proxy: FaultProxy, client: redis.Redis
+) -> None:
+    """No session is left that nobody has a cookie of, and that is an owner's."""
+    user = logged_in(proxy.url, redis_socket_timeout=PATIENCE)
+    proxy.strike("late", 2)  # after the load
+    user.visit(act, status=503)
+    proxy.deliver_late()
+    assert user.use(lambda session: (session["name"], session.owner)) == ("value", 7)
+    assert len([key for key in client.keys("session:*") if client.type(key) == b"hash"]) == 1
 
 
 def test_session_after_one_that_could_not_be_loaded_is_one_as_any_other(

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions import StoreError, revoke, sessions_of
-from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.browser import make_browser
 from tests.support.least_privilege import PASSWORD, USER, add_user, rule, with_user

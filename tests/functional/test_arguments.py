@@ -7,7 +7,7 @@ input that does that: they look at what is handed over.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -16,7 +16,8 @@ import redis
 
 from pyramid_redis_lua_sessions import revoke, sessions_of
 from pyramid_redis_lua_sessions.census import Census
-from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.connect import lines
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.browser import Browser, make_browser
 
@@ -49,19 +50,29 @@ REQUESTS: list[Callable[[Any], Any]] = [
 def packed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Every command that is packed from now on."""
     commands: list[tuple[Any, ...]] = []
-    pack = hiredis.pack_command
+    pack, packed = hiredis.pack_command, lines.Prepared.packed
 
     def note(command: tuple[Any, ...]) -> Any:
         commands.append(command)
         return pack(command)
 
+    def note_prepared(self: lines.Prepared, arguments: Sequence[bytes]) -> bytes:
+        commands.append(self.command(arguments))
+        return packed(self, arguments)
+
     monkeypatch.setattr(hiredis, "pack_command", note)
+    monkeypatch.setattr(lines, "pack", note)
+    monkeypatch.setattr(lines.Prepared, "packed", note_prepared)
     return commands
 
 
 def others(commands: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Commands with arguments that are neither bytes nor text."""
     return [line for line in commands if not all(isinstance(arg, (bytes, str)) for arg in line)]
+
+
+def encoded(argument: bytes | str) -> bytes:
+    return argument.encode() if isinstance(argument, str) else argument
 
 
 def visit(user: Browser) -> None:
@@ -93,17 +104,28 @@ def test_every_argument_of_a_request_is_bytes_or_text(
     redis_client.script_flush()  # so that EVAL comes, too
     del packed[:]
     visit(browser.another())
-    assert {line[0] for line in packed} >= {"EVALSHA", b"EVAL"}
+    assert {encoded(line[0]) for line in packed} >= {b"EVALSHA", b"EVAL"}
     assert others(packed) == []
 
 
 def test_every_script_is_among_them(redis_url: str, packed: list[tuple[Any, ...]]) -> None:
-    browser = make_browser(redis_url, on_conflict="retry", owner_sessions=1)
-    visit(browser)
-    called = {line[1] for line in packed if line[0] == "EVALSHA"}
-    names = {script.name for script in SCRIPTS.values() if script.sha1 in called}
-    # The two others take a save, and an ending, back; mypy sees their arguments.
-    assert names >= set(SCRIPTS) - {"swap_fields", "revive_session"}
+    visit(make_browser(redis_url))
+    transactions = {"configure": lambda config: config.include("pyramid_tm")}
+    visit(make_browser(redis_url, on_conflict="retry", owner_sessions=1, **transactions))
+    called = {encoded(line[1]) for line in packed if line[0] in ("EVALSHA", b"EVALSHA")}
+    names = {name for name, script in SCRIPTS.items() if script.sha1.encode() in called}
+    assert names == {*SCRIPTS}
+    assert others(packed) == []
+
+
+def test_prepared_command_is_packed_as_any_other() -> None:
+    arguments = [b"", b"key", b"\r\n$3\r\n", b"x" * 70_000, b"\xff\x00"]
+    for before, after in [((b"A",), ()), ((b"EVALSHA", b"", b"1"), (b"", b"2"))]:
+        prepared = lines.Prepared(before, after)
+        for count in range(len(arguments) + 1):
+            command = prepared.command(arguments[:count])
+            assert command[1:] == (*before[1:], *arguments[:count], *after)
+            assert prepared.packed(arguments[:count]) == hiredis.pack_command(command)
 
 
 def test_every_argument_of_the_handshake_is_bytes_or_text(

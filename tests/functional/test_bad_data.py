@@ -19,6 +19,7 @@ from tests.support.application import (
     set_cookies,
     signed_cookie,
     stored_sessions,
+    token_in,
 )
 from tests.support.browser import Reports
 
@@ -54,10 +55,10 @@ def new_session(app: TestApp, client: redis.Redis) -> tuple[str, str]:
     """Make a session; return its key in Redis and its cookie."""
     before = set(stored_sessions(client))
     app.reset()
-    app.get("/write")
+    (cookie,) = set_cookies(app.get("/write"))
     app.reset()
     (session_id,) = set(stored_sessions(client)) - before
-    return "session:" + session_id, signed_cookie(session_id)
+    return "session:" + session_id, f"session={cookie.value}"
 
 
 FOREIGN: dict[str, Callable[[redis.Redis], object]] = {
@@ -265,9 +266,12 @@ def test_whole_session_that_is_copied_to_another_id_is_noticed(
     redis_url: str, redis_client: redis.Redis
 ) -> None:
     app = make_app(redis_url, VIEWS)
-    key, _ = new_session(app, redis_client)
+    key, cookie = new_session(app, redis_client)
     redis_client.copy(key, "session:chosen")
-    assert get(app, "/read", signed_cookie("chosen")).text == "[] []"
+    token = token_in(cookie)
+    assert token is not None
+    chosen = signed_cookie(token._replace(locator="chosen"))
+    assert get(app, "/read", chosen).text == "[] []"
 
 
 def test_whole_session_that_is_copied_to_another_prefix_is_noticed(
@@ -306,11 +310,12 @@ def test_values_sealed_with_another_secret_are_noticed(
     redis_url: str, redis_client: redis.Redis
 ) -> None:
     app = make_app(redis_url, VIEWS)
-    new_session(app, redis_client)
-    (session_id,) = stored_sessions(redis_client)
+    _, cookie = new_session(app, redis_client)
     other = "another secret of the tests with more than 32 bytes"
-    cookie = signed_cookie(session_id, secret=other)
-    assert get(make_app(redis_url, VIEWS, secret=other), "/read", cookie).text == "[] []"
+    token = token_in(cookie)
+    assert token is not None
+    again = signed_cookie(token, secret=other)
+    assert get(make_app(redis_url, VIEWS, secret=other), "/read", again).text == "[] []"
 
 
 # -- a session of ours with odd fields -----------------------------------------------------

@@ -430,3 +430,37 @@ def test_a_target_is_met_by_the_median() -> None:
         "missed",
         "met",
     ]
+
+
+# -- instructions ------------------------------------------------------------------------
+
+MARKS = """
+import json, os, sys
+from bench import instructions
+from bench.driving import Lane
+
+seen, run = [], Lane.run
+os.getppid = lambda: seen.append("mark")
+
+def noting(self, requests):
+    seen.append([self.contender.name, self.scenario.name, requests])
+    return run(self, requests)
+
+Lane.run = noting
+print(json.dumps([instructions.serve(sys.argv[1], 2), seen]))
+"""
+
+
+def test_only_the_requests_that_are_counted_lie_between_two_marks(
+    redis_url: str,
+) -> None:
+    order, seen = json.loads(python("-c", MARKS, redis_url))
+    scenarios = ["read", "read in trigger window", "write one key", "first write", "login"]
+    for contender in (NONE, OURS, PREDECESSOR):
+        assert [scenario for name, scenario in order if name == contender] == scenarios
+    assert [BARE, "read"] in order
+    assert seen == [
+        step
+        for contender, scenario in order
+        for step in ([contender, scenario, 30], "mark", [contender, scenario, 2], "mark")
+    ]

@@ -31,7 +31,7 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 
 from pyramid_redis_lua_sessions import UnserializableValue
-from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.browser import Browser, Reports, data_fields, make_browser, stored_values
 
@@ -225,7 +225,7 @@ def test_only_the_value_that_changed_is_sent(proxy: CountingProxy, counted: Any)
         assert len(list(session.values())) == 3
         session["b"].append(4)
 
-    assert counted(browser, view) == ["load_and_touch", "save_if_changed"]
+    assert counted(browser, view) == ["load_and_touch", "save_fields"]
     save = proxy.commands[-1].args
     assert [arg for arg in save if re.fullmatch(rb"\.[abc]", arg)] == [b".b"]
 
@@ -240,7 +240,7 @@ def test_assignment_of_an_equal_value_is_a_write(proxy: CountingProxy, counted: 
         window.use(lambda other: other.update(a=2))
         session["a"] = 1
 
-    assert counted(browser, view) == 2 * ["load_and_touch", "save_if_changed"]
+    assert counted(browser, view) == 2 * ["load_and_touch", "save_fields"]
     assert browser.use(dict) == {"a": 1}
 
 
@@ -303,7 +303,7 @@ def test_set_that_pickles_in_another_order_is_not_saved_by_every_read(
     # A real change is still found.
     proxy.reset()
     in_process(3, "change", proxy.url, cookie)
-    assert scripts_called(proxy) == ["load_and_touch", "save_if_changed"]
+    assert scripts_called(proxy) == ["load_and_touch", "save_fields"]
     browser = make_browser(proxy.url)
     browser.app.set_cookie("session", cookie)
     assert "added in another process" in browser.use(lambda session: session["set"])

@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions.cli import main
-from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import RedisServer, RedisServerError
 from tests.support.command import failure_of
 from tests.support.waiting import wait_until

@@ -53,7 +53,7 @@ def test_stats_count_and_measure_every_session(
         "never_end": 0,
         "cookie_not_back_yet": 1,
         "at_their_end": 0,
-        "ended_markers": 2,  # the login of an owner ended an id, too
+        "ended_markers": 1,
         "other_hashes": 1,
     }
     assert found["size_bytes"]["p0"] == sizes[0]

@@ -11,7 +11,7 @@ import redis
 from pyramid.interfaces import IRequest
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
-from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.browser import SECRET, Browser, make_browser, stored_values
 

@@ -881,24 +881,6 @@ def test_own_timeout_that_another_request_set_comes_back_with_an_undone_save(
     assert loaded(overlap, cookie).do(lambda session: session.timeout) == 500
 
 
-def test_the_same_value_from_another_request_is_not_taken_back(
-    start: Start, database: Database
-) -> None:
-    """A double click of which one transaction fails."""
-
-    def pay(request: Any) -> None:
-        request.session["paid"] = True
-        request.tm.get().join(Meanwhile(request, lambda: overlap.run(cookie, put("paid", True))))
-        database.pay(request, order_id=404)
-
-    overlap = transactional(start, "retry")
-    cookie = session_with(overlap, put("key", 1))
-    slow = overlap.begin(cookie)
-    slow.do_request(pay)
-    assert slow.finish().status == 503
-    assert overlap.read(cookie) == {"key": 1, "paid": True}
-
-
 @pytest.mark.parametrize("mode", ["merge", "retry"])
 @pytest.mark.parametrize("retries", [False, True], ids=["one attempt", "pyramid_retry"])
 @pytest.mark.parametrize("tm", [False, True], ids=["no transaction", "pyramid_tm"])
@@ -982,24 +964,6 @@ class Meanwhile:
 
     def sortKey(self) -> str:
         return self.name
-
-
-def test_only_what_is_still_its_own_is_put_back_when_the_database_refuses_its_commit(
-    start: Start, database: Database
-) -> None:
-    overlap = transactional(start, "retry")
-    cookie = session_with(overlap, put("n", 1), put("gone", 1))
-    slow = loaded(overlap, cookie)
-    for step in (put("n", 2), put("mine", 2), put("both", 2), take("gone")):
-        slow.do(step)
-    slow.do_request(
-        lambda request: Meanwhile(
-            request, lambda: overlap.run(cookie, put("n", 3), put("both", 3), put("gone", 3))
-        )
-    )
-    slow.do_request(lambda request: database.pay(request, order_id=404))
-    assert slow.finish().status == 503
-    assert overlap.read(cookie) == {"n": 3, "both": 3, "gone": 3}
 
 
 def test_nothing_is_put_back_when_the_session_has_gone_meanwhile(

@@ -10,13 +10,14 @@ import redis
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions import cookies as cookies_module
+from pyramid_redis_lua_sessions.engine.tokens import Token
 from tests.support.application import (
     SetCookie,
     make_app,
-    session_id_in,
     set_cookies,
     signed_cookie,
     stored_sessions,
+    token_in,
 )
 
 MONTH = 30 * 24 * 3600
@@ -46,20 +47,22 @@ VIEWS = {"write": write, "read": read, "logout": logout, "plain": plain}
 def signed_ago(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sign a cookie as it would have been some seconds ago."""
 
-    def sign(session_id: str, seconds_ago: float, max_age: int | None, **options: Any) -> str:
+    def sign(token: Token | str, seconds_ago: float, max_age: int | None, **options: Any) -> str:
         with monkeypatch.context() as patch:
             then = time.time() - seconds_ago
             patch.setattr(cookies_module, "time", SimpleNamespace(time=lambda: then))
-            return signed_cookie(session_id, max_age, **options)
+            return signed_cookie(token, max_age, **options)
 
     return sign
 
 
-def new_session(app: TestApp, client: redis.Redis) -> str:
-    app.get("/write")
+def new_session(app: TestApp, client: redis.Redis) -> Token:
+    (cookie,) = set_cookies(app.get("/write"))
     app.reset()
-    (session_id,) = stored_sessions(client)
-    return session_id
+    token = token_in(f"session={cookie.value}")
+    assert token is not None
+    assert list(stored_sessions(client)) == [token.locator]
+    return token
 
 
 def get(app: TestApp, path: str, cookie: str) -> Any:
@@ -67,8 +70,8 @@ def get(app: TestApp, path: str, cookie: str) -> Any:
     return app.get(path, extra_environ={"HTTP_COOKIE": cookie})
 
 
-def id_in(cookie: SetCookie, **options: Any) -> str | None:
-    return session_id_in(f"session={cookie.value}", **options)
+def token_of(cookie: SetCookie, **options: Any) -> Token | None:
+    return token_in(f"session={cookie.value}", **options)
 
 
 # -- sliding -------------------------------------------------------------------------
@@ -81,14 +84,14 @@ def test_persistent_cookie_slides_past_half_of_its_life(
     redis_url: str, redis_client: redis.Redis, signed_ago: Any, days_ago: float, sent_again: bool
 ) -> None:
     app = make_app(redis_url, VIEWS, cookie_max_age=str(MONTH))
-    session_id = new_session(app, redis_client)
-    response = get(app, "/read", signed_ago(session_id, days_ago * DAY, MONTH))
+    token = new_session(app, redis_client)
+    response = get(app, "/read", signed_ago(token, days_ago * DAY, MONTH))
     assert response.text == "written"
     sent = set_cookies(response)
     assert len(sent) == sent_again  # once, though there are two callbacks that could send it
     if sent_again:
         assert sent[0].attributes["max-age"] == str(MONTH)
-        assert id_in(sent[0]) == session_id
+        assert token_of(sent[0]) == token
         # The cookie that was sent is a fresh one, which does not slide again at once.
         assert set_cookies(get(app, "/read", f"session={sent[0].value}")) == []
 
@@ -117,16 +120,16 @@ def test_cookie_that_ends_with_the_browser_does_not_slide(
     redis_url: str, redis_client: redis.Redis, signed_ago: Any
 ) -> None:
     app = make_app(redis_url, VIEWS)
-    session_id = new_session(app, redis_client)
-    assert set_cookies(get(app, "/read", signed_ago(session_id, 365 * DAY, None))) == []
+    token = new_session(app, redis_client)
+    assert set_cookies(get(app, "/read", signed_ago(token, 365 * DAY, None))) == []
 
 
 def test_cookie_does_not_slide_when_the_session_was_not_looked_at(
     redis_url: str, redis_client: redis.Redis, signed_ago: Any
 ) -> None:
     app = make_app(redis_url, VIEWS, cookie_max_age=str(MONTH))
-    session_id = new_session(app, redis_client)
-    assert set_cookies(get(app, "/plain", signed_ago(session_id, 20 * DAY, MONTH))) == []
+    token = new_session(app, redis_client)
+    assert set_cookies(get(app, "/plain", signed_ago(token, 20 * DAY, MONTH))) == []
 
 
 def test_cookie_of_an_unknown_session_does_not_slide(redis_url: str, signed_ago: Any) -> None:
@@ -143,8 +146,8 @@ def test_cookie_does_not_slide_when_the_response_may_not_carry_one(
         cookie_max_age=str(MONTH),
         func_check_response_allow_cookies=lambda response: response.text != "written",
     )
-    session_id = new_session(app, redis_client)
-    cookie = signed_ago(session_id, 20 * DAY, MONTH)
+    token = new_session(app, redis_client)
+    cookie = signed_ago(token, 20 * DAY, MONTH)
     assert set_cookies(get(app, "/read", cookie)) == []
     assert len(set_cookies(get(app, "/write", cookie))) == 1
 
@@ -160,8 +163,8 @@ def test_cookie_does_not_slide_over_a_logout_that_came_in_between(
         return value
 
     app = make_app(redis_url, {**VIEWS, "slow": read_slowly}, cookie_max_age=str(MONTH))
-    session_id = new_session(app, redis_client)
-    response = get(app, "/slow", signed_ago(session_id, 20 * DAY, MONTH))
+    token = new_session(app, redis_client)
+    response = get(app, "/slow", signed_ago(token, 20 * DAY, MONTH))
     assert response.text == "written"
     assert set_cookies(response) == []
 
@@ -181,8 +184,8 @@ def test_cookie_does_not_slide_over_the_newer_one_of_a_regenerated_session(
         assert len(set_cookies(get(other, "/login", request.environ["HTTP_COOKIE"]))) == 1
 
     app = make_app(redis_url, {**VIEWS, "slow": read_slowly}, cookie_max_age=str(MONTH))
-    session_id = new_session(app, redis_client)
-    assert set_cookies(get(app, "/slow", signed_ago(session_id, 20 * DAY, MONTH))) == []
+    token = new_session(app, redis_client)
+    assert set_cookies(get(app, "/slow", signed_ago(token, 20 * DAY, MONTH))) == []
 
 
 # -- on request ----------------------------------------------------------------------
@@ -194,9 +197,9 @@ def test_please_recookie_sends_the_cookie_again(redis_url: str, redis_client: re
         request.session.please_recookie()
 
     app = make_app(redis_url, {**VIEWS, "recookie": recookie})
-    session_id = new_session(app, redis_client)
-    (cookie,) = set_cookies(get(app, "/recookie", signed_cookie(session_id)))
-    assert id_in(cookie) == session_id
+    token = new_session(app, redis_client)
+    (cookie,) = set_cookies(get(app, "/recookie", signed_cookie(token)))
+    assert token_of(cookie) == token
 
 
 @pytest.mark.parametrize(
@@ -224,9 +227,9 @@ def test_please_recookie_works_when_nothing_else_looks_at_the_session(
         request.session.please_recookie()
 
     app = make_app(redis_url, {**VIEWS, "recookie": recookie})
-    session_id = new_session(app, redis_client)
-    (cookie,) = set_cookies(get(app, "/recookie", signed_cookie(session_id)))
-    assert id_in(cookie) == session_id
+    token = new_session(app, redis_client)
+    (cookie,) = set_cookies(get(app, "/recookie", signed_cookie(token)))
+    assert token_of(cookie) == token
 
 
 @pytest.mark.parametrize(
@@ -261,12 +264,12 @@ def test_chosen_max_age_applies_and_survives_the_slide(
         request.session.adjust_cookie_max_age(max_age)
 
     app = make_app(redis_url, {**VIEWS, "remember": remember}, cookie_max_age=str(MONTH))
-    session_id = new_session(app, redis_client)
-    (cookie,) = set_cookies(get(app, "/remember", signed_cookie(session_id, MONTH)))
+    token = new_session(app, redis_client)
+    (cookie,) = set_cookies(get(app, "/remember", signed_cookie(token, MONTH)))
     assert cookie.attributes["max-age"] == "3600"
     assert set_cookies(get(app, "/read", f"session={cookie.value}")) == []
     # What the application chose stands in the cookie itself.
-    (slid,) = set_cookies(get(app, "/read", signed_ago(session_id, 1801, 3600)))
+    (slid,) = set_cookies(get(app, "/read", signed_ago(token, 1801, 3600)))
     assert slid.attributes["max-age"] == "3600"
 
 
@@ -292,8 +295,8 @@ def test_max_age_none_makes_the_cookie_end_with_the_browser_for_good(
 
     views = {**VIEWS, "forget": forget, "recookie": recookie}
     app = make_app(redis_url, views, cookie_max_age=str(MONTH))
-    session_id = new_session(app, redis_client)
-    (cookie,) = set_cookies(get(app, "/forget", signed_cookie(session_id, MONTH)))
+    token = new_session(app, redis_client)
+    (cookie,) = set_cookies(get(app, "/forget", signed_cookie(token, MONTH)))
     assert "max-age" not in cookie.attributes
     assert "expires" not in cookie.attributes
     assert set_cookies(get(app, "/read", f"session={cookie.value}")) == []
@@ -315,11 +318,11 @@ def test_adjust_cookie_expires_applies_and_survives_the_slide(
         request.session.adjust_cookie_expires(end)
 
     app = make_app(redis_url, {**VIEWS, "remember": remember})
-    session_id = new_session(app, redis_client)
-    (cookie,) = set_cookies(get(app, "/remember", signed_cookie(session_id)))
+    token = new_session(app, redis_client)
+    (cookie,) = set_cookies(get(app, "/remember", signed_cookie(token)))
     max_age = int(cookie.attributes["max-age"])
     assert 3590 <= max_age <= 3600
-    (slid,) = set_cookies(get(app, "/read", signed_ago(session_id, 1900, max_age)))
+    (slid,) = set_cookies(get(app, "/read", signed_ago(token, 1900, max_age)))
     assert slid.attributes["max-age"] == str(max_age)
 
 
@@ -341,9 +344,9 @@ def test_chosen_max_age_survives_a_regenerated_id(
         request.session.regenerate_id()
 
     app = make_app(redis_url, {**VIEWS, "login": login})
-    session_id = new_session(app, redis_client)
-    (cookie,) = set_cookies(get(app, "/login", signed_cookie(session_id, 3600)))
-    assert id_in(cookie) != session_id
+    token = new_session(app, redis_client)
+    (cookie,) = set_cookies(get(app, "/login", signed_cookie(token, 3600)))
+    assert token_of(cookie) != token
     assert cookie.attributes["max-age"] == "3600"
 
 
@@ -354,8 +357,8 @@ def test_invalidate_wins_over_please_recookie(redis_url: str, redis_client: redi
         request.session.invalidate()
 
     app = make_app(redis_url, {**VIEWS, "view": view})
-    session_id = new_session(app, redis_client)
-    (cookie,) = set_cookies(get(app, "/view", signed_cookie(session_id)))
+    token = new_session(app, redis_client)
+    (cookie,) = set_cookies(get(app, "/view", signed_cookie(token)))
     assert cookie.deletes
 
 
@@ -375,7 +378,7 @@ def test_cookie_signed_with_an_old_secret_is_accepted_and_sent_again(
     response = get(during, "/read", f"session={old.value}")
     assert response.text == "written"
     (new,) = set_cookies(response)
-    assert id_in(new, secret=NEW) == id_in(old, secret=OLD)
+    assert token_of(new, secret=NEW) == token_of(old, secret=OLD)
     assert set_cookies(get(during, "/read", f"session={new.value}")) == []
 
     after = make_app(redis_url, VIEWS, secret=NEW)

@@ -18,7 +18,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 import docutils.core
 import pytest
@@ -29,7 +28,7 @@ from webtest import TestApp
 import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions import testing, watch
 from pyramid_redis_lua_sessions.cli import SessionsCommand
-from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.settings import PREFIX, Row, Settings, SettingsError, rows
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.browser import let_time_pass, make_browser
@@ -435,24 +434,13 @@ def test_api_page_documents_exactly_the_public_names() -> None:
     assert documented(DOCS / "testing.rst", testing.__name__) == set(testing.__all__)
 
 
-def test_scripts_page_includes_the_header_of_every_script() -> None:
+def test_scripts_page_shows_every_script_and_every_part_under_its_name() -> None:
     text = (DOCS / "scripts.rst").read_text(encoding="utf-8")
-    include = r"\.\. literalinclude:: \.\./(lua/\w+\.lua)\n   :language: text\n"
-    included = re.findall(include + r"   :start-after: --\[\[\n   :end-before: \]\]\n", text)
-    assert sorted(included) == sorted(f"lua/{path.name}" for path in (ROOT / "lua").glob("*.lua"))
-    for name in included:
-        assert f"\n{Path(name).stem}\n---" in text
-        source = (ROOT / name).read_text(encoding="utf-8")
-        assert source.startswith("--[[\n")
-        # The header holds no ]] of its own, or the page would show only a part of it.
-        assert "Returns:" in source.partition("]]")[0]
-
-
-def test_scripts_that_the_diagram_names_exist() -> None:
-    diagram = ElementTree.parse(DOCS / "life-of-a-request.svg")
-    named = {text.text for text in diagram.iter("{http://www.w3.org/2000/svg}text")}
-    assert {"load_and_touch", "save_if_changed"} <= named & set(SCRIPTS)
-    assert {name for name in named if name and "_" in name} <= set(SCRIPTS)
+    shown = re.findall(r"^(\w+)\n-+\n\n\.\. lua-script:: (\w+)$", text, re.MULTILINE)
+    assert sorted(shown) == [(name, name) for name in sorted(SCRIPTS)]
+    shown = re.findall(r"^(\w+)\n~+\n\n\.\. lua-part:: (\w+)$", text, re.MULTILINE)
+    parts = sorted(path.stem for path in (ROOT / "lua" / "parts").glob("*.lua"))
+    assert sorted(shown) == [(name, name) for name in parts]
 
 
 def test_settings_page_shows_every_setting_once() -> None:
@@ -537,7 +525,7 @@ REQUESTS: dict[str, tuple[bool, Callable[[Any], Any]]] = {
     "session read": (True, lambda request: request.session["a"]),
     "first write: a new session": (False, lambda request: request.session.update(a=1)),
     "read and write": (True, lambda request: request.session.update(a=request.session["a"] + 1)),
-    "log in: a new id, the data kept": (True, login),
+    "log in: a new token, the data kept": (True, login),
 }
 
 

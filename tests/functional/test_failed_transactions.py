@@ -17,7 +17,7 @@ from pyramid_redis_lua_sessions import StoreUnavailable, UnserializableValue
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.application import make_app, set_cookies, stored_sessions
 from tests.support.ledger import UNKNOWN_ACCOUNT, Ledger
-from tests.support.overlap import Overlap, id_in
+from tests.support.overlap import Overlap, token_of
 
 TM = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
 
@@ -434,4 +434,4 @@ def test_failed_login_in_flight_does_not_replace_the_cookie_of_the_one_that_succ
         assert answer.status == 500
         assert answer.cookies == []
         assert overlap.read(login.cookie) == {"a": 1}
-        assert id_in(login.cookie) != id_in(cookie)
+        assert token_of(login.cookie) != token_of(cookie)

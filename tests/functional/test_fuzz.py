@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.application import make_app, signed_cookie, stored_sessions
+from tests.support.application import make_app, set_cookies, signed_cookie, stored_sessions
 
 FUZZ = settings(
     max_examples=100,
@@ -125,9 +125,9 @@ class Target(NamedTuple):
 def make_target(server: RedisServer, client: redis.Redis, **options: str) -> Target:
     client.flushall()
     app = make_app(server.url, VIEWS, **options)
-    app.get("/write")
+    (cookie,) = set_cookies(app.get("/write"))
     ((session_id, fields),) = stored_sessions(client).items()
-    return Target(app, client, signed_cookie(session_id), "session:" + session_id, fields)
+    return Target(app, client, f"session={cookie.value}", "session:" + session_id, fields)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -250,7 +250,7 @@ values = st.one_of(
     st.sampled_from(["value", "list", "number", "flash"]),  # a genuine value of that name
 )
 metadata = st.sampled_from(
-    [b"created", b"token", b"timeout", b"expires", b"deadline", b"first", b"saves", b"moved"]
+    b"created token timeout expires deadline first saves saves1 moved staged".split()
 )
 fields = st.one_of(
     metadata,

@@ -99,21 +99,21 @@ def test_login_page_login_is_one_round_trip_at_the_end(
     assert proxy.round_trips == 2  # with that of the load
 
 
-def test_login_page_new_privilege_renews_the_id(login_page: Any, redis_url: str) -> None:
+def test_login_page_new_privilege_renews_the_token(login_page: Any, redis_url: str) -> None:
     def configure(config: Configurator) -> None:
         config.set_security_policy(login_page.SecurityPolicy())
         config.add_route("home", "/home")
 
     browser = make_browser(redis_url, configure=configure)
     browser.visit(lambda request: login_page.remember(request, 7))
-    before = browser.session_id
+    before = browser.token
 
     def confirm(request: Any) -> Any:
         request.POST["password"] = "tea"
         return login_page.confirm_password(request)
 
     browser.app.post("/", extra_environ={"tests.view": confirm}, status=303)
-    assert browser.session_id not in (before, None)
+    assert browser.token not in (before, None)
     assert browser.visit(lambda request: request.authenticated_userid) == 7
     assert len(browser.visit(lambda request: sessions_of(request, 7))) == 1
 

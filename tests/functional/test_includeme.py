@@ -72,8 +72,8 @@ def test_include_adds_one_tween_right_under_the_exception_views(redis_url: str) 
     config.include(INCLUDE)
     config.commit()
     names = [name for name, _ in config.registry.queryUtility(ITweens).implicit()]
-    assert names.count(f"{INCLUDE}.factory.session_tween_factory") == 1
-    assert names.index(f"{INCLUDE}.factory.session_tween_factory") == names.index(EXCVIEW) + 1
+    assert names.count(f"{INCLUDE}.tween.session_tween_factory") == 1
+    assert names.index(f"{INCLUDE}.tween.session_tween_factory") == names.index(EXCVIEW) + 1
 
 
 def some_tween_factory(handler: Any, registry: Any) -> Any:
@@ -402,7 +402,7 @@ def test_factory_without_include_warns_once_of_what_is_lost(
 def test_tweens_that_were_listed_without_that_of_the_sessions_are_warned_of(
     redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for listed, warned in ((EXCVIEW, 1), (f"{EXCVIEW} {INCLUDE}.factory.session_tween_factory", 0)):
+    for listed, warned in ((EXCVIEW, 1), (f"{EXCVIEW} {INCLUDE}.tween.session_tween_factory", 0)):
         caplog.clear()
         browser = make_browser(redis_url, settings={"pyramid.tweens": listed})
         works(browser)

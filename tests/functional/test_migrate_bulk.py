@@ -229,7 +229,7 @@ def test_interrupted_run_loses_nothing_and_is_taken_up(
         there = set(new_keys(redis_client))
         assert 0 < len(left) < MANY - moved_before, "the signal came too late"
         for old_id in ids:
-            new_key = f"session:{migration.new_id(old_id, SECRET.encode())}".encode()
+            new_key = f"session:{migration.token(old_id, SECRET.encode()).locator}".encode()
             assert new_key in there or old_id.encode() in left
             if new_key in there and old_id.encode() in left:
                 assert redis_client.hget(new_key, OLD_KEY_FIELD) == old_id.encode()

@@ -159,13 +159,13 @@ def test_new_session_that_nobody_gave_its_life_is_not_trusted(
     new = moving(redis_server.url)
     migration, store = new.factory.migration, new.factory.store_for(None)
     (key,) = old_keys(redis_client)
-    new_id = migration.new_id(key.decode(), SECRET.encode())
+    token = migration.token(key.decode(), SECRET.encode())
     now, _ = redis_client.time()
     made, _ = store.create_under(
-        new_id, {OLD_KEY_FIELD: key}, migrate.Lifetime(), now * 1000, (now + 30) * 1000, 0
+        token, {OLD_KEY_FIELD: key}, migrate.Lifetime(), now * 1000, (now + 30) * 1000, 0
     )
-    redis_client.pexpire(f"session:{new_id}", 1)
-    wait_until(lambda: not redis_client.exists(f"session:{new_id}"))
+    redis_client.pexpire(f"session:{token.locator}", 1)
+    wait_until(lambda: not redis_client.exists(f"session:{token.locator}"))
     assert made is migrate.Status.CREATED
     assert come_back(new, old) == {"a": 1}
     assert redis_client.ttl(new.key) > 1190
@@ -344,7 +344,7 @@ def test_session_that_has_ended_takes_its_old_key_along(
     assert in_a_process_of_its_own(lambda: come_back(dying, old)) == DEAD
     new = moving(redis_server.url)
     (key,) = old_keys(redis_client)
-    new.factory.store_for(None).end(new.factory.migration.new_id(key.decode(), SECRET.encode()))
+    new.factory.store_for(None).end(new.factory.migration.token(key.decode(), SECRET.encode()))
     assert come_back(new, old) == {}
     assert old_keys(redis_client) == []
     forget_markers(redis_client)
@@ -385,7 +385,7 @@ def test_move_that_was_cut_off_is_finished_while_a_secret_is_added(
     (key,), (new_key,) = old_keys(redis_client), new_keys(redis_client)
     others = moving(redis_server.url)
     if ended:
-        others.factory.store_for(None).end(new_key.decode().removeprefix("session:"))
+        others.factory.store_for(None).end_all([new_key.decode().removeprefix("session:")])
     found = {} if ended else {"user": "Ann"}
     assert come_back(others, old) == found
     assert redis_client.exists(key) == 0
@@ -396,5 +396,5 @@ def test_move_that_was_cut_off_is_finished_while_a_secret_is_added(
 
 def test_new_id_cannot_be_told_without_the_secret(redis_url: str) -> None:
     migration = moving(redis_url).factory.migration
-    ids = {migration.new_id("an old id", secret) for secret in (b"", b"one", b"other")}
-    assert len(ids) == 3
+    tokens = [migration.token("an old id", secret) for secret in (b"", b"one", b"other")]
+    assert len({token.locator for token in tokens}) == len({t.verifier for t in tokens}) == 3

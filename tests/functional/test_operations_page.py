@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pyramid_redis_lua_sessions.cli import SessionsCommand, main
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.errors import fingerprint
-from pyramid_redis_lua_sessions.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.browser import SECRET, Browser, let_time_pass, make_browser
 from tests.support.command import write_ini

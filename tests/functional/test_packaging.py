@@ -14,18 +14,21 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "pyramid_redis_lua_sessions"
-SCRIPT_FILES = sorted((ROOT / "lua").glob("*.lua"))
+SCRIPT_FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("lua/**/*.lua"))
 
 # Loads every script into a real Redis and tells what Redis said.
 PROGRAM = f"""\
 import json, sys
 import redis
-from {PACKAGE} import scripts
+import {PACKAGE}
+from {PACKAGE}.engine import scripts
 client = redis.Redis.from_url(sys.argv[1], decode_responses=True)
 print(json.dumps({{
-    "file": scripts.__file__,
+    "file": {PACKAGE}.__file__,
     "scripts": {{
         key: [script.name, script.source, script.sha1, client.script_load(script.source)]
         for key, script in scripts.SCRIPTS.items()
@@ -106,8 +109,7 @@ def check_scripts(output: str, client: redis.Redis) -> Path:
     Returns the path of the module that was imported.
     """
     told = json.loads(output)
-    expected = {path.stem: path.read_text(encoding="utf-8") for path in SCRIPT_FILES}
-    assert expected
+    expected = {name: script.source for name, script in SCRIPTS.items()}
     assert {key: source for key, (_, source, _, _) in told["scripts"].items()} == expected
     for key, (name, _, sha1, redis_sha1) in told["scripts"].items():
         assert name == key
@@ -170,7 +172,8 @@ def test_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0].partition("-")[0] for name in names} == {PACKAGE}
-    scripts = [f"{PACKAGE}/lua/{path.name}" for path in SCRIPT_FILES]
+    scripts = [f"{PACKAGE}/{name}" for name in SCRIPT_FILES]
+    assert any("/parts/" in name for name in scripts)
     assert sorted(name for name in names if name.endswith(".lua")) == scripts
     assert any(name.endswith("/LICENSE.txt") for name in names)
 
@@ -178,7 +181,7 @@ def test_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
 def test_sdist_holds_the_scripts_where_the_checkout_has_them(built: Built) -> None:
     with tarfile.open(built.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {f"lua/{path.name}" for path in SCRIPT_FILES} <= names
+    assert set(SCRIPT_FILES) <= names
     assert {"LICENSE.txt", "README.rst", "CHANGES.rst", "pyproject.toml"} <= names
 
 

@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 import redis
 
-from pyramid_redis_lua_sessions.cluster import NodePool, _Deadline
-from pyramid_redis_lua_sessions.pools import Pool
-from pyramid_redis_lua_sessions.sentinels import PrimaryPool
+from pyramid_redis_lua_sessions.connect.cluster import NodePool, _Deadline
+from pyramid_redis_lua_sessions.connect.pools import Pool
+from pyramid_redis_lua_sessions.connect.sentinels import PrimaryPool
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.browser import make_browser
 from tests.support.waiting import wait_until

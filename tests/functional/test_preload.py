@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from pyramid_redis_lua_sessions.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
+from tests.support.application import stored_sessions
 from tests.support.browser import Browser, make_browser
 
 SHAS = [script.sha1 for script in SCRIPTS.values()]
@@ -150,19 +151,17 @@ def test_scripts_that_are_lost_within_the_login_pipeline_leave_one_session(
     browser.use(lambda session: session.update(a=1))
 
     def view(session: Any) -> None:
-        session.regenerate_id()
-        session["user"] = "alice"
+        session.owner = "alice"
         flush(redis_client)
         proxy.reset()
 
     browser.use(view)
     assert proxy.command_names == ["EVALSHA", "EVALSHA", "EVAL", "EVAL"]
-    assert browser.use(dict) == {"a": 1, "user": "alice"}
-    living = [key for key in redis_client.keys("*") if redis_client.hexists(key, "created")]
-    assert living == [browser.key.encode()]
+    assert browser.use(lambda session: (dict(session), session.owner)) == ({"a": 1}, "alice")
+    assert list(stored_sessions(redis_client)) == [browser.session_id]
 
 
-@pytest.mark.parametrize("lost", ["create_unique", "end_session"])
+@pytest.mark.parametrize("lost", ["index_session", "save_if_changed"])
 def test_only_one_script_of_the_login_pipeline_is_lost(
     redis_url: str, redis_client: redis.Redis, lost: str
 ) -> None:
@@ -170,7 +169,7 @@ def test_only_one_script_of_the_login_pipeline_is_lost(
     browser.use(lambda session: session.update(a=1))
 
     def view(session: Any) -> None:
-        session.regenerate_id()
+        session.owner = "alice"
         flush(redis_client)
         for name, script in SCRIPTS.items():
             if name != lost:
@@ -178,8 +177,7 @@ def test_only_one_script_of_the_login_pipeline_is_lost(
 
     browser.use(view)
     assert browser.use(dict) == {"a": 1}
-    living = [key for key in redis_client.keys("*") if redis_client.hexists(key, "created")]
-    assert living == [browser.key.encode()]
+    assert list(stored_sessions(redis_client)) == [browser.session_id]
 
 
 def test_scripts_that_are_lost_again_and_again_lose_no_write(

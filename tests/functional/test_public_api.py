@@ -241,7 +241,7 @@ def test_new_is_true_again_when_the_session_is_gone(
 
 def test_created_is_the_moment_of_creation(browser: Browser, redis_client: redis.Redis) -> None:
     browser.use(lambda session: session.update(a=1))
-    redis_client.hset(browser.key, "created", b"1700000000123 nonce")
+    redis_client.hset(browser.key, "created", b"1700000000123")
     assert browser.use(lambda session: session.created) == 1700000000
     browser.use(lambda session: session.update(b=1))
     browser.use(lambda session: session.regenerate_id())
@@ -272,25 +272,25 @@ def test_token_made_is_the_moment_of_the_last_new_id(
     assert created == made >= before
 
 
-def test_token_made_is_known_to_the_request_that_makes_it(redis_url: str) -> None:
+def test_token_made_is_known_to_the_request_that_makes_it(
+    redis_url: str, redis_client: Any
+) -> None:
     seen = []
 
     def configure(config: Any) -> None:
         config.add_subscriber(lambda e: seen.append(e.request.session.token_made), NewResponse)
 
     browser = make_browser(redis_url, configure=configure)
-    client = redis.Redis.from_url(redis_url)
     for work in (
         lambda session: session.update(a=1),
         lambda session: session.regenerate_id(),
         lambda session: session.regenerate_id(restart_lifetime=True),
     ):
         browser.use(work)
-        let_time_pass(client, browser.key, 600)
-        said, (now, _) = seen[-1], client.time()
+        let_time_pass(redis_client, browser.key, 600)
+        said, (now, _) = seen[-1], redis_client.time()
         assert now - 60 <= said <= now
         assert browser.use(lambda session: session.token_made) == said - 600
-    client.close()
 
 
 def test_token_made_is_now_where_nothing_is_stored(browser: Browser) -> None:
@@ -383,7 +383,7 @@ def test_session_that_logs_in_anew_or_is_invalidated_has_not_ended(browser: Brow
     window.use(lambda session: session.invalidate())
     for again in (
         lambda session: session.invalidate(),
-        lambda session: session.regenerate_id(),
+        lambda session: (session.regenerate_id(), session.update(user="alice")),
         lambda session: setattr(session, "owner", "alice"),
     ):
 
@@ -393,6 +393,12 @@ def test_session_that_logs_in_anew_or_is_invalidated_has_not_ended(browser: Brow
             return before, session.ended
 
         assert browser.copy().use(view) == (True, False)
+
+
+def test_session_that_only_gets_a_new_token_has_ended_as_before(browser: Browser) -> None:
+    browser.use(lambda session: session.update(a=1))
+    browser.copy().use(lambda session: session.invalidate())
+    assert browser.use(lambda session: (session.regenerate_id(), session.ended)[1])
 
 
 def test_session_that_stands_for_one_out_of_reach_has_not_ended(redis_url: str) -> None:
@@ -465,24 +471,25 @@ def test_invalidate_twice_is_invalidate_once(browser: Browser) -> None:
 # -- regenerate_id ------------------------------------------------------------------------------
 
 
-def test_regenerated_session_has_its_data_under_another_id(
+def test_regenerated_session_has_its_data_under_another_token(
     browser: Browser, redis_client: redis.Redis
 ) -> None:
     browser.use(lambda session: session.update({"a": [1], 1: "n", "gone": 1}))
     old = browser.copy()
-    old_id, old_key = browser.session_id, browser.key
+    old_id, old_token = browser.session_id, browser.token
 
     def view(session: Any) -> None:
         session.regenerate_id()
         session["a"].append(2)
         session["user"] = "alice"
         del session["gone"]
-        assert session.session_id == old_id  # nothing happens before the save point
+        assert session.session_id == old_id
 
     browser.use(view)
-    assert browser.session_id not in (None, old_id)
+    assert browser.session_id == old_id
+    assert browser.token not in (None, old_token)
     assert browser.use(dict) == {"a": [1, 2], 1: "n", "user": "alice"}
-    assert not redis_client.hexists(old_key, "created")
+    assert redis_client.hexists(browser.key, "created")
     assert old.use(dict) == {}
 
 

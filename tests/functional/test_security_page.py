@@ -66,13 +66,11 @@ def test_every_test_that_the_page_names_exists() -> None:
 
 
 def test_every_reason_of_a_rejection_is_on_the_page() -> None:
-    sources = "".join(
-        (ROOT / "pyramid_redis_lua_sessions" / f"{name}.py").read_text("utf-8")
-        for name in ("state", "factory")
-    )
+    package = ROOT / "pyramid_redis_lua_sessions"
+    sources = "".join(path.read_text("utf-8") for path in package.rglob("*.py"))
     kinds = "|".join(name for name in errors.__all__ if name.startswith("InvalidSession_"))
     used = set(re.findall(rf'(?:{kinds})[(,]\s*"([^"]+)"', sources))
-    used |= set(re.findall(r'_refuse_corrupt\(ticket\.session_id, "([^"]+)"', sources))
+    used |= set(re.findall(r'_refuse_corrupt\(name, "([^"]+)"', sources))
     used |= set(re.findall(r'"([^"]+; changes dropped)"', sources))
     reasons = TEXT.partition("whose ``reason`` is one of:")[2].partition("Visitors who have")[0]
     assert len(used) >= 9
@@ -129,26 +127,28 @@ def test_sample_restarts_the_lifetime_at_login(
     assert redis_client.ttl(browser.key) > 3500
 
 
-def test_sample_renews_the_id_once_it_is_old(page: Any, redis_url: str, redis_client: Any) -> None:
+def test_sample_renews_the_token_once_it_is_old(
+    page: Any, redis_url: str, redis_client: Any
+) -> None:
     browser = make_browser(redis_url, timeout=0, configure=page.includeme)
     token = browser.use(lambda session: (session.update(a=1), session.get_csrf_token())[1])
 
-    def ids(**headers: str) -> set[str | None]:
+    def tokens(**headers: str) -> set[Any]:
         found = set()
         for _ in range(5):
             assert browser.use(dict, headers=headers)["a"] == 1
-            found.add(browser.session_id)
+            found.add(browser.token)
         return found
 
     for _ in range(2):
-        before = browser.session_id
-        assert ids() == {before}
+        before = browser.token
+        assert tokens() == {before}
         let_time_pass(redis_client, browser.key, page.RENEW_AFTER + 1)
-        assert ids(**{"Sec-Fetch-Mode": "cors"}) == {before}
-        after = ids(**{"Sec-Fetch-Mode": "navigate"})
+        assert tokens(**{"Sec-Fetch-Mode": "cors"}) == {before}
+        after = tokens(**{"Sec-Fetch-Mode": "navigate"})
         assert len(after) == 1
         assert before not in after
-        assert ids() == after
+        assert tokens() == after
     assert browser.use(lambda session: session.get_csrf_token()) == token
 
 

@@ -136,7 +136,7 @@ def test_pickle_functions_by_name_mean_the_built_in_sealed_serializer(
     browser.use(lambda session: session.update(PICKLE))
     assert take_along(browser, redis_url).use(dict) == PICKLE
     stored: Any = redis_client.hget(browser.key, ".set")
-    bound = browser.factory.sealer.bind(browser.session_id or "")
+    bound = browser.bound
     assert len(stored) > 16
     assert bound.open(b".set", stored) == b"p" + pickle.dumps({1, 2}, protocol=4)
     assert bound.open(b".set", stored[16:]) is None

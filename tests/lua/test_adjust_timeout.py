@@ -2,8 +2,8 @@
 
 import pytest
 
-from pyramid_redis_lua_sessions.scripts import Status
-from tests.support.scripts import Scripts, about
+from pyramid_redis_lua_sessions.engine.scripts import Status
+from tests.support.scripts import THEIRS, Scripts, about
 
 SECOND = 1_000
 MINUTE = 60_000
@@ -121,15 +121,15 @@ def test_adjust_does_not_revive_a_session_past_its_end(scripts: Scripts, use_ttl
         assert scripts.pttl() == -2
 
 
-@pytest.mark.parametrize("keep_fields", [False, True])
-def test_adjust_on_a_marker_changes_nothing(scripts: Scripts, keep_fields: bool) -> None:
+def test_adjust_on_a_marker_changes_nothing(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
-    scripts.end(keep_fields=keep_fields)
+    scripts.end()
     before, changes = scripts.hash(), scripts.changes()
     for change in ({}, {"new_timeout": 0}, {"new_deadline": scripts.now() - 1}):
         status, age = scripts.adjust(**change)
         assert status is Status.MOVED
         assert 0 <= age < MINUTE
+        assert len(scripts.adjust(digest=THEIRS, **change)) == 2
     assert (scripts.hash(), scripts.changes()) == (before, changes)
     assert scripts.pttl() == about(MINUTE)
 
@@ -164,14 +164,14 @@ def test_repeated_adjustment_does_not_undo_what_came_in_between(scripts: Scripts
 def test_saves_and_adjustments_are_remembered_together(scripts: Scripts, first: str) -> None:
     scripts.create()
     calls = {
-        "save": lambda: scripts.save(sets={b".a": b"1"}, save_id="a_save"),
-        "adjust": lambda: scripts.adjust(new_timeout=MINUTE, save_id="an_adjustment"),
+        "save": lambda: scripts.save(sets={b".a": b"1"}, save_id="save"),
+        "adjust": lambda: scripts.adjust(new_timeout=MINUTE, save_id="adjust"),
     }
     calls.pop(first)()
     calls.popitem()[1]()
     scripts.save(sets={b".a": b"2"}, new_timeout=2 * MINUTE)
-    scripts.save(sets={b".a": b"1"}, save_id="a_save")
-    scripts.adjust(new_timeout=MINUTE, save_id="an_adjustment")
+    scripts.save(sets={b".a": b"1"}, save_id="save")
+    scripts.adjust(new_timeout=MINUTE, save_id="adjust")
     assert scripts.hash()[b".a"] == b"2"
     assert scripts.hash()[b"timeout"] == b"120000"
 
@@ -179,3 +179,22 @@ def test_saves_and_adjustments_are_remembered_together(scripts: Scripts, first: 
 def test_an_absurdly_long_timeout_is_a_hundred_years(scripts: Scripts) -> None:
     scripts.create()
     assert scripts.adjust(new_timeout=2**62)[1] == 3_200_000_000_000
+
+
+def test_adjustments_and_saves_in_a_storm_are_remembered_together(scripts: Scripts) -> None:
+    scripts.create()
+    for number in range(24):
+        scripts.adjust(new_timeout=MINUTE + number, save_id=f"a{number}", remember=60)
+        scripts.save(sets={b".a": b"%d" % number}, save_id=f"s{number}", remember=60)
+    before = scripts.hash()
+    for number in range(24):
+        scripts.adjust(new_timeout=5, save_id=f"a{number}", remember=60)
+        scripts.save(sets={b".a": b"again"}, save_id=f"s{number}", remember=60)
+    assert scripts.hash() == before
+
+
+def test_adjust_with_nothing_to_change_is_not_remembered(scripts: Scripts) -> None:
+    # It can be repeated without harm, and is what keeps a session alive.
+    scripts.create()
+    scripts.adjust(save_id="one")
+    assert b"saves" not in scripts.hash()

@@ -1,100 +1,110 @@
-"""end_session: statuses, the marker, the last fields, and checks."""
+"""end_session: statuses, the marker, whose session it ends, and checks."""
 
 import pytest
 
-from pyramid_redis_lua_sessions.scripts import Status
-from tests.support.scripts import Scripts, about, digest, names_digest
+from pyramid_redis_lua_sessions.engine.scripts import Status
+from tests.support.scripts import OURS, THEIRS, Scripts, about, digest, names_digest
 from tests.support.waiting import wait_until
 
 MINUTE = 60_000
 FIELDS = {b".a": b"1", b".b": b"", b"#5": b"2"}
 
+#: With the digest of a token, or whatever the token.
+ANY_DIGEST = pytest.mark.parametrize("digest_", [OURS, b""], ids=["token", "any token"])
 
-def test_end_leaves_a_marker_alone_in_its_hash(scripts: Scripts) -> None:
-    scripts.create(fields=FIELDS, nonce="made")
+
+@ANY_DIGEST
+def test_end_leaves_a_marker_alone_in_its_hash(scripts: Scripts, digest_: bytes) -> None:
+    scripts.create(fields={**FIELDS, b"owner": b"o"}, adjusted=True)
+    scripts.stage()
+    for _ in range(20):  # so that there is a ring
+        scripts.save(sets=FIELDS)
     before = scripts.now()
-    assert scripts.end(nonce="xy", marker=5 * MINUTE) == [Status.ENDED, {}]
-    assert set(scripts.hash()) == {b"moved"}
-    at, nonce, made_by = scripts.hash()[b"moved"].split(b" ")
-    assert before <= int(at) <= scripts.now()
-    assert (nonce, made_by) == (b"xy", b"made")
+    assert scripts.end(digest=digest_, nonce="nonce", marker=5 * MINUTE) == [Status.ENDED]
+    assert set(scripts.hash()) - {b"saves"} == {b"moved"}
+    moved = scripts.hash()[b"moved"]
+    assert moved[:22] == b"nonce_" + OURS
+    assert before <= int(moved[22:]) <= scripts.now()
     assert scripts.pttl() == about(5 * MINUTE)
 
 
-def test_end_with_keep_fields_returns_the_last_fields(scripts: Scripts) -> None:
-    scripts.create(fields={b".a": b"old"}, adjusted=True)
-    scripts.save(sets=FIELDS)
-    status, fields = scripts.end(keep_fields=True)
-    assert status is Status.ENDED
-    assert fields.items() >= FIELDS.items()
-    assert fields[b"timeout"] == b"60000"
-    assert b"created" not in scripts.hash()
-    assert scripts.load()[0] is Status.MOVED
+def test_marker_holds_the_last_digest(scripts: Scripts) -> None:
+    scripts.create(fields=FIELDS)
+    scripts.save(sets=FIELDS, new_digest=THEIRS)
+    scripts.end(digest=THEIRS)
+    assert scripts.hash()[b"moved"][6:22] == THEIRS
 
 
-@pytest.mark.parametrize("keep_fields", [False, True])
 @pytest.mark.parametrize("session", [{}, {"timeout": 0}, {"use_ttl": False}])
-def test_marker_always_has_a_ttl(
-    scripts: Scripts, keep_fields: bool, session: dict[str, int]
-) -> None:
+def test_marker_always_has_a_ttl(scripts: Scripts, session: dict[str, int]) -> None:
     scripts.create(fields=FIELDS, **session)
-    scripts.end(marker=60, keep_fields=keep_fields)
+    scripts.end(marker=60)
     assert 0 < scripts.pttl() <= 60 or scripts.pttl() == -2
     wait_until(lambda: scripts.pttl() == -2)
     assert scripts.load() == [Status.GONE]
 
 
-def test_end_of_nothing_leaves_no_marker(scripts: Scripts) -> None:
+@ANY_DIGEST
+def test_end_of_nothing_leaves_no_marker(scripts: Scripts, digest_: bytes) -> None:
     changes = scripts.changes()
-    for keep_fields in (False, True):
-        assert scripts.end(keep_fields=keep_fields) == [Status.GONE]
+    assert scripts.end(digest=digest_) == [Status.GONE]
     assert scripts.pttl() == -2
     assert scripts.changes() == changes
 
 
-@pytest.mark.parametrize("keep_fields", [False, True])
-def test_end_of_nothing_leaves_a_marker_when_it_is_to(scripts: Scripts, keep_fields: bool) -> None:
+@ANY_DIGEST
+def test_end_of_nothing_leaves_a_marker_when_it_is_to(scripts: Scripts, digest_: bytes) -> None:
     before = scripts.now()
-    assert scripts.end(mark=True, nonce="xy", keep_fields=keep_fields) == [Status.GONE]
-    at, nonce = scripts.hash()[b"moved"].split(b" ")
-    assert before <= int(at) <= scripts.now()
-    assert nonce == b"xy"
+    assert scripts.end(digest=digest_, mark=True) == [Status.GONE]
+    moved = scripts.hash()[b"moved"]
+    assert moved[6:22] == (digest_ or b"\0" * 16)
+    assert before <= int(moved[22:]) <= scripts.now()
     assert scripts.pttl() == about(MINUTE)
     assert scripts.load()[0] is Status.MOVED
     assert scripts.save(sets={b".a": b"1"})[0] is Status.MOVED
 
 
-def test_marking_again_is_not_the_end_of_a_session(scripts: Scripts) -> None:
-    scripts.end(mark=True, nonce="xy")
+@ANY_DIGEST
+def test_marking_again_is_not_the_end_of_a_session(scripts: Scripts, digest_: bytes) -> None:
+    scripts.end(digest=digest_, mark=True, nonce="one")
     changes = scripts.changes()
-    assert scripts.end(mark=True, nonce="xy") == [Status.GONE]
+    for nonce in ("one", "two"):
+        status, age = scripts.end(digest=digest_, mark=True, nonce=nonce)
+        assert status is Status.MOVED
+        assert 0 <= age < MINUTE
     assert scripts.changes() == changes
-    assert scripts.end(mark=True, nonce="other")[0] is Status.MOVED
-    assert scripts.revive(nonce="xy") == [Status.GONE]
 
 
 def test_end_is_the_same_where_there_is_a_session_to_be_marked(scripts: Scripts) -> None:
     scripts.create(fields=FIELDS)
     for _ in range(2):
-        status, fields = scripts.end(mark=True, keep_fields=True)
-        assert status is Status.ENDED
-        assert fields.items() >= FIELDS.items()
+        assert scripts.end(mark=True) == [Status.ENDED]
+    assert scripts.hash()[b"moved"][6:22] == OURS
 
 
-def test_session_that_was_stored_without_a_nonce_ends_like_any(scripts: Scripts) -> None:
+@pytest.mark.parametrize("token", [b"", b"x", OURS[:15], None])
+def test_session_with_a_broken_token_ends_like_any_where_the_token_does_not_matter(
+    scripts: Scripts, token: bytes | None
+) -> None:
     scripts.client.hset("s", "created", scripts.now())
+    if token is not None:
+        scripts.client.hset("s", "token", token)
+    assert scripts.end()[0] is Status.MOVED
     for _ in range(2):
-        assert scripts.end() == [Status.ENDED, {}]
+        assert scripts.end(digest=b"") == [Status.ENDED]
+    # What stands in the place of the digest can open nothing, and is no longer or shorter.
+    assert scripts.hash()[b"moved"][6:22] == b"\0" * 16
 
 
 def test_session_past_its_end_is_marked_and_not_taken_for_alive(scripts: Scripts) -> None:
-    scripts.create(fields=FIELDS, nonce="one", use_ttl=False)
+    scripts.create(fields=FIELDS, use_ttl=False)
     scripts.client.hset("s", "expires", scripts.now() - 1)
     assert scripts.end(mark=True) == [Status.GONE, 1]
-    assert set(scripts.hash()) == {b"moved"}
+    assert set(scripts.hash()) - {b"saves"} == {b"moved"}
     assert scripts.pttl() == about(MINUTE)
-    assert scripts.end(mark=True) == [Status.GONE]
-    assert scripts.create(nonce="one") == [Status.TAKEN]
+    assert scripts.end(mark=True)[0] is Status.MOVED
+    assert scripts.create()[0] is Status.MOVED
+    assert scripts.create(digest=THEIRS) == [Status.TAKEN]
 
 
 def test_foreign_value_is_not_marked(scripts: Scripts) -> None:
@@ -104,60 +114,134 @@ def test_foreign_value_is_not_marked(scripts: Scripts) -> None:
     assert scripts.pttl() == -1
 
 
-@pytest.mark.parametrize("keep_fields", [False, True])
-def test_end_of_a_session_past_its_end_removes_it(scripts: Scripts, keep_fields: bool) -> None:
+@ANY_DIGEST
+def test_end_of_a_session_past_its_end_removes_it(scripts: Scripts, digest_: bytes) -> None:
     scripts.create(fields=FIELDS, use_ttl=False)
     scripts.client.hset("s", "expires", scripts.now() - 1)
-    assert scripts.end(keep_fields=keep_fields) == [Status.GONE, 1]
+    assert scripts.end(digest=digest_) == [Status.GONE, 1]
     assert scripts.pttl() == -2
 
 
-@pytest.mark.parametrize("keep_fields", [False, True])
+@ANY_DIGEST
 def test_end_by_another_call_is_moved_and_keeps_the_first_marker(
-    scripts: Scripts, keep_fields: bool
+    scripts: Scripts, digest_: bytes
 ) -> None:
     scripts.create(fields=FIELDS)
-    scripts.end(nonce="one", keep_fields=keep_fields)
-    before = scripts.hash()
-    # What the first call kept to be revived by must not bring back what ended twice.
-    assert (before.pop(b"was", None) is not None) is keep_fields
-    for nonce in ("two", "on", "one1", ".*"):
-        status, age = scripts.end(nonce=nonce, keep_fields=True)
+    scripts.end(nonce="one")
+    before, changes = scripts.hash(), scripts.changes()
+    for nonce in ("two", "on", "one1", ".*", b"\0" * 6):
+        status, age = scripts.end(digest=digest_, nonce=nonce)
         assert status is Status.MOVED
         assert 0 <= age < MINUTE
-    assert scripts.hash() == before
-    assert scripts.revive(nonce="one") == [Status.GONE]
-
-
-def test_end_of_an_emptied_session_is_moved(scripts: Scripts) -> None:
-    scripts.create(fields={b".a": b"1"})
-    scripts.save(deletes=[b".a"], end_if_empty=MINUTE)
-    assert scripts.end()[0] is Status.MOVED
-
-
-@pytest.mark.parametrize("keep_fields", [False, True])
-def test_end_twice_is_one_ending_with_the_same_answer(scripts: Scripts, keep_fields: bool) -> None:
-    scripts.create(fields=FIELDS)
-    call = {
-        "keep_fields": keep_fields,
-        "names": names_digest(FIELDS),
-        "checks": {b".a": digest(b"1"), b".x": ""},
-    }
-    first = scripts.end(**call)
-    before, changes = scripts.hash(), scripts.changes()
-    assert scripts.end(**call) == first
-    assert first[0] is Status.ENDED
+        assert len(scripts.end(digest=digest_, nonce=nonce, mark=True)) == 2
     assert (scripts.hash(), scripts.changes()) == (before, changes)
 
 
-def test_end_returns_more_fields_than_lua_can_unpack(scripts: Scripts) -> None:
-    fields = {b".%d" % number: b"%d" % number for number in range(20_000)}
-    scripts.create(fields=fields)
+@ANY_DIGEST
+@pytest.mark.parametrize("mark", [False, True])
+def test_end_twice_is_one_ending_with_the_same_answer(
+    scripts: Scripts, digest_: bytes, mark: bool
+) -> None:
+    scripts.create(fields=FIELDS)
+    call = {
+        "digest": digest_,
+        "mark": mark,
+        "names": names_digest(FIELDS),
+        "checks": {b".a": digest(b"1"), b".x": ""},
+    }
+    assert scripts.end(**call) == [Status.ENDED]
+    before, changes = scripts.hash(), scripts.changes()
+    assert scripts.end(**call) == [Status.ENDED]
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+@pytest.mark.parametrize("count", [1, 3_999, 4_000, 4_001, 20_000])
+def test_end_removes_more_fields_than_lua_can_unpack(scripts: Scripts, count: int) -> None:
+    scripts.create(fields={b".%d" % number: b"%d" % number for number in range(count)})
     for _ in range(2):
-        assert scripts.end(keep_fields=True)[1].items() >= fields.items()
+        assert scripts.end() == [Status.ENDED]
+        assert set(scripts.hash()) - {b"saves"} == {b"moved"}
 
 
-@pytest.mark.parametrize("keep_fields", [False, True])
+# -- a session that emptied itself -------------------------------------------------
+
+
+def emptied(scripts: Scripts) -> bytes:
+    scripts.create(fields={b".a": b"1"})
+    scripts.save(deletes=[b".a"], end_if_empty=MINUTE, save_id="save")
+    return scripts.hash()[b"moved"]
+
+
+@ANY_DIGEST
+def test_after_the_end_of_an_emptied_session_who_comes_is_in_flight(
+    scripts: Scripts, digest_: bytes
+) -> None:
+    emptied(scripts)
+    assert scripts.load()[1] > 1000 * MINUTE
+    scripts.client.pexpire("s", 1000)
+    assert scripts.end(digest=digest_) == [Status.MOVED, 0]
+    assert scripts.pttl() == about(MINUTE)
+    for reply in (scripts.load(), scripts.adjust(), scripts.save()):
+        assert reply[0] is Status.MOVED
+        assert 0 <= reply[1] < MINUTE
+
+
+def test_end_of_an_emptied_session_twice_is_one_ending_with_the_same_answer(
+    scripts: Scripts,
+) -> None:
+    moved = emptied(scripts)
+    assert scripts.end() == [Status.MOVED, 0]
+    before, changes = scripts.hash(), scripts.changes()
+    assert before[b"moved"][:22] == moved[:22]
+    status, age = scripts.end()
+    assert status is Status.MOVED
+    assert 0 <= age < MINUTE
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+def test_save_that_emptied_a_session_is_recognised_after_its_end(scripts: Scripts) -> None:
+    emptied(scripts)
+    scripts.end()
+    reply = scripts.save(deletes=[b".a"], end_if_empty=MINUTE, save_id="save")
+    assert reply == [Status.EMPTIED]
+
+
+# -- whose session -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("owned", [False, True])
+@pytest.mark.parametrize("mark", [False, True])
+def test_session_of_another_token_stays(scripts: Scripts, mark: bool, owned: bool) -> None:
+    scripts.create(fields={b".a": b"1", **({b"owner": b"o"} if owned else {})})
+    token = b"%d" % (scripts.now() - 2 * MINUTE)
+    scripts.client.hset("s", "token", OURS + token)
+    before, changes = scripts.hash(), scripts.changes()
+    for other in (THEIRS, b"\0" * 16, OURS[::-1]):
+        status, age, flag = scripts.end(digest=other, mark=mark)
+        assert (status, flag) == (Status.MOVED, 2 if owned else 1)
+        assert 2 * MINUTE <= age <= 2 * MINUTE + 20_000
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+    assert scripts.end(mark=mark) == [Status.ENDED]
+
+
+def test_the_end_of_another_tokens_session_stays(scripts: Scripts) -> None:
+    scripts.create(fields={b".a": b"1"})
+    scripts.end(nonce="one")
+    before, changes = scripts.hash(), scripts.changes()
+    assert scripts.end(nonce="other", digest=THEIRS, mark=True)[0] is Status.MOVED
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+def test_what_is_created_late_finds_its_end(scripts: Scripts) -> None:
+    assert scripts.end(mark=True) == [Status.GONE]
+    assert scripts.create(fields=FIELDS)[0] is Status.MOVED
+    assert set(scripts.hash()) - {b"saves"} == {b"moved"}
+
+
+# -- checks ------------------------------------------------------------------------
+
+
+@ANY_DIGEST
 @pytest.mark.parametrize(
     ("checks", "holds"),
     [
@@ -173,16 +257,16 @@ def test_end_returns_more_fields_than_lua_can_unpack(scripts: Scripts) -> None:
     ],
 )
 def test_end_with_checks_of_values(
-    scripts: Scripts, checks: dict[bytes, str], holds: bool, keep_fields: bool
+    scripts: Scripts, checks: dict[bytes, str], holds: bool, digest_: bytes
 ) -> None:
     scripts.create(fields=FIELDS)
     before, changes = scripts.hash(), scripts.changes()
-    status = scripts.end(checks=checks, keep_fields=keep_fields)[0]
+    reply = scripts.end(checks=checks, digest=digest_)
     if holds:
-        assert status is Status.ENDED
+        assert reply == [Status.ENDED]
         assert scripts.load()[0] is Status.MOVED
     else:
-        assert status is Status.CONFLICT
+        assert reply == [Status.CONFLICT]
         assert (scripts.hash(), scripts.changes()) == (before, changes)
 
 
@@ -192,27 +276,4 @@ def test_end_with_a_check_of_the_names(scripts: Scripts) -> None:
     for names in ([], [b".a"], [*FIELDS, b".x"], [b".a", b".b", b"#6"]):
         assert scripts.end(names=names_digest(names)) == [Status.CONFLICT]
     assert scripts.changes() == changes
-    assert scripts.end(names=names_digest(FIELDS))[0] is Status.ENDED
-
-
-def test_what_another_call_created_stays(scripts: Scripts) -> None:
-    scripts.create(nonce="hers", fields={b".a": b"1"})
-    before, changes = scripts.hash(), scripts.changes()
-    for created_by in ("his", "her", "hers1"):
-        assert scripts.end(created_by=created_by, mark=True) == [Status.GONE]
-    assert (scripts.hash(), scripts.changes()) == (before, changes)
-    assert scripts.end(created_by="hers", mark=True)[0] is Status.ENDED
-
-
-@pytest.mark.parametrize("keep_fields", [False, True])
-def test_the_end_of_what_another_call_created_stays(scripts: Scripts, keep_fields: bool) -> None:
-    scripts.create(nonce="hers", fields={b".a": b"1"})
-    scripts.end(nonce="one", keep_fields=keep_fields)
-    before, changes = scripts.hash(), scripts.changes()
-    assert scripts.end(nonce="other", created_by="his", mark=True) == [Status.GONE]
-    assert (scripts.hash(), scripts.changes()) == (before, changes)
-
-
-def test_what_is_created_late_finds_its_end(scripts: Scripts) -> None:
-    assert scripts.end(created_by="his", mark=True) == [Status.GONE]
-    assert scripts.create(nonce="his")[0] is Status.TAKEN
+    assert scripts.end(names=names_digest(FIELDS)) == [Status.ENDED]

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from pyramid_redis_lua_sessions.scripts import Status
+from pyramid_redis_lua_sessions.engine.scripts import Status
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.scripts import Scripts, about
+from tests.support.scripts import OURS, THEIRS, Scripts, about
 from tests.support.waiting import wait_until
 
 SECOND = 1_000
@@ -17,8 +17,7 @@ MINUTE = 60_000
 def pass_time(scripts: Scripts, ms: int) -> None:
     """Let a session be ``ms`` older: move everything that its life is measured by."""
     client, fields = scripts.client, scripts.hash()
-    start, nonce = fields[b"created"].split(b" ")
-    client.hset("s", "created", b"%d %s" % (int(start) - ms, nonce))
+    client.hset("s", "created", int(fields[b"created"]) - ms)
     for name in (b"expires", b"deadline"):
         if name in fields:
             client.hset("s", name, int(fields[name]) - ms)
@@ -30,16 +29,15 @@ def pass_time(scripts: Scripts, ms: int) -> None:
 
 
 def test_load_returns_every_field_as_stored(scripts: Scripts) -> None:
-    created = scripts.create(
-        fields={b".a": b"1", b"#1": b"2", b"~q\x1fx": b"?" * 9 + b"3"}, nonce="n"
-    )[2]
+    created = scripts.create(fields={b".a": b"1", b"#1": b"2", b"~q\x1fx": b"3"})[2]
     status, remaining, fields = scripts.load()
     assert (status, remaining) == (Status.LOADED, MINUTE)
-    assert fields.pop(b"~q\x1fx") == scripts.hash()[b"~q\x1fx"] != b"?" * 9 + b"3"
     assert fields == {
-        b"created": b"%d n" % created,
+        b"created": b"%d" % created,
+        b"token": OURS + b"%d" % created,
         b".a": b"1",
         b"#1": b"2",
+        b"~q\x1fx": b"3",
     }
 
 
@@ -50,15 +48,15 @@ def test_load_of_nothing_is_gone_and_creates_nothing(scripts: Scripts) -> None:
     assert scripts.changes() == changes
 
 
-@pytest.mark.parametrize("keep_fields", [False, True])
-def test_load_of_a_marker_tells_its_age_and_leaves_it(scripts: Scripts, keep_fields: bool) -> None:
+@pytest.mark.parametrize("digest", [OURS, THEIRS])
+def test_load_of_a_marker_tells_its_age_and_leaves_it(scripts: Scripts, digest: bytes) -> None:
     scripts.create(fields={b".a": b"1"}, use_ttl=False)
-    scripts.end(keep_fields=keep_fields)
-    at, nonces = scripts.hash()[b"moved"].split(b" ", 1)
-    scripts.client.hset("s", "moved", b"%d %s" % (int(at) - 7 * SECOND, nonces))
+    scripts.end()
+    moved = scripts.hash()[b"moved"]
+    scripts.client.hset("s", "moved", moved[:22] + b"%d" % (int(moved[22:]) - 7 * SECOND))
     changes = scripts.changes()
     for use_ttl in (True, False):
-        status, age = scripts.load(use_ttl=use_ttl, absolute=1, trigger=1)
+        status, age = scripts.load(digest=digest, use_ttl=use_ttl, absolute=1, trigger=1)
         assert status is Status.MOVED
         assert 7 * SECOND <= age <= 7 * SECOND + 20_000
     assert scripts.changes() == changes
@@ -329,6 +327,21 @@ def test_trigger_has_no_share_where_the_default_is_never(scripts: Scripts) -> No
     assert scripts.load(timeout=0, trigger=SECOND)[1] == MINUTE
 
 
+@pytest.mark.parametrize(("default", "trigger", "share"), [(20, 10, 30), (20, 5, 15), (0, 10, 60)])
+def test_trigger_is_the_same_share_of_the_own_timeout(
+    scripts: Scripts, default: int, trigger: int, share: int
+) -> None:
+    """Where the default is no timeout there is no share, and every read touches."""
+    args = {"timeout": default * MINUTE, "trigger": trigger * MINUTE}
+    for left, touches in ((share + 1, False), (share - 1, True)):
+        scripts.client.delete("s")
+        scripts.create(timeout=60 * MINUTE, adjusted=True)
+        pass_time(scripts, max(0, 60 - left) * MINUTE)
+        changes = scripts.changes()
+        scripts.load(**args)
+        assert (scripts.changes() != changes) is (touches or share == 60)
+
+
 @pytest.mark.parametrize(
     "fixed",
     [
@@ -418,21 +431,21 @@ def test_lru_mode_switched_off_moves_the_end_into_the_ttl(
 def test_lru_mode_and_timeout_switched_off_leave_neither_field_nor_ttl(scripts: Scripts) -> None:
     scripts.create(use_ttl=False)
     assert scripts.load(timeout=0, use_ttl=False)[1] == -1
-    assert set(scripts.hash()) == {b"created"}
+    assert set(scripts.hash()) == {b"created", b"token"}
     assert scripts.pttl() == -1
 
 
 def test_lru_mode_switched_off_together_with_the_timeout(scripts: Scripts) -> None:
     scripts.create(use_ttl=False)
     assert scripts.load(timeout=0, use_ttl=True)[1] == -1
-    assert set(scripts.hash()) == {b"created"}
+    assert set(scripts.hash()) == {b"created", b"token"}
     assert scripts.pttl() == -1
 
 
 def test_lru_mode_switched_on_together_with_the_timeout_off(scripts: Scripts) -> None:
     scripts.create()
     assert scripts.load(timeout=0, use_ttl=False)[1] == -1
-    assert set(scripts.hash()) == {b"created"}
+    assert set(scripts.hash()) == {b"created", b"token"}
     assert scripts.pttl() == -1
 
 

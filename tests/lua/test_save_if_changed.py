@@ -1,20 +1,22 @@
 """save_if_changed: statuses, the effect of every argument, checks, and what never happens."""
 
-import re
-
 import pytest
 
-from pyramid_redis_lua_sessions.scripts import Status
-from tests.support.scripts import Scripts, about, digest, names_digest
+from pyramid_redis_lua_sessions.engine.scripts import Status
+from tests.support.scripts import (
+    OURS,
+    THEIRS,
+    Scripts,
+    about,
+    call_id,
+    digest,
+    marks,
+    names_digest,
+)
 from tests.support.waiting import wait_until
 
 SECOND = 1_000
 MINUTE = 60_000
-
-
-def values(scripts: Scripts) -> dict[bytes, bytes]:
-    """The session's values, without what the scripts keep about it."""
-    return {name: value for name, value in scripts.hash().items() if name[:1] in (b".", b"~", b"#")}
 
 
 # -- statuses ----------------------------------------------------------------------
@@ -22,12 +24,16 @@ def values(scripts: Scripts) -> dict[bytes, bytes]:
 
 def test_save_sets_and_deletes_only_what_it_names(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1", b".b": b"2", b".c": b"3"})
-    created = scripts.hash()[b"created"]
-    reply = scripts.save(sets={b".a": b"x", b"#1": b"y"}, deletes=[b".b", b".missing"])
-    assert reply == [Status.SAVED, MINUTE]
+    before, begun = scripts.hash(), scripts.now()
+    status, remaining, now = scripts.save(
+        sets={b".a": b"x", b"#1": b"y"}, deletes=[b".b", b".missing"]
+    )
+    assert (status, remaining) == (Status.SAVED, MINUTE)
+    assert begun <= now <= scripts.now()
     held = scripts.hash()
     assert held.pop(b"saves")
-    assert held == {b"created": created, b".a": b"x", b"#1": b"y", b".c": b"3"}
+    del before[b".b"]
+    assert held == {**before, b".a": b"x", b"#1": b"y"}
 
 
 def test_save_never_creates_a_session(scripts: Scripts) -> None:
@@ -64,16 +70,17 @@ def test_a_new_timeout_or_deadline_does_not_revive_an_expired_session(scripts: S
         assert scripts.pttl() == -2
 
 
-@pytest.mark.parametrize("keep_fields", [False, True])
-def test_save_on_a_marker_changes_nothing(scripts: Scripts, keep_fields: bool) -> None:
+@pytest.mark.parametrize("new_digest", [b"", THEIRS])
+def test_save_on_a_marker_changes_nothing(scripts: Scripts, new_digest: bytes) -> None:
     scripts.create(fields={b".a": b"1"})
-    scripts.end(keep_fields=keep_fields)
+    scripts.end()
     before, changes = scripts.hash(), scripts.changes()
     for end_if_empty in (0, MINUTE):
         status, age = scripts.save(
             sets={b".a": b"2"},
             deletes=[b".b", b"moved"],
             new_timeout=5,
+            new_digest=new_digest,
             end_if_empty=end_if_empty,
         )
         assert status is Status.MOVED
@@ -143,7 +150,8 @@ def test_save_sets_and_removes_a_deadline(scripts: Scripts) -> None:
 
 def test_save_with_a_deadline_in_the_past_ends_the_session(scripts: Scripts) -> None:
     scripts.create()
-    assert scripts.save(sets={b".a": b"1"}, new_deadline=scripts.now() - 1) == [Status.SAVED, 0]
+    reply = scripts.save(sets={b".a": b"1"}, new_deadline=scripts.now() - 1)
+    assert reply[:2] == [Status.SAVED, 0]
     assert scripts.pttl() == -2
 
 
@@ -174,7 +182,7 @@ def test_emptied_session_ends_and_leaves_a_marker(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"}, first=MINUTE, timeout=MINUTE, adjusted=True)
     reply = scripts.save(deletes=[b".a"], end_if_empty=30 * SECOND, save_id="x")
     assert reply == [Status.EMPTIED]
-    assert scripts.hash() == {b"moved": b"0 x"}
+    assert scripts.hash() == {b"moved": call_id("x") + OURS + b"0"}
     assert scripts.pttl() == about(30 * SECOND)
     # So old that no load takes itself for a request in flight.
     status, age = scripts.load()
@@ -185,27 +193,30 @@ def test_emptied_session_ends_and_leaves_a_marker(scripts: Scripts) -> None:
 def test_emptied_session_lives_on_when_it_may(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     assert scripts.save(deletes=[b".a"])[0] is Status.SAVED
-    assert set(scripts.hash()) == {b"created", b"saves"}
+    assert set(scripts.hash()) == {b"created", b"token", b"saves"}
 
 
-@pytest.mark.parametrize("left", [b".b", b"#1", b"~q\x1fid"])
+@pytest.mark.parametrize("left", [b".b", b"#1", b"~q\x1fid", b"owner", b"label"])
 def test_session_is_not_emptied_while_another_request_added_a_value(
     scripts: Scripts, left: bytes
 ) -> None:
     scripts.create(fields={b".a": b"1"})
     scripts.save(sets={left: b"2"})
     assert scripts.save(deletes=[b".a"], end_if_empty=MINUTE)[0] is Status.SAVED
-    assert set(values(scripts)) == {left}
+    assert set(scripts.hash()) == {b"created", b"token", b"saves", left}
 
 
 def test_session_is_not_emptied_when_the_save_sets_a_value(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     reply = scripts.save(deletes=[b".a"], sets={b".b": b"2"}, end_if_empty=MINUTE)
     assert reply[0] is Status.SAVED
-    assert values(scripts) == {b".b": b"2"}
+    assert scripts.values() == {b".b": b"2"}
 
 
-def test_session_with_every_field_of_the_scripts_counts_as_empty(scripts: Scripts) -> None:
+@pytest.mark.parametrize("saves", [1, 8, 9, 17, 96, 97, 105, 300])
+def test_session_with_every_field_of_the_scripts_counts_as_empty(
+    scripts: Scripts, saves: int
+) -> None:
     scripts.create(
         fields={b".a": b"1"},
         created=scripts.now() - MINUTE,
@@ -214,24 +225,15 @@ def test_session_with_every_field_of_the_scripts_counts_as_empty(scripts: Script
         first=MINUTE,
         use_ttl=False,
     )
-    scripts.save(use_ttl=False, save_id="one")
-    times = {b"created", b"token", b"timeout", b"deadline", b"expires", b"first"}
-    assert set(scripts.hash()) == times | {b"saves", b".a"}
-    reply = scripts.save(deletes=[b".a"], end_if_empty=MINUTE, use_ttl=False, save_id="two")
+    scripts.stage(reads=marks(b".other"), writes=marks(b".other"))
+    for _ in range(saves):
+        scripts.save(use_ttl=False, remember=60)
+    held = {b"created", b"token", b"timeout", b"deadline", b"expires", b"first", b"staged"}
+    rings = {b"saves%d" % number for number in range(1, min(12, (saves - 1) // 8) + 1)}
+    assert set(scripts.hash()) == held | {b"saves", b".a"} | rings
+    reply = scripts.save(deletes=[b".a"], end_if_empty=MINUTE, use_ttl=False)
     assert reply == [Status.EMPTIED]
-    assert set(scripts.hash()) == {b"moved", b"saves"}
-
-
-def test_messages_sort_in_the_order_of_their_saves(scripts: Scripts) -> None:
-    scripts.create()
-    names = [b"~\x1f%d" % n for n in range(30)]
-    for part in (names[:10], names[10:11], names[11:]):
-        scripts.save(sets=dict.fromkeys(part, b"\xff" * 9 + b"sealed"), save_id=f"s{len(part)}")
-    stored = values(scripts)
-    assert sorted(names, key=lambda name: stored[name]) == names
-    assert {value[9:] for value in stored.values()} == {b"sealed"}
-    scripts.save(sets={names[0]: b"\xff" * 9 + b"sealed"}, save_id="s10")  # a reply was lost
-    assert values(scripts) == stored
+    assert set(scripts.hash()) - {b"saves"} == {b"moved"}
 
 
 def test_emptied_twice_is_emptied_once(scripts: Scripts) -> None:
@@ -240,6 +242,20 @@ def test_emptied_twice_is_emptied_once(scripts: Scripts) -> None:
     before, changes = scripts.hash(), scripts.changes()
     assert scripts.save(deletes=[b".a"], end_if_empty=MINUTE, save_id="x") == [Status.EMPTIED]
     assert scripts.save(deletes=[b".a"], end_if_empty=MINUTE, save_id="y")[0] is Status.MOVED
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+@pytest.mark.parametrize("how", ["value", "names"])
+def test_what_was_read_of_a_session_that_emptied_itself_is_a_conflict(
+    scripts: Scripts, how: str
+) -> None:
+    scripts.create(fields={b".a": b"1"})
+    scripts.save(deletes=[b".a"], end_if_empty=MINUTE, save_id="x")
+    before, changes = scripts.hash(), scripts.changes()
+    call = {"checks": {b".a": "+"}} if how == "value" else {"names": names_digest([b".a"])}
+    for new_digest in (b"", THEIRS):
+        reply = scripts.save(sets={b".b": b"1"}, new_digest=new_digest, **call)
+        assert reply == [Status.CONFLICT]
     assert (scripts.hash(), scripts.changes()) == (before, changes)
 
 
@@ -260,11 +276,11 @@ def test_save_twice_is_one_save(scripts: Scripts, retry: bool) -> None:
         "names": names_digest([b".a", b".b"]) if retry else "",
         "save_id": "one",
     }
-    assert scripts.save(**call) == [Status.SAVED, about(40 * SECOND)]
+    assert scripts.save(**call)[:2] == [Status.SAVED, about(40 * SECOND)]
     once = scripts.hash()
-    assert scripts.save(**call) == [Status.SAVED, about(40 * SECOND)]
+    assert scripts.save(**call)[:2] == [Status.SAVED, about(40 * SECOND)]
     assert scripts.hash() == once
-    assert values(scripts) == {b".a": b"x", b".c": b"y"}
+    assert scripts.values() == {b".a": b"x", b".c": b"y"}
     assert scripts.pttl() == about(40 * SECOND)
 
 
@@ -279,7 +295,7 @@ def test_repeated_save_does_not_undo_what_came_in_between(scripts: Scripts, retr
         "checks": {b".a": digest(b"1")} if retry else {},
         "save_id": "one",
     }
-    assert scripts.save(**call) == [Status.SAVED, 2 * MINUTE]
+    assert scripts.save(**call)[:2] == [Status.SAVED, 2 * MINUTE]
     deadline = scripts.now() + 4 * MINUTE
     scripts.save(
         sets={b".a": b"3", b".gone": b"2"},
@@ -288,9 +304,9 @@ def test_repeated_save_does_not_undo_what_came_in_between(scripts: Scripts, retr
         new_deadline=deadline,
     )
     before = scripts.hash()
-    assert scripts.save(**call) == [Status.SAVED, 3 * MINUTE]
+    assert scripts.save(**call)[:2] == [Status.SAVED, 3 * MINUTE]
     assert scripts.hash() == before
-    assert values(scripts) == {b".a": b"3", b".gone": b"2"}
+    assert scripts.values() == {b".a": b"3", b".gone": b"2"}
 
 
 def test_equal_bytes_are_a_conflict_when_another_call_wrote_them(scripts: Scripts) -> None:
@@ -301,86 +317,11 @@ def test_equal_bytes_are_a_conflict_when_another_call_wrote_them(scripts: Script
     assert scripts.save(save_id="two", **call) == [Status.CONFLICT]
 
 
-def remembered(scripts: Scripts) -> list[bytes]:
-    saves = re.split(rb"[\x80-\xff]", scripts.hash()[b"saves"])
-    assert saves.pop() == b""  # a moment ends each
-    return [save.partition(b":")[0] for save in saves]
-
-
-def test_a_save_is_remembered_for_the_time_given_and_no_longer(scripts: Scripts) -> None:
-    scripts.create(fields={b".n": b"0"})
-    now = scripts.now() // 1000
-    saves = b"".join(b"s%d%c" % (age, 128 + (now - age) % 128) for age in (1, 25, 35, 120))
-    scripts.client.hset("s", "saves", saves)
-    assert scripts.save(save_id="new", remember=30)[0] is Status.SAVED
-    assert remembered(scripts) == [b"new", b"s1", b"s25"]
-
-
-def test_saves_of_a_storm_are_all_remembered_up_to_a_hundred(scripts: Scripts) -> None:
-    scripts.create(fields={b".n": b"0"})
-    for number in range(120):
-        scripts.save(sets={b".n": b"%d" % number}, save_id=f"id{number}", remember=60)
-    assert remembered(scripts) == [b"id%d" % number for number in range(119, 19, -1)]
-    scripts.save(sets={b".n": b"again"}, save_id="id20")
-    assert values(scripts) == {b".n": b"119"}
-
-
-def test_a_session_saved_now_and_then_stays_small(scripts: Scripts) -> None:
-    """Every byte of a hash counts, and a value over 64 bytes unpacks its listpack."""
-    scripts.create(fields={b".n": b"0"})
-    for number in range(6):
-        scripts.save(sets={b".n": b"%d" % number}, save_id=f"idof8by{number}")
-    assert len(scripts.hash()[b"saves"]) <= 64
-
-
-def test_a_save_id_within_another_is_another(scripts: Scripts) -> None:
-    scripts.create(fields={b".n": b"0"})
-    scripts.save(save_id="abc")
-    for save_id in ("ab", "bc", "b", "%w+", ".*"):
-        reply = scripts.save(checks={b".n": digest(b"-")}, save_id=save_id)
-        assert reply == [Status.CONFLICT]
-
-
-@pytest.mark.parametrize("undoable", [0, 1])
-def test_save_returns_what_it_replaced_only_where_it_is_asked(
-    scripts: Scripts, undoable: int
-) -> None:
-    scripts.create(fields={b".a": b"1"})
-    assert scripts.save(sets={b".a": b"2"}, undoable=undoable) == [Status.SAVED, MINUTE]
-
-
-def test_save_returns_what_it_replaced(scripts: Scripts) -> None:
-    deadline = scripts.now() + MINUTE
-    scripts.create(fields={b".a": b"1", b".b": b"2"}, adjusted=True, deadline=deadline)
-    call = {
-        "sets": {b".a": b"x", b".new": b"y"},
-        "deletes": [b".b", b".missing"],
-        "new_timeout": 2 * MINUTE,
-        "new_deadline": 0,
-        "undoable": 2,
-        "save_id": "one",
-    }
-    replaced = [b"2", None, b"1", None, b"60000", b"%d" % deadline]
-    assert scripts.save(**call) == [Status.SAVED, 2 * MINUTE, replaced]
-    # What it was before is forgotten: the second call must not say that it was this.
-    assert scripts.save(**call) == [Status.SAVED, 2 * MINUTE]
-
-
-def test_save_returns_what_it_replaced_of_very_many_fields(scripts: Scripts) -> None:
-    fields = {b".%d" % number: b"%d" % number for number in range(10_000)}
-    scripts.create(fields=fields)
-    reply = scripts.save(sets=dict.fromkeys(fields, b"x"), undoable=2)
-    assert reply[2] == [*fields.values(), None, None]
-
-
-@pytest.mark.parametrize("how", ["regenerated", "ended", "emptied"])
-def test_a_save_repeated_after_the_session_was(scripts: Scripts, how: str) -> None:
+def test_a_save_repeated_after_a_new_token_was_saved(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     scripts.save(sets={b".a": b"2"}, save_id="one")
-    if how == "emptied":
-        scripts.save(deletes=[b".a"], end_if_empty=MINUTE, save_id="three")
-    else:
-        scripts.end(keep_fields=how == "regenerated")
+    saves = scripts.hash()[b"saves"]
+    scripts.save(sets={b".a": b"2"}, new_digest=THEIRS, loaded_saves=saves)
     before = scripts.hash()
     assert scripts.save(sets={b".a": b"2"}, save_id="one")[0] is Status.SAVED
     assert scripts.save(sets={b".a": b"2"}, save_id="two")[0] is Status.MOVED
@@ -422,8 +363,8 @@ def test_checks_of_values(scripts: Scripts, checks: dict[bytes, str], holds: boo
         end_if_empty=MINUTE,
     )
     if holds:
-        assert reply == [Status.SAVED, 5 * MINUTE]
-        assert values(scripts) == {b".b": b"", b"#1": b"2", b".new": b"1"}
+        assert reply[:2] == [Status.SAVED, 5 * MINUTE]
+        assert scripts.values() == {b".b": b"", b"#1": b"2", b".new": b"1"}
     else:
         assert reply == [Status.CONFLICT]
         assert (scripts.hash(), scripts.changes()) == (before, changes)
@@ -486,12 +427,11 @@ def test_save_takes_more_fields_than_lua_can_unpack(scripts: Scripts, count: int
     scripts.create(fields={**old, b".keep": b"1"})
     checks = dict.fromkeys(old, "+")
     assert scripts.save(sets=new, deletes=old, checks=checks)[0] is Status.SAVED
-    assert values(scripts) == {**new, b".keep": b"1"}
+    assert scripts.values() == {**new, b".keep": b"1"}
 
 
 def test_values_that_look_like_arguments_stay_values(scripts: Scripts) -> None:
-    sets = {b".a": b"", b"created": b"x", b".\x00\n": b"\xff\x00"}
-    del sets[b"created"]
+    sets = {b".a": b"", b".\x00\n": b"\xff\x00"}
     scripts.create()
     scripts.save(sets=sets, checks={b"": "", b"+": ""}, deletes=[b"", b"+", b"1"])
-    assert values(scripts) == sets
+    assert scripts.values() == sets

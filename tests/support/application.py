@@ -10,6 +10,7 @@ from pyramid.response import Response
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions.cookies import CookiePolicy
+from pyramid_redis_lua_sessions.engine.tokens import Token, draw_verifier
 from pyramid_redis_lua_sessions.settings import Settings
 
 SECRET = "a-secret-of-the-tests-with-more-than-32-bytes"
@@ -85,17 +86,28 @@ def cookie_policy(**options: Any) -> CookiePolicy:
 
 
 def signed_cookie(
-    session_id: str, max_age: int | None = None, name: str = "session", **options: Any
+    token: Token | str, max_age: int | None = None, name: str = "session", **options: Any
 ) -> str:
-    """Return a ``Cookie`` header with a session id, signed now."""
+    """Return a ``Cookie`` header with a token, signed now.
+
+    :param token: or a session id: then with a verifier that opens nothing.
+    """
+    if isinstance(token, str):
+        token = Token.of(token, draw_verifier())
     policy = cookie_policy(cookie_name=name, **options)
-    return policy.header_to_set(session_id, "http", max_age, None).partition(";")[0]
+    return policy.header_to_set(token, "http", max_age, None).partition(";")[0]
+
+
+def token_in(header: str, **options: Any) -> Token | None:
+    """Return the token in a ``Cookie`` header, if one of ours is there."""
+    tickets, _ = cookie_policy(**options).read(header)
+    return tickets[0].token if tickets else None
 
 
 def session_id_in(header: str, **options: Any) -> str | None:
     """Return the session id in a ``Cookie`` header, if one of ours is there."""
-    tickets, _ = cookie_policy(**options).read(header)
-    return tickets[0].session_id if tickets else None
+    token = token_in(header, **options)
+    return None if token is None else token.locator
 
 
 def stored_sessions(client: Any, prefix: str = "session:") -> dict[str, dict[bytes, bytes]]:

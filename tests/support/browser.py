@@ -12,6 +12,7 @@ from pyramid.response import Response
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
+from pyramid_redis_lua_sessions.engine.tokens import Token
 
 SECRET = "a secret of the tests, more than 32 bytes long"
 
@@ -73,12 +74,25 @@ class Browser:
         return factory
 
     @property
-    def session_id(self) -> str | None:
-        """The session id in this user's cookie; asking sends nothing to Redis."""
+    def token(self) -> Token | None:
+        """The token in this user's cookie; asking sends nothing to Redis."""
         name = self.factory.settings.cookie_name
         value = self.app.cookies.get(name)
         tickets, _ = self.factory.cookies.read("" if value is None else f"{name}={value}")
-        return tickets[0].session_id if tickets else None
+        return tickets[0].token if tickets else None
+
+    @property
+    def session_id(self) -> str | None:
+        """The session id in this user's cookie: the locator."""
+        token = self.token
+        return None if token is None else token.locator
+
+    @property
+    def bound(self) -> Any:
+        """The protection of this user's session."""
+        token = self.token
+        assert token is not None
+        return self.factory.sealer.bind(token.locator, token.digest)
 
     @property
     def key(self) -> str:
@@ -136,7 +150,7 @@ def stored_values(client: Any, factory: RedisSessionFactory, session_id: str) ->
     Flash messages are left out.
     """
     raw = client.hgetall(f"{factory.settings.prefix}{session_id}")
-    opened = factory.sealer.bind(session_id).open_all(raw)
+    opened = factory.sealer.bind(session_id, raw.get(b"token", b"")[:16]).open_all(raw)
     assert opened is not None, "a seal is broken"
     found: dict[Any, Any] = {}
     for field, data in opened.items():
@@ -160,11 +174,13 @@ def let_time_pass(client: Any, key: str, seconds: float) -> None:
     stored moments into the past is the same as waiting. A session whose TTL is over vanishes.
     """
     step = round(seconds * 1000)
-    for name in (b"created", b"token", b"expires", b"deadline"):
+    for name in (b"created", b"expires", b"deadline"):
         value = client.hget(key, name)
         if value is not None:
-            moment, space, rest = value.partition(b" ")
-            client.hset(key, name, b"%d%s%s" % (int(moment) - step, space, rest))
+            client.hset(key, name, b"%d" % (int(value) - step))
+    token = client.hget(key, "token")
+    if token is not None:
+        client.hset(key, "token", token[:16] + b"%d" % (int(token[16:]) - step))
     ttl = client.pttl(key)
     if ttl >= 0:
         client.pexpire(key, max(0, ttl - step))

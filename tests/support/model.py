@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import enum
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 CSRF = "_csrft_"
 
@@ -42,6 +42,13 @@ def messages_of(data: Data) -> list[Any]:
     return [key.message for key in data if isinstance(key, Flash)]
 
 
+class Cookie(NamedTuple):
+    """A session's name, and the number of its token."""
+
+    name: int
+    token: int
+
+
 class World:
     """What is stored.
 
@@ -54,26 +61,46 @@ class World:
         self.end_if_empty = end_if_empty
         #: Name of a session that lives, to what it holds. The names are the model's own.
         self.live: dict[int, Data] = {}
+        #: Name of a session, to the number of its token: a new one is the next number.
+        self.tokens: dict[int, int] = {}
         #: Names of sessions that have ended not long ago.
         self.markers: set[int] = set()
         #: Names of sessions that emptied themselves, and that nobody has ended since.
         self.emptied: set[int] = set()
         self._names = itertools.count(1)
 
-    def create(self, data: Data) -> int:
+    def create(self, data: Data) -> Cookie:
         name = next(self._names)
         self.live[name] = data
-        return name
+        self.tokens[name] = 0
+        return Cookie(name, 0)
 
-    def end(self, name: int) -> bool:
-        """End a session; tell whether it lived."""
-        if name in self.emptied:
-            self.emptied.discard(name)
-            self.markers.add(name)
-        if self.live.pop(name, None) is None:
+    def renew(self, name: int) -> Cookie:
+        """Give a session a new token."""
+        self.tokens[name] += 1
+        return Cookie(name, self.tokens[name])
+
+    def opened(self, cookie: Cookie | None) -> Data | None:
+        """What a cookie opens."""
+        if cookie is None or cookie.token != self.tokens[cookie.name]:
+            return None
+        return self.live.get(cookie.name)
+
+    def in_flight(self, cookie: Cookie | None) -> bool:
+        """Whether a cookie opens nothing since not long ago: the session ended, or got another."""
+        if cookie is None:
             return False
-        self.markers.add(name)
-        return True
+        replaced = cookie.name in self.live and cookie.token != self.tokens[cookie.name]
+        return replaced or cookie.name in self.markers
+
+    def end(self, cookie: Cookie) -> None:
+        """End the session that a cookie opens."""
+        if cookie.name in self.emptied:
+            self.emptied.discard(cookie.name)
+            self.markers.add(cookie.name)
+        if self.opened(cookie) is not None:
+            del self.live[cookie.name]
+            self.markers.add(cookie.name)
 
     def forget(self, name: int) -> None:
         """Expiry or eviction: of a session, or of the marker that one has ended."""
@@ -86,13 +113,13 @@ class World:
 class Outcome:
     """What becomes of a request.
 
-    :ivar created: name of the session whose cookie the response sets.
+    :ivar cookie: that the response sets.
     :ivar deletes: the response deletes the cookie.
     :ivar conflict: the save was refused, and nothing of it applied.
     :ivar dropped: changes were lost because their session was over, and that is reported.
     """
 
-    created: int | None = None
+    cookie: Cookie | None = None
     deletes: bool = False
     conflict: bool = False
     dropped: bool = False
@@ -101,13 +128,13 @@ class Outcome:
 class ModelRequest:
     """One request, with the cookie of a session or none."""
 
-    def __init__(self, world: World, name: int | None) -> None:
+    def __init__(self, world: World, cookie: Cookie | None) -> None:
         self.world = world
-        self.cookie = name
+        self.cookie = cookie
         #: Whether the session had ended shortly before this request loaded it.
         self.in_flight = False
         self.invalidated = False
-        self.ending: int | None = None
+        self.ending: Cookie | None = None
         #: What it knew of the session that it ends, if it saw it alive.
         self.ending_seen: ModelRequest | None = None
         self._stand(Phase.UNREAD)
@@ -126,13 +153,13 @@ class ModelRequest:
     def load(self) -> None:
         if self.phase is not Phase.UNREAD:
             return
-        world = self.world
-        if self.cookie in world.live:
+        stored = self.world.opened(self.cookie)
+        if stored is not None:
             self._stand(Phase.STORED)
-            self.base = {key: _copy(value) for key, value in world.live[self.cookie].items()}
+            self.base = {key: _copy(value) for key, value in stored.items()}
             self.held = {key: _copy(value) for key, value in self.base.items()}
         else:
-            self.in_flight = self.cookie in world.markers
+            self.in_flight = self.world.in_flight(self.cookie)
             self._stand(Phase.ADRIFT if self.in_flight else Phase.FRESH)
 
     # -- what a view does ------------------------------------------------------------
@@ -207,10 +234,7 @@ class ModelRequest:
 
     def regenerate(self) -> None:
         self.load()
-        if self.phase is Phase.ADRIFT:
-            self.phase = Phase.FRESH  # the application logs in on it
-        elif self.phase is Phase.STORED:
-            self.regenerates = True
+        self.regenerates = self.phase is not Phase.FRESH
         self.delete(CSRF)
         self.deleted.add(CSRF)
 
@@ -231,32 +255,42 @@ class ModelRequest:
         changed = self.assigned | self.mutated
         own = {key: value for key, value in self.held.items() if key in changed}
         if self.phase is Phase.ADRIFT:
-            outcome.dropped = bool(own)
+            self._finish_adrift(own, outcome)
         elif self.phase is Phase.STORED and self.regenerates:
             self._finish_regeneration(own, outcome)
         elif self.phase is Phase.STORED and (own or self.deleted):
             self._finish_save(own, outcome)
         elif self.phase is Phase.FRESH and own:
-            seen, stored = self.ending_seen, world.live.get(self.ending or 0)
+            seen, stored = self.ending_seen, world.opened(self.ending)
             if seen is not None and stored is not None and seen._outdated(stored):
                 outcome.conflict = True  # the new session may stand on what was read of the old
             else:
-                outcome.created = world.create(own)
-        if self.invalidated and self.cookie is not None and outcome.created is None:
-            # A logout deletes the cookie, unless another request has ended the session meanwhile:
-            # the browser may have got the cookie of a newer login since.
-            meanwhile = self.ending_seen is not None and self.ending not in world.live
-            ended = self.ending in world.markers | world.emptied
+                outcome.cookie = world.create(own)
+        if self.invalidated and self.cookie is not None and outcome.cookie is None:
+            # A logout deletes the cookie, unless another request has ended the session meanwhile,
+            # or renewed its token: the browser may have got the cookie of a newer login since.
+            meanwhile = self.ending_seen is not None and world.opened(self.ending) is None
+            ended = self.ending is not None and (
+                world.in_flight(self.ending) or self.ending.name in world.emptied
+            )
             outcome.deletes = not (self.in_flight or meanwhile or ended)
         if self.ending is not None:
             world.end(self.ending)
         return outcome
 
+    def _finish_adrift(self, own: Data, outcome: Outcome) -> None:
+        if self.regenerates and not set(own) <= {CSRF}:
+            outcome.cookie = self.world.create(own)
+        else:
+            # Nothing, or only a token, is no login.
+            outcome.dropped = bool(own) or self.regenerates
+
     def _finish_save(self, own: Data, outcome: Outcome) -> None:
-        stored = self.world.live.get(self.cookie or 0)
+        assert self.cookie is not None
+        stored = self.world.opened(self.cookie)
         if stored is None:
             read = self.world.retry and bool(self.reads or self.names_read)
-            outcome.conflict = read and self.cookie in self.world.emptied
+            outcome.conflict = read and self.cookie.name in self.world.emptied
             outcome.dropped = not outcome.conflict
         elif self._outdated(stored):
             outcome.conflict = True
@@ -265,26 +299,20 @@ class ModelRequest:
             emptied = not own and set(self.base) <= self.deleted and not stored
             if self.world.end_if_empty and emptied:
                 # What comes next with this cookie is none of a request in flight.
-                self.world.forget(self.cookie or 0)
-                self.world.emptied.add(self.cookie or 0)
+                self.world.forget(self.cookie.name)
+                self.world.emptied.add(self.cookie.name)
 
     def _finish_regeneration(self, own: Data, outcome: Outcome) -> None:
-        stored = self.world.live.get(self.cookie or 0)
+        assert self.cookie is not None
+        stored = self.world.opened(self.cookie)
         if stored is None:
-            if set(own) <= {CSRF}:
-                outcome.dropped = True  # nothing, or only a token, is no login
-            else:
-                outcome.created = self.world.create(own)
-            self.world.end(self.cookie or 0)
+            self._finish_adrift(own, outcome)
+            self.world.end(self.cookie)
         elif self._outdated(stored):
             outcome.conflict = True
         else:
-            # Messages that slipped in are carried over last.
-            late = {key: None for key in stored if isinstance(key, Flash) and key not in self.base}
             self._apply(stored, own)
-            kept = {key: value for key, value in stored.items() if key not in late}
-            outcome.created = self.world.create({**kept, **late})
-            self.world.end(self.cookie or 0)
+            outcome.cookie = self.world.renew(self.cookie.name)
 
     def _apply(self, stored: Data, own: Data) -> None:
         for key in self.deleted:

@@ -23,6 +23,8 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 
+from pyramid_redis_lua_sessions.engine.tokens import Token
+
 from .application import SECRET, SetCookie, cookie_policy, set_cookies
 
 #: Longest time that a step may take before the test is called stuck, seconds.
@@ -57,13 +59,17 @@ def answer_of(response: Any) -> Answer:
     return Answer(response.status_int, set_cookies(response), response)
 
 
-def id_in(cookie: str | None) -> str:
-    """Return the session id in a ``Cookie`` header."""
+def token_of(cookie: str | None) -> Token:
+    """Return the token in a ``Cookie`` header."""
     assert cookie is not None
     tickets, _ = cookie_policy().read(cookie)
     assert len(tickets) == 1
-    session_id: str = tickets[0].session_id
-    return session_id
+    return tickets[0].token
+
+
+def id_in(cookie: str | None) -> str:
+    """Return the session id in a ``Cookie`` header: the locator."""
+    return token_of(cookie).locator
 
 
 class Overlap:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import redis
 
-from pyramid_redis_lua_sessions.scripts import SCRIPTS, Status
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS, Status
 
 Fields = Mapping[bytes, bytes]
 
 NOTHING: Mapping[bytes, Any] = MappingProxyType({})
+
+#: Digest of the verifier that every call has unless it is given another one.
+OURS = b"digest of a user"
+#: That of somebody else: an intruder, or who had the session before its token was replaced.
+THEIRS = b"digest of others"
 
 
 def digest(value: bytes) -> str:
@@ -28,6 +34,11 @@ def names_digest(fields: Iterable[bytes]) -> str:
     return f"{len(names)}:{total}"
 
 
+def marks(*fields: bytes) -> str:
+    """The fields that a save reads or writes, as staged saves are compared by."""
+    return "".join(digest(field)[:8] for field in fields)
+
+
 def pairs(values: Mapping[Any, Any]) -> list[Any]:
     """``{a: b}`` as ``[a, b]``."""
     return [item for pair in values.items() for item in pair]
@@ -36,12 +47,14 @@ def pairs(values: Mapping[Any, Any]) -> list[Any]:
 class Scripts:
     """One script a method. A reply is a list whose first element is a :class:`Status`.
 
+    Ids of calls are six bytes; a shorter name is filled up.
+
     :param client: a client of a real server.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self._saved = self._adjusted = self._swapped = 0
+        self._ids = itertools.count()
 
     def call(self, name: str, key: str, *args: Any) -> list[Any]:
         reply: Any = self.client.eval(SCRIPTS[name].source, 1, key, *args)
@@ -51,13 +64,14 @@ class Scripts:
         self,
         key: str = "s",
         *,
+        digest: bytes = OURS,
         timeout: int = 60_000,
         trigger: int | str = "",
         absolute: int = 0,
         use_ttl: bool = True,
     ) -> list[Any]:
         """The fields of a LOADED reply are a dict."""
-        reply = self.call("load_and_touch", key, timeout, trigger, absolute, _flag(use_ttl))
+        reply = self.call("load_and_touch", key, digest, timeout, trigger, absolute, _flag(use_ttl))
         if reply[0] is Status.LOADED:
             reply[2] = _dict(reply[2])
         return reply
@@ -67,7 +81,7 @@ class Scripts:
         key: str = "s",
         fields: Fields = NOTHING,
         *,
-        nonce: str = "n",
+        digest: bytes = OURS,
         created: int | str = "",
         timeout: int = 60_000,
         adjusted: bool = False,
@@ -79,7 +93,7 @@ class Scripts:
         return self.call(
             "create_unique",
             key,
-            nonce,
+            digest,
             created,
             timeout,
             "1" if adjusted else "",
@@ -96,33 +110,47 @@ class Scripts:
         sets: Fields = NOTHING,
         deletes: Iterable[bytes] = (),
         *,
+        digest: bytes = OURS,
         timeout: int = 60_000,
         absolute: int = 0,
         use_ttl: bool = True,
+        save_id: str | bytes = b"",
+        remember: int = 10,
         new_timeout: int | str = "",
         new_deadline: int | str = "",
-        save_id: str | None = None,
-        remember: int = 10,
-        undoable: int = 0,
+        new_digest: bytes = b"",
+        loaded_saves: bytes = b"",
+        restart: bool = False,
         end_if_empty: int = 0,
+        stage_id: str = "",
+        reads: str = "",
+        writes: str = "",
         names: str = "",
         checks: Mapping[bytes, str] = NOTHING,
     ) -> list[Any]:
-        """Without a ``save_id`` every call has one of its own."""
+        """Without a ``save_id`` every call has one of its own.
+
+        :param reads: :func:`marks`, or ``*``; ``writes`` the same.
+        """
         deletes = list(deletes)
-        self._saved += 1
         return self.call(
             "save_if_changed",
             key,
+            digest,
             timeout,
             absolute,
             _flag(use_ttl),
+            self._id(save_id),
+            remember,
             new_timeout,
             new_deadline,
-            save_id or f"save{self._saved}",
-            remember,
-            undoable,
+            new_digest,
+            loaded_saves,
+            _flag(restart),
             end_if_empty,
+            stage_id,
+            reads,
+            writes,
             names,
             len(checks),
             len(deletes),
@@ -131,71 +159,92 @@ class Scripts:
             *pairs(sets),
         )
 
+    def save_fields(
+        self,
+        key: str = "s",
+        sets: Fields = NOTHING,
+        deletes: Iterable[bytes] = (),
+        *,
+        digest: bytes = OURS,
+        timeout: int = 60_000,
+        absolute: int = 0,
+        use_ttl: bool = True,
+        save_id: str | bytes = b"",
+        remember: int = 10,
+    ) -> list[Any]:
+        """As :meth:`save`, where nothing but fields is to be set and deleted."""
+        deletes = list(deletes)
+        args = (digest, timeout, absolute, _flag(use_ttl), self._id(save_id), remember)
+        return self.call("save_fields", key, *args, len(deletes), *deletes, *pairs(sets))
+
     def adjust(
         self,
         key: str = "s",
         *,
+        digest: bytes = OURS,
         timeout: int = 60_000,
         absolute: int = 0,
         use_ttl: bool = True,
+        save_id: str | bytes = b"",
+        remember: int = 10,
         new_timeout: int | str = "",
         new_deadline: int | str = "",
-        save_id: str | None = None,
-        remember: int = 10,
     ) -> list[Any]:
         """Without a ``save_id`` every call has one of its own."""
-        self._adjusted += 1
         return self.call(
             "adjust_timeout",
             key,
+            digest,
             timeout,
             absolute,
             _flag(use_ttl),
+            self._id(save_id),
+            remember,
             new_timeout,
             new_deadline,
-            save_id or f"adjust{self._adjusted}",
-            remember,
         )
+
+    def stage(
+        self,
+        key: str = "s",
+        *,
+        digest: bytes = OURS,
+        stage_id: str = "stage",
+        hold: int = 60_000,
+        reads: str = "",
+        writes: str = "",
+        names: str = "",
+        checks: Mapping[bytes, str] = NOTHING,
+    ) -> list[Any]:
+        """``reads`` and ``writes`` are as in :meth:`save`; with ``hold=0`` it is given up."""
+        args = (digest, stage_id, hold, reads, writes, names, *pairs(checks))
+        return self.call("stage_save", key, *args)
 
     def end(
         self,
         key: str = "s",
         *,
-        nonce: str = "end",
+        digest: bytes = OURS,
+        nonce: str | bytes = "end",
         marker: int = 60_000,
-        keep_fields: bool = False,
         mark: bool = False,
-        created_by: str = "",
         names: str = "",
         checks: Mapping[bytes, str] = NOTHING,
     ) -> list[Any]:
-        """The fields of an ENDED reply are a dict."""
-        flags = (_flag(keep_fields), _flag(mark))
-        reply = self.call(
-            "end_session", key, nonce, marker, *flags, created_by, names, *pairs(checks)
-        )
-        if reply[0] is Status.ENDED:
-            reply[1] = _dict(reply[1])
-        return reply
+        """With ``digest=b""`` it ends whatever the token."""
+        args = (digest, self._id(nonce), marker, _flag(mark), names, *pairs(checks))
+        return self.call("end_session", key, *args)
 
-    def revive(self, key: str = "s", *, nonce: str = "end") -> list[Any]:
-        return self.call("revive_session", key, nonce)
-
-    def swap(
-        self,
-        key: str = "s",
-        *swaps: tuple[bytes, bytes | None, bytes | None],
-        save_id: str | None = None,
-        remember: int = 10,
-        undone: str = "",
+    def index(
+        self, locator: str | bytes, key: str = "i", *, most: int = 100, absolute: int = 0
     ) -> list[Any]:
-        """A swap is (field, expected, new); ``None`` = absent."""
-        self._swapped += 1
-        args: list[Any] = [save_id or f"swap{self._swapped}", remember, undone]
-        for field, expected, new in swaps:
-            args += (field, "" if expected is None else digest(expected))
-            args.append(b"" if new is None else b"=" + new)
-        return self.call("swap_fields", key, *args)
+        return self.call("index_session", key, locator, most, absolute)
+
+    def describe(self, key: str = "s", *, timeout: int = 60_000, absolute: int = 0) -> list[Any]:
+        return self.call("describe_session", key, timeout, absolute)
+
+    def _id(self, name: str | bytes) -> bytes:
+        return call_id(name or f"#{next(self._ids)}")
 
     # -- what Redis holds ----------------------------------------------------------
 
@@ -208,6 +257,10 @@ class Scripts:
         found: Any = self.client.hgetall(key)
         return dict(found)
 
+    def values(self, key: str = "s") -> dict[bytes, bytes]:
+        """The session's values, without what the scripts keep about it."""
+        return {n: value for n, value in self.hash(key).items() if n[:1] in (b".", b"~", b"#")}
+
     def pttl(self, key: str = "s") -> int:
         """-1 = no TTL, -2 = no such key."""
         left: Any = self.client.pttl(key)
@@ -218,6 +271,13 @@ class Scripts:
         append-only file what moves this counter, and nothing else."""
         info: Any = self.client.info("persistence")
         return int(info["rdb_changes_since_last_save"])
+
+
+def call_id(name: str | bytes) -> bytes:
+    """A call's id, of six bytes."""
+    found = (name.encode() if isinstance(name, str) else name).ljust(6, b"_")
+    assert len(found) == 6, f"{name!r} is too long"
+    return found
 
 
 def _flag(on: bool) -> str:

@@ -31,10 +31,10 @@ from hypothesis.stateful import (
 )
 from pyramid.interfaces import ISessionFactory
 
+from pyramid_redis_lua_sessions.engine.serializers import FLASH_KIND, key_of, order_of
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
-from pyramid_redis_lua_sessions.serializers import FLASH_KIND, key_of, order_of
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.support.model import CSRF, ModelRequest, World, messages_of, values_of
+from tests.support.model import CSRF, Cookie, ModelRequest, World, messages_of, values_of
 from tests.support.overlap import Driven, Overlap, id_in
 from tests.support.waiting import wait_until
 
@@ -73,8 +73,8 @@ class Machine(RuleBasedStateMachine):
         self.ids: dict[int, str] = {}
         #: Names of sessions to the CSRF tokens that were derived for them.
         self.tokens: dict[int, str] = {}
-        #: Names of the model's sessions with their cookies, as the browser got them.
-        self.cookies: list[tuple[int, str]] = []
+        #: The model's cookies with the real ones, as the browser got them.
+        self.cookies: list[tuple[Cookie, str]] = []
         self.running: list[Pair] = []
         self.number = 0
         self.start(None, None, load=True)
@@ -117,7 +117,7 @@ class Machine(RuleBasedStateMachine):
         else:
             self.start(*self.cookies[-1 if cookie == "latest" else 0], load)
 
-    def start(self, name: int | None, cookie: str | None, load: bool) -> None:
+    def start(self, name: Cookie | None, cookie: str | None, load: bool) -> None:
         self.running.append(Pair(self.overlap.begin(cookie), ModelRequest(self.world, name)))
         if load:
             self.load(0)
@@ -142,12 +142,14 @@ class Machine(RuleBasedStateMachine):
         assert dropped is expected.dropped
         assert len(answer.cookies) <= 1
         assert answer.deletes is expected.deletes
-        assert (answer.cookie is not None) is (expected.created is not None)
-        if answer.cookie is not None and expected.created is not None:
+        assert (answer.cookie is not None) is (expected.cookie is not None)
+        if answer.cookie is not None and expected.cookie is not None:
             session_id = id_in(answer.cookie)
-            assert session_id not in self.ids.values()
-            self.ids[expected.created] = session_id
-            self.cookies.append((expected.created, answer.cookie))
+            if expected.cookie.token == 0:
+                assert session_id not in self.ids.values()
+            # Under a new token the session keeps its id.
+            assert self.ids.setdefault(expected.cookie.name, session_id) == session_id
+            self.cookies.append((expected.cookie, answer.cookie))
         self.compare()
 
     def compare(self) -> None:
@@ -172,7 +174,7 @@ class Machine(RuleBasedStateMachine):
     def opened(self, session_id: str, fields: dict[bytes, bytes]) -> tuple[Any, list[Any]]:
         """Return the values and the messages in a stored hash."""
         factory = self.overlap.registry.getUtility(ISessionFactory)
-        plain = factory.sealer.bind(session_id).open_all(fields)
+        plain = factory.sealer.bind(session_id, fields[b"token"][:16]).open_all(fields)
         assert plain is not None, "a seal is broken"
         values, messages = {}, []
         for field in sorted(plain, key=lambda field: order_of(field, fields[field])):

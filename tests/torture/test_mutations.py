@@ -27,22 +27,36 @@ COPIED = ["pyramid_redis_lua_sessions", "lua", "tests", "pyproject.toml"]
 #: Copies that are tested at a time.
 WORKERS = 2
 
-CONCURRENCY = "tests/functional/test_concurrency.py"
-GONE = "tests/functional/test_gone.py"
-JAR = "tests/functional/test_cookie_jar.py"
-REGENERATE = "tests/functional/test_regenerate.py"
-REVIVING = "tests/lua/test_revive_session.py"
-REVOKE = "tests/functional/test_revoke.py"
+#: All orders of two requests, without lost replies and with them.
+ORDERS = "tests/torture/test_every_interleaving.py -k test_two_requests"
+SAVING = "tests/lua/test_save_if_changed.py"
+ENDING = "tests/lua/test_end_session.py"
+CREATING = "tests/lua/test_create_unique.py"
+LOADING = "tests/lua/test_load_and_touch.py"
+ADJUSTING = "tests/lua/test_adjust_timeout.py"
+INDEXING = "tests/lua/test_index_session.py"
+RENEWING = "tests/lua/test_new_token.py"
+REMEMBERING = "tests/lua/test_remembered.py"
+STAGING = "tests/lua/test_stage_save.py"
+TOKENS = "tests/lua/test_token.py"
 
 SAVE = "lua/save_if_changed.lua"
+PLAIN_SAVE = "lua/save_fields.lua"
 END = "lua/end_session.lua"
 CREATE = "lua/create_unique.lua"
-LOAD = "lua/load_and_touch.lua"
-ADJUST = "lua/adjust_timeout.lua"
-SWAP = "lua/swap_fields.lua"
-REVIVE = "lua/revive_session.lua"
 INDEX = "lua/index_session.lua"
-REVOKING = "lua/revoke_index.lua"
+CHECKS = "lua/parts/checks.lua"
+GONE = "lua/parts/gone.lua"
+LIFE = "lua/parts/life.lua"
+MARKER = "lua/parts/leave_marker.lua"
+REMEMBER = "lua/parts/remember.lua"
+REMEMBERED = "lua/parts/remembered.lua"
+STAGED = "lua/parts/staged.lua"
+TOKEN = "lua/parts/token.lua"
+ENGINE = "pyramid_redis_lua_sessions/engine"
+EXECUTOR = f"{ENGINE}/executor.py"
+PLAN = f"{ENGINE}/plan.py"
+SEALS = f"{ENGINE}/seals.py"
 
 
 class Mutation(NamedTuple):
@@ -59,26 +73,51 @@ class Mutation(NamedTuple):
     tests: str
 
 
-DIGEST = "or #check > 1 and (not value or redis.sha1hex(value) ~= check) then"
-NOT_CREATED = "\nif not created then\n"
-UNCHECKED = "\nif false then\n"
-MARKER_COUNTS = "\nif not created and not moved then\n"
-
 MUTATIONS = {
-    "save: a save creates a session": Mutation(SAVE, NOT_CREATED, UNCHECKED, GONE),
-    "save: a marker is a session": Mutation(SAVE, NOT_CREATED, MARKER_COUNTS, GONE),
-    "save: past its end a session can be saved": Mutation(
-        SAVE, "or (expires and (tonumber(expires) or 0) <= now_ms)", "", GONE
+    "gone: a marker is a session": Mutation(
+        GONE, "if not created then\n", "if not created and not moved then\n", TOKENS
     ),
-    "save: nobody compares what was read": Mutation(SAVE, DIGEST, "then", CONCURRENCY),
-    "save: what was read as absent may be there": Mutation(
-        SAVE, "if check == '' and value\n", "if false\n", CONCURRENCY
+    "gone: a marker is an unknown id": Mutation(
+        GONE, "if not moved then return {0} end", "if true then return {0} end", ENDING
     ),
-    "save: what was read as present may be gone": Mutation(
-        SAVE, "or check == '+' and not value\n", "", CONCURRENCY
+    "token: every verifier opens the session": Mutation(
+        TOKEN, "if string.sub(token or '', 1, 16) ~= digest then", "if false then", TOKENS
     ),
-    "save: nobody compares the names of the fields": Mutation(
-        SAVE, "if names ~= '' then", "if false then", CONCURRENCY
+    "token: nobody says that it was replaced": Mutation(
+        TOKEN, "1 + redis.call('HEXISTS', session_key, 'owner')", "0", TOKENS
+    ),
+    "checks: nobody compares what was read": Mutation(
+        CHECKS, "#check > 1 and (not value or redis.sha1hex(value) ~= check)", "false", SAVING
+    ),
+    "checks: what was read as absent may be there": Mutation(
+        CHECKS, "if check == '' and value\n", "if false\n", SAVING
+    ),
+    "checks: what was read as present may be gone": Mutation(
+        CHECKS, "or check == '+' and not value\n", "", SAVING
+    ),
+    "checks: nobody compares the names of the fields": Mutation(
+        CHECKS, "if names ~= '' then", "if false then", SAVING
+    ),
+    "life: past its end a session can be saved": Mutation(
+        LIFE, "or (expires and (tonumber(expires) or 0) <= now_ms)", "", SAVING
+    ),
+    "marker: it never expires": Mutation(
+        MARKER, "redis.call('PEXPIRE', session_key, marker_ms)\n", "", ENDING
+    ),
+    "marker: none is left": Mutation(
+        MARKER, "redis.call('HSET', session_key, 'moved', marker)\n", "", ENDING
+    ),
+    "marker: what was stored stays beside it": Mutation(
+        MARKER, "if #ended > 0 then", "if false then", ENDING
+    ),
+    "remember: a save is not remembered": Mutation(
+        REMEMBER, "save_id .. string.char(moment) .. recent", "recent", REMEMBERING
+    ),
+    "remember: it is remembered for ever": Mutation(
+        REMEMBER, "> remember_s do", "> 1000 do", REMEMBERING
+    ),
+    "remember: what is in the ring is forgotten": Mutation(
+        REMEMBERED, "then repeated = true end", "then repeated = false end", REMEMBERING
     ),
     "save: a conflict is half saved": Mutation(
         SAVE,
@@ -87,122 +126,113 @@ MUTATIONS = {
         "  for i = first_set, #ARGV, 2 do\n"
         "    redis.call('HSETNX', session_key, ARGV[i], ARGV[i + 1])\n"
         "  end\n",
-        CONCURRENCY,
-    ),
-    "save: a repeated save is a conflict with itself": Mutation(
-        SAVE, "if id == save_id then repeated = true end", "", CONCURRENCY
-    ),
-    "save: the last save is not remembered": Mutation(
-        SAVE, "local remembered = {save_id .. moment}", "local remembered = {}", CONCURRENCY
+        SAVING,
     ),
     "save: nothing is deleted": Mutation(
-        SAVE, "for i = first_delete, first_set - 1, BATCH do", "for i = 1, 0 do", CONCURRENCY
+        SAVE, "for i = first_delete, first_set - 1, BATCH do", "for i = 1, 0 do", SAVING
     ),
     "save: the request decides that a session is empty": Mutation(
-        SAVE, "if redis.call('HLEN', session_key) == held then", "if true then", CONCURRENCY
+        SAVE, "if redis.call('HLEN', session_key) == held then", "if true then", ORDERS
     ),
     "save: an emptied session lives on": Mutation(
-        SAVE, "if redis.call('HLEN', session_key) == held then", "if false then", CONCURRENCY
-    ),
-    "save: an emptied session leaves no marker": Mutation(
-        SAVE,
-        "redis.call('HSET', session_key, 'moved', '0 ' .. save_id)\n",
-        "",
-        GONE,
+        SAVE, "if redis.call('HLEN', session_key) == held then", "if false then", SAVING
     ),
     "save: a repeated emptying save is dropped": Mutation(
-        SAVE, "if string.match(moved, '^%d+ (%S+)') == save_id then return {7} end", "", GONE
+        SAVE, "if string.sub(moved, 1, 6) == save_id then return {7} end", "", SAVING
     ),
     "save: an emptied session is in flight": Mutation(
-        SAVE, "'moved', '0 ' .. save_id", "'moved', string.format('%.0f ', now_ms) .. save_id", GONE
+        SAVE,
+        "save_id .. digest .. '0', end_if_empty",
+        "save_id .. digest .. string.format('%.0f', now_ms), end_if_empty",
+        SAVING,
     ),
-    "save: nobody notes which fields a save wrote": Mutation(
-        SAVE, "remembered[1] = save_id .. ':' .. wrote .. moment\n", "", CONCURRENCY
+    "save: a renewal stands on what is no longer so": Mutation(
+        SAVE, "loaded_saves ~= (saves or '')", "false", ORDERS
     ),
-    "end: no marker is left": Mutation(
-        END,
-        "  redis.call('HSET', session_key, 'moved', marker)\n  local names",
-        "  local names",
-        JAR,
+    "save: a repeated renewal does not find its own change": Mutation(
+        SAVE,
+        "if repeated then new_timeout, new_deadline, restart = nil, nil, false\nelse\n",
+        "if repeated then new_timeout, new_deadline, restart = nil, nil, false\nend\ndo\n",
+        ORDERS,
     ),
-    "end: the marker never expires": Mutation(
-        END,
-        "  redis.call('PEXPIRE', session_key, marker_ms)\n"
-        "  redis.call('HSET', session_key, 'moved', marker)\n",
-        "  redis.call('PERSIST', session_key)\n"
-        "  redis.call('HSET', session_key, 'moved', marker)\n",
-        GONE,
+    "save: a renewal puts no new token in place": Mutation(
+        SAVE,
+        "new_digest .. string.format('%.0f', now_ms))\n  end\n  for",
+        "token)\n  end\n  for",
+        RENEWING,
     ),
-    "end: the old id lives on beside the new one": Mutation(
-        END, "  redis.call('HDEL', session_key, 'created')\n", "", REGENERATE
+    "plain save: a repeated one writes over what came in between": Mutation(
+        PLAIN_SAVE,
+        "-- @include life\nif not repeated then\n",
+        "-- @include life\nif true then\n",
+        ORDERS,
     ),
-    "end: a marker ends again": Mutation(END, NOT_CREATED, MARKER_COUNTS, GONE),
-    "end: a repeated call returns no fields": Mutation(
-        END, "if ended_by ~= nonce then", "if true then", REGENERATE
+    "plain save: nothing is deleted": Mutation(
+        PLAIN_SAVE, "for i = first_delete, first_set - 1, BATCH do", "for i = 1, 0 do", ORDERS
     ),
-    "end: writes that slipped in are forgotten": Mutation(
-        END, "  fields = redis.call('HGETALL', session_key)\n", "", REGENERATE
+    "staged: nobody waits": Mutation(STAGED, "if clash then return {10} end", "", STAGING),
+    "staged: it holds for ever": Mutation(
+        STAGED,
+        "left > 0 and left <= 60000 then",
+        "left <= 60000 then",
+        STAGING,
     ),
-    "end: nobody compares what was read": Mutation(END, DIGEST, "then", REGENERATE),
-    "end: nobody compares the names of the fields": Mutation(
-        END, "if names ~= '' then", "if false then", REGENERATE
+    "end: a newer token's session ends too": Mutation(
+        END, "if digest ~= '' then\n", "if false then\n", ENDING
+    ),
+    "end: a repeated call does not find its own ending": Mutation(
+        END, "if string.sub(moved, 1, 6) == nonce then return {9} end", "", ENDING
+    ),
+    "end: a session that is about to be created is not marked": Mutation(
+        END, "if mark and not created and not moved and", "if false and", ENDING
     ),
     "create: a taken id is used": Mutation(
-        CREATE, "if redis.call('EXISTS', session_key) == 1 then", "if false then", CONCURRENCY
+        CREATE, "if redis.call('EXISTS', session_key) == 1 then", "if false then", CREATING
     ),
     "create: the id of an ended session is used": Mutation(
         CREATE,
         "if redis.call('EXISTS', session_key) == 1 then",
         "if redis.call('HEXISTS', session_key, 'created') == 1 then",
-        REGENERATE,
+        CREATING,
     ),
     "create: a repeated call finds its id taken": Mutation(
-        CREATE, "if made_by == nonce then\n", "if false then\n", GONE
-    ),
-    "create: a new id starts a new life": Mutation(
-        CREATE, "created_ms = created_ms or now_ms", "created_ms = now_ms", REGENERATE
-    ),
-    "load: a marker is an unknown id": Mutation(
-        LOAD, "  if moved then\n", "  if false then\n", JAR
-    ),
-    "load: what is kept beside a marker is a session": Mutation(
-        LOAD, NOT_CREATED, "\ncreated = created or moved\nif not created then\n", REGENERATE
-    ),
-    "adjust: it creates a session": Mutation(ADJUST, NOT_CREATED, UNCHECKED, GONE),
-    "adjust: a marker is a session": Mutation(ADJUST, NOT_CREATED, MARKER_COUNTS, GONE),
-    "swap: what another request wrote is put back too": Mutation(
-        SWAP,
-        "if same and not left_alone then",
-        "if true then",
-        CONCURRENCY,
-    ),
-    "swap: it creates a session": Mutation(SWAP, NOT_CREATED, UNCHECKED, CONCURRENCY),
-    "revive: the ending of another request is taken back": Mutation(
-        REVIVE, "or ended_by ~= nonce ", "", REVIVING
+        CREATE,
+        "if created and string.sub(token or '', 1, 16) == digest then",
+        "if false then",
+        CREATING,
     ),
     "create: a session that was ended is created again": Mutation(
-        CREATE, "if made_by == nonce then return {2, now_ms - tonumber(at)} end", "", REVOKE
+        CREATE, "elseif not created and moved and", "elseif false and", CREATING
     ),
-    "end: a session that is about to be created is not marked": Mutation(
-        END, "if mark and redis.call('EXISTS', session_key) == 0 then", "if false then", REVOKE
+    "index: a locator that is added again changes its place": Mutation(
+        INDEX, "'ZADD', index_key, 'NX',", "'ZADD', index_key,", INDEXING
     ),
-    "index: a revoked session gets new ids": Mutation(
-        INDEX, "if not added or added <= tombstone then", "if false then", REVOKE
+    "executor: a renewal that comes late takes the session away": Mutation(
+        EXECUTOR, "state.store().take_back(before, token)", "pass", ORDERS
     ),
-    "index: a session that is not there was revoked": Mutation(
-        INDEX, "if tombstone then\n  if old_id", "if true then\n  if old_id", REVOKE
+    "executor: deletions are lost in silence": Mutation(
+        EXECUTOR, "while state.is_changed() or state.lost:", "while state.is_changed():", ORDERS
     ),
-    "index: a login after a revoke gets no new ids": Mutation(
-        INDEX, "score = math.max(score, tombstone + 1)", "score = tombstone", REVOKE
+    "plan: who logs in while another does is not logged in": Mutation(
+        PLAN,
+        '({"phase": ADRIFT, "login": False}, Plan(Act.DROP, Reason.ENDED)),',
+        '({"phase": ADRIFT}, Plan(Act.DROP, Reason.ENDED)),',
+        ORDERS,
     ),
-    "revoke: the spared session gets no new ids": Mutation(
-        REVOKING, "if spared then redis.call(", "if false then redis.call(", REVOKE
+    "seals: they are not bound to the token": Mutation(
+        SEALS, "header = _framed(locator) + digest\n", "header = _framed(locator)\n", ORDERS
+    ),
+    "owners: a revoke forgets what it did not end": Mutation(
+        "pyramid_redis_lua_sessions/owners.py",
+        "store.forget(encoded, ended)",
+        "store.forget(encoded, members)",
+        ORDERS,
     ),
     "request: all keys are saved": Mutation(
-        "pyramid_redis_lua_sessions/contents.py",
+        f"{ENGINE}/contents.py",
         "        values = {}\n        for key in list(self._assigned):",
         "        values = dict(self._plain)\n        for key in list(self._assigned):",
-        CONCURRENCY,
+        ORDERS,
     ),
 }
 
@@ -210,6 +240,17 @@ MUTATIONS = {
 #: ``make torture`` breaks every rule; a test run, for its time, every so many.
 EVERY = int(os.environ.get("TORTURE_MUTATIONS", "4"))
 CHOSEN = dict(list(MUTATIONS.items())[::EVERY])
+
+
+#: Loads the scripts of a copy.
+LOADS = """
+import sys, redis
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
+client = redis.Redis.from_url(sys.argv[1])
+for script in SCRIPTS.values():
+    client.script_load(script.source)
+client.close()
+"""
 
 
 def run_tests(directory: Path, mutation: Mutation, server: RedisServer) -> tuple[int, str]:
@@ -227,13 +268,18 @@ def run_tests(directory: Path, mutation: Mutation, server: RedisServer) -> tuple
     mutated = text.replace(mutation.old, mutation.new)
     path.write_text(mutated, encoding="utf-8")
     if path.suffix == ".lua":
-        with server.client() as client:
-            client.script_load(mutated)  # it is still Lua: it must not fail for a typing error
+        # It is still Lua: it must not fail for a typing error.
+        subprocess.run([sys.executable, "-c", LOADS, server.url], cwd=directory, check=True)
     run = subprocess.run(
         # The working directory comes first on the path: the copy is what is imported.
-        [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", mutation.tests],
+        [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider", *mutation.tests.split()],
         cwd=directory,
-        env={**os.environ, "REDIS_SERVER": str(server.binary), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            **os.environ,
+            "REDIS_SERVER": str(server.binary),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TORTURE_SCALE": "1",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -243,8 +289,8 @@ def run_tests(directory: Path, mutation: Mutation, server: RedisServer) -> tuple
 
 #: A change that breaks nothing: the copies work, and what fails, fails for its mutation.
 HARMLESS = {
-    tests: Mutation(SAVE, "\nlocal repeated = false\n", "\nlocal repeated = not true\n", tests)
-    for tests in (CONCURRENCY, GONE, JAR, REGENERATE, REVIVING)
+    tests: Mutation(TOKEN, "~= digest then", "~= (digest) then", tests)
+    for tests in sorted({mutation.tests for mutation in MUTATIONS.values()})
 }
 
 Runs = dict[str, "Future[tuple[int, str]]"]

@@ -10,8 +10,8 @@ import pytest
 import redis
 from redis.exceptions import ResponseError
 
-from pyramid_redis_lua_sessions.calls import failure
-from pyramid_redis_lua_sessions.client import client_options, longest_repeat, make_client
+from pyramid_redis_lua_sessions.connect.client import client_options, longest_repeat, make_client
+from pyramid_redis_lua_sessions.engine.failures import failure
 from pyramid_redis_lua_sessions.settings import Settings, SettingsError
 from pyramid_redis_lua_sessions.testing import RedisServer
 

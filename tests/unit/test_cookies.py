@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from webob.cookies import RequestCookies, SignedSerializer, make_cookie
 
 from pyramid_redis_lua_sessions.cookies import (
+    LONGEST_REMEMBERED,
     LONGEST_VALUE,
+    REMEMBERED,
     Action,
     CookiePolicy,
-    Ticket,
     cookie_action,
     cookie_values,
 )
+from pyramid_redis_lua_sessions.engine.tokens import Ticket, Token
 from pyramid_redis_lua_sessions.settings import Settings
 
 # A busy machine is no failure.
@@ -32,6 +34,8 @@ no_deadline = settings(deadline=None)
 SECRET = "0123456789abcdef0123456789abcdef"
 OTHER = "fedcba9876543210fedcba9876543210"
 SESSION_ID = "bD0sLuj1nQZ3T1cVJ7uT0fPq8Zc2dA5xYwK9eRmB4hG"
+VERIFIER = "Vq3Z9yH0sK2mX7wBcD1eFg"
+TOKEN = Token.of(SESSION_ID, VERIFIER)
 
 
 def policy(**options: Any) -> CookiePolicy:
@@ -51,7 +55,8 @@ def read(cookies: CookiePolicy, header: str) -> tuple[Ticket | None, bool]:
 
 def issue(cookies: CookiePolicy, session_id: str = SESSION_ID, max_age: int | None = None) -> str:
     """A cookie's value."""
-    return value_of(cookies.header_to_set(session_id, "http", max_age, None))
+    token = Token.of(session_id, VERIFIER)
+    return value_of(cookies.header_to_set(token, "http", max_age, None))
 
 
 def attributes(header: str) -> dict[str, str]:
@@ -74,7 +79,7 @@ def test_cookie_comes_back_as_it_was_issued() -> None:
     ticket, present = read(cookies, f"session={issue(cookies)}")
     assert present
     assert ticket is not None
-    assert ticket.session_id == SESSION_ID
+    assert ticket.token == TOKEN
     assert ticket.max_age is None
     assert not ticket.outdated
     now = datetime.datetime.now(datetime.timezone.utc).timestamp()
@@ -96,7 +101,7 @@ def test_any_session_id_comes_back(session_id: str) -> None:
     cookies = policy()
     ticket, _ = read(cookies, f"session={issue(cookies, session_id)}")
     assert ticket is not None
-    assert ticket.session_id == session_id
+    assert ticket.token.locator == session_id
 
 
 def test_value_needs_no_quoting_in_a_header() -> None:
@@ -175,7 +180,20 @@ def test_any_header_has_an_answer(header: str) -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    ["", " ", "id", "1 id", "x  id", "1 x id", "1.5  id", f"  {SESSION_ID}", "\xff"],
+    [
+        "",
+        " ",
+        "a.b",
+        "1 a.b",
+        "x  a.b",
+        "1 x a.b",
+        "1.5  a.b",
+        f"  {SESSION_ID}.{VERIFIER}",
+        "\xff",
+        # A verifier is missing, as in the cookies of version 1.
+        "1  id",
+        f"1763740000  {SESSION_ID}",
+    ],
 )
 def test_a_signed_payload_that_is_no_ticket_is_no_cookie(payload: str) -> None:
     cookies = policy()
@@ -230,7 +248,7 @@ def test_cookies_that_verify_are_found_in_their_order() -> None:
     )
     tickets, present = cookies.read(header)
     assert present
-    assert [ticket.session_id for ticket in tickets] == ["first", "second"]
+    assert [ticket.token.locator for ticket in tickets] == ["first", "second"]
 
 
 @pytest.mark.parametrize(("stale", "found"), [(7, True), (8, False), (5000, False)])
@@ -271,7 +289,7 @@ def test_a_malformed_cookie_beside_a_genuine_one_does_no_harm(bad: str) -> None:
     ticket, present = read(cookies, f"{bad}; session={issue(cookies)}")
     assert present
     assert ticket is not None
-    assert ticket.session_id == SESSION_ID
+    assert ticket.token.locator == SESSION_ID
 
 
 def test_quoted_value_verifies() -> None:
@@ -375,7 +393,7 @@ def test_persistent_cookie_is_due_past_half_of_its_life(
 
 
 def test_cookie_that_ends_with_the_browser_is_never_due() -> None:
-    assert not policy().due(Ticket(SESSION_ID, 0, None, outdated=False), {})
+    assert not policy().due(Ticket(TOKEN, 0, None, outdated=False), {})
 
 
 # -- custom signer -----------------------------------------------------------------
@@ -415,7 +433,7 @@ def test_custom_signer_signs_and_verifies() -> None:
     cookies = with_signer()
     ticket, _ = read(cookies, f"session={issue(cookies, max_age=60)}")
     assert ticket is not None
-    assert (ticket.session_id, ticket.max_age, ticket.outdated) == (SESSION_ID, 60, False)
+    assert (ticket.token.locator, ticket.max_age, ticket.outdated) == (SESSION_ID, 60, False)
 
 
 def test_custom_signer_refuses_what_it_did_not_sign() -> None:
@@ -447,9 +465,9 @@ def test_value_of_a_cookie_signer_that_no_cookie_may_hold_is_warned_of_and_quote
 
     cookies = with_signer(Signer())
     with pytest.warns(RuntimeWarning, match="invalid bytes"):  # of WebOb
-        header = cookies.header_to_set("an-id", "http", max_age, None)
+        header = cookies.header_to_set(Token.of("an-id", VERIFIER), "http", max_age, None)
     tickets, _ = cookies.read(header.partition("; Path")[0])
-    assert [ticket.session_id for ticket in tickets] == ["an-id"]
+    assert [ticket.token.locator for ticket in tickets] == ["an-id"]
 
 
 def test_custom_signer_may_return_text() -> None:
@@ -470,6 +488,120 @@ def test_custom_signer_that_returns_no_text_gives_no_cookie() -> None:
             return value
 
     assert read(with_signer(Signer()), "session=abc") == (None, True)
+
+
+# -- remembered values ---------------------------------------------------------------
+
+
+def remembered(cookies: CookiePolicy) -> Any:
+    """What the process remembers of the values of a cookie."""
+    return cookies._remembered.cache_info()  # type: ignore[attr-defined]
+
+
+def count_signatures(cookies: CookiePolicy, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The values whose signatures were computed; grows."""
+    seen: list[bytes] = []
+    loads = cookies._signer.loads
+
+    class Counting:
+        dumps = cookies._signer.dumps
+
+        def loads(self, value: bytes) -> tuple[str, bool]:
+            seen.append(value)
+            return loads(value)
+
+    monkeypatch.setattr(cookies, "_signer", Counting())
+    return seen
+
+
+def test_value_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cookies = policy()
+    header = f"session={issue(cookies)}"
+    seen = count_signatures(cookies, monkeypatch)
+    first, _ = read(cookies, header)
+    assert first is not None
+    assert [read(cookies, header)[0] for _ in range(3)] == [first] * 3
+    assert len(seen) == 1
+
+
+def test_every_flipped_bit_is_noticed_after_the_genuine_value_was_remembered() -> None:
+    cookies = policy()
+    raw = issue(cookies)
+    assert read(cookies, f"session={raw}")[0] is not None
+    data = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4))
+    for position in range(len(data) * 8):
+        forged = bytearray(data)
+        forged[position // 8] ^= 1 << position % 8
+        value = base64.urlsafe_b64encode(bytes(forged)).decode().rstrip("=")
+        assert read(cookies, f"session={value}") == (None, True)
+    for other in (raw + "=", raw + "!", " " + raw[1:], raw.lower(), raw[:-1], raw + "\x00"):
+        assert read(cookies, f"session={other}") == (None, True)
+    assert read(cookies, f"session={raw}")[0] is not None
+    assert remembered(cookies).currsize == 1
+
+
+def test_refusal_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else a flood of forged values would push out those of the visitors.
+    cookies = policy()
+    assert read(cookies, f"session={issue(cookies)}")[0] is not None
+    seen = count_signatures(cookies, monkeypatch)
+    for number in range(2 * REMEMBERED):
+        read(cookies, f"session=forged{number}")
+    for _ in range(3):
+        assert read(cookies, "session=forged0") == (None, True)
+    assert remembered(cookies).currsize == 1
+    assert len(seen) == 2 * REMEMBERED + 3
+
+
+def test_as_many_values_are_remembered_as_are_allowed() -> None:
+    cookies = policy()
+    for number in range(REMEMBERED + 10):
+        assert read(cookies, f"session={issue(cookies, str(number))}")[0] is not None
+    assert remembered(cookies).currsize == REMEMBERED
+
+
+def test_long_value_is_verified_and_not_remembered() -> None:
+    cookies = policy()
+    for length in (100, LONGEST_REMEMBERED):
+        assert read(cookies, f"session={issue(cookies, 'x' * length)}")[0] is not None
+    assert remembered(cookies).currsize == 1
+
+
+def test_nothing_is_remembered_of_a_custom_signer() -> None:
+    # It may revoke, or look at a clock.
+    class Revoking(TextSerializer):
+        revoked = False
+
+        def loads(self, value: bytes) -> str:
+            if self.revoked:
+                raise ValueError("revoked")
+            return super().loads(value)
+
+    signer = Revoking()
+    cookies = with_signer(signer)
+    header = f"session={issue(cookies)}"
+    assert read(cookies, header)[0] is not None
+    signer.revoked = True
+    assert read(cookies, header) == (None, True)
+    signer.revoked = False
+    assert read(cookies, header)[0] is not None
+
+
+def test_two_policies_do_not_share_what_they_remember() -> None:
+    one, other = policy(), policy(secret=OTHER)
+    header = f"session={issue(one)}"
+    assert read(one, header)[0] is not None
+    assert read(other, header) == (None, True)
+    assert read(policy(cookie_name="other"), f"other={issue(one)}") == (None, True)
+
+
+def test_outdated_cookie_is_outdated_each_time() -> None:
+    cookies = policy(secret=[OTHER, SECRET])
+    header = f"session={issue(policy())}"
+    for _ in range(2):
+        ticket, _present = read(cookies, header)
+        assert ticket is not None
+        assert ticket.outdated
 
 
 # -- attributes --------------------------------------------------------------------
@@ -499,7 +631,7 @@ def test_the_cookie_is_set_and_deleted_with_the_same_attributes(
 ) -> None:
     cookies = policy(**options)
     name = options.get("cookie_name", "session")
-    to_set = cookies.header_to_set(SESSION_ID, scheme, None, None)
+    to_set = cookies.header_to_set(TOKEN, scheme, None, None)
     to_delete = cookies.header_to_delete(scheme)
     assert to_set.startswith(f"{name}=")
     assert to_delete.startswith(f"{name}=;")
@@ -513,13 +645,13 @@ def test_the_cookie_is_set_and_deleted_with_the_same_attributes(
 
 
 def test_cookie_without_a_life_ends_with_the_browser() -> None:
-    header = policy().header_to_set(SESSION_ID, "http", None, None)
+    header = policy().header_to_set(TOKEN, "http", None, None)
     assert not {"max-age", "expires"} & set(attributes(header))
 
 
 def test_max_age_is_an_attribute_and_in_the_payload() -> None:
     cookies = policy()
-    header = cookies.header_to_set(SESSION_ID, "http", 3600, datetime.timedelta(days=1))
+    header = cookies.header_to_set(TOKEN, "http", 3600, datetime.timedelta(days=1))
     assert attributes(header)["max-age"] == "3600"
     ticket, _ = read(cookies, f"session={value_of(header)}")
     assert ticket is not None
@@ -553,7 +685,7 @@ def test_max_age_is_an_attribute_and_in_the_payload() -> None:
 )
 def test_expires_gives_the_cookie_its_life(make: Any) -> None:
     cookies = policy()
-    header = cookies.header_to_set(SESSION_ID, "http", None, make())
+    header = cookies.header_to_set(TOKEN, "http", None, make())
     assert 3500 < int(attributes(header)["max-age"]) <= 3600
     end = datetime.datetime.strptime(
         re.sub(r"-", " ", attributes(header)["expires"]), "%a, %d %b %Y %H:%M:%S GMT"
@@ -571,7 +703,7 @@ def test_naive_expires_is_utc_wherever_the_server_is(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TZ", "XXX+05")
     time.tzset()
     try:
-        header = policy().header_to_set(SESSION_ID, "http", None, end.replace(tzinfo=None))
+        header = policy().header_to_set(TOKEN, "http", None, end.replace(tzinfo=None))
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -580,12 +712,12 @@ def test_naive_expires_is_utc_wherever_the_server_is(monkeypatch: pytest.MonkeyP
 
 # -- set, delete or nothing --------------------------------------------------------
 
-FACTS = ("may_set", "may_delete", "new_id", "invalidated", "resend")
+FACTS = ("may_set", "may_delete", "new_token", "invalidated", "resend")
 
 
 @pytest.mark.parametrize("facts", list(itertools.product((False, True), repeat=len(FACTS))))
 def test_cookie_action_for_every_combination(facts: tuple[bool, ...]) -> None:
-    # 1 = yes, 0 = no, - = either: may_set may_delete new_id invalidated resend.
+    # 1 = yes, 0 = no, - = either: may_set may_delete new_token invalidated resend.
     table = {
         "1-1--": Action.SET,
         "0-1--": Action.NOTHING,

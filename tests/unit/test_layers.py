@@ -15,27 +15,43 @@ DIRECTORY = Path(pyramid_redis_lua_sessions.__file__).parent
 
 #: From the bottom to the top: a module may import what stands before it.
 LAYERS = (
+    # What all stand on.
     "errors",
     "settings.predecessors",
     "settings.parsers",
     "settings.checks",
     "settings.table",
     "settings",
-    "scripts",
-    "serializers",
-    "seals",
-    "addresses",
-    "pools",
-    "sentinels",
-    "cluster",
-    "client",
-    "calls",
-    "store",
-    "contents",
+    # From settings to a client of Redis.
+    "connect.addresses",
+    "connect.pools",
+    "connect.sentinels",
+    "connect.lines",
+    "connect.cluster",
+    "connect.client",
+    "connect.naming",
+    "connect",
+    # A session in Redis: neither Pyramid nor cookies.
+    "engine.scripts",
+    "engine.tokens",
+    "engine.observer",
+    "engine.failures",
+    "engine.serializers",
+    "engine.seals",
+    "engine.memory",
+    "engine.calls",
+    "engine.store",
+    "engine.contents",
+    "engine.plan",
+    "engine.executor",
+    "engine.state",
+    "engine",
+    # A request of Pyramid.
     "cookies",
     "events",
-    "state",
     "session",
+    "turn",
+    "tween",
     "factory",
     "owners",
     "__init__",
@@ -45,10 +61,13 @@ LAYERS = (
 LEAVES = ("__main__", "census", "cli", "debugtoolbar", "migrate", "testing", "transaction", "watch")
 
 #: Layers that may import redis-py.
-KNOW_REDIS = LAYERS[LAYERS.index("addresses") : LAYERS.index("store") + 1]
+KNOW_REDIS = (
+    *(layer for layer in LAYERS if layer.startswith("connect")),
+    *("engine.observer", "engine.failures", "engine.calls", "engine.store"),
+)
 
 #: Modules that import nothing but errors, of this package.
-FOUNDATIONS = ("errors", "scripts")
+FOUNDATIONS = ("errors", "engine.scripts", "engine.tokens", "engine.plan")
 
 
 def path_of(module: str) -> Path:
@@ -148,24 +167,29 @@ def test_only_what_is_from_the_addresses_to_the_store_knows_redis(module: str) -
 @pytest.mark.parametrize(
     ("module", "line", "expected"),
     [
-        ("store", "from .session import RedisSession", {"session"}),
-        ("store", "import pyramid_redis_lua_sessions.factory", {"factory"}),
-        ("store", "from pyramid_redis_lua_sessions.cookies import Ticket", {"cookies"}),
-        ("store", "from . import factory", {"factory"}),
-        ("store", "from pyramid_redis_lua_sessions import session", {"session"}),
-        ("store", "import pyramid_redis_lua_sessions", {"__init__"}),
-        ("store", "def f():\n    from .session import RedisSession", {"session"}),
-        ("store", "try:\n    from .session import a\nexcept ImportError:\n    pass", {"session"}),
-        ("store", "from .errors import StoreError", set()),
-        ("store", "import redis.session", set()),
-        ("store", "from .settings.parsers import seconds", set()),
+        ("engine.store", "from ..session import RedisSession", {"session"}),
+        ("engine.store", "import pyramid_redis_lua_sessions.factory", {"factory"}),
+        ("engine.store", "from pyramid_redis_lua_sessions.cookies import Ticket", {"cookies"}),
+        ("engine.store", "from .. import factory", {"factory"}),
+        ("engine.store", "from . import state", {"engine.state"}),
+        ("engine.store", "from pyramid_redis_lua_sessions import session", {"session"}),
+        ("engine.store", "import pyramid_redis_lua_sessions", {"__init__"}),
+        ("engine.store", "def f():\n    from ..session import RedisSession", {"session"}),
+        (
+            "engine.store",
+            "try:\n    from ..session import a\nexcept ImportError:\n    pass",
+            {"session"},
+        ),
+        ("engine.store", "from ..errors import StoreError", set()),
+        ("engine.store", "import redis.session", set()),
+        ("engine.store", "from ..settings.parsers import seconds", set()),
         ("errors", "from .settings.parsers import seconds", {"settings.parsers"}),
         ("errors", "from .settings import parsers", {"settings.parsers"}),
         ("settings.parsers", "from .predecessors import POSITIONAL", set()),
         ("settings.parsers", "from . import table", {"settings.table"}),
         ("settings.parsers", "from .table import Settings", {"settings.table"}),
         ("settings.parsers", "from . import Settings", {"settings"}),
-        ("settings.parsers", "from ..store import Store", {"store"}),
+        ("settings.parsers", "from ..engine.store import Store", {"engine.store"}),
         ("settings.parsers", "from ..errors import SessionError", set()),
         ("settings", "from .table import Settings", set()),
         ("settings.checks", "if TYPE_CHECKING:\n    from .table import Settings", set()),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.connection import HiredisRespSerializer
 
-from pyramid_redis_lua_sessions.pools import PACKER
+from pyramid_redis_lua_sessions.connect.pools import PACKER
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""The scripts as Python loads them, and whether each script's header says what its body does."""
+"""The scripts as Python loads them, and whether each header says what its body does.
+
+A script is compared as Redis gets it: with the text of ``lua/parts/`` where it asks for it.
+"""
 
 from __future__ import annotations
 
@@ -9,36 +12,87 @@ from pathlib import Path
 import pytest
 
 import pyramid_redis_lua_sessions
-from pyramid_redis_lua_sessions.scripts import SCRIPTS, Script, Status
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS, Script, Status
 
 # Every command that a script may call, by what it does.
-HASH_READS = {"EXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET"}
+HASH_READS = {"EXISTS", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET"}
 INDEX_READS = {"ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"}
 READ_COMMANDS = HASH_READS | INDEX_READS | {"PTTL", "TIME"}
-WRITE_COMMANDS = {"DEL", "HDEL", "HSET", "PERSIST", "PEXPIRE", "ZADD", "ZREM"}
+WRITE_COMMANDS = {"DEL", "HDEL", "HSET", "PERSIST", "PEXPIRE", "ZADD"}
 
 # Every call of these writes; the others may find nothing to do.
-ALWAYS_WRITE = {"revoke_index"}
+ALWAYS_WRITE = {"index_session"}
 
 # The scripts whose key is an index; that of the others is a session's.
-OF_INDEXES = {"forget_sessions", "index_session", "revoke_index"}
+OF_INDEXES = {"index_session"}
+
+# A screen.
+MOST_LINES = 80
+
+# What Lua and Redis give.
+BUILTINS = {"ARGV", "KEYS", "ipairs", "math", "redis", "string", "struct"}
+BUILTINS |= {"tonumber", "type", "unpack"}
+KEYWORDS = set(
+    "and break do else elseif end false for function if in local nil not or repeat return then "
+    "true until while".split()
+)
+
+PACKAGE = Path(pyramid_redis_lua_sessions.__file__).parent
+DIRECTORY = next(p for p in (PACKAGE / "lua", PACKAGE.parent / "lua") if p.is_dir())
+FILES = {path.stem: path.read_text("utf-8") for path in sorted(DIRECTORY.glob("*.lua"))}
+PARTS = {path.stem: path.read_text("utf-8") for path in sorted(DIRECTORY.glob("parts/*.lua"))}
 
 
 # -- loading -----------------------------------------------------------------------
 
 
+def with_parts(text: str) -> str:
+    """A file's text with each part where a line asks for it, as far to the right as that line."""
+    lines = []
+    for line in text.splitlines():
+        indent, found, name = line.partition("-- @include ")
+        if found:
+            body = PARTS[name].split("]]\n", 1)[1]
+            lines += [indent + part if part else "" for part in body.splitlines()]
+        else:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
 def test_every_file_of_the_directory_is_loaded() -> None:
-    package = Path(pyramid_redis_lua_sessions.__file__).parent
-    directory = next(path for path in (package / "lua", package.parent / "lua") if path.is_dir())
-    files = {path.stem: path.read_text("utf-8") for path in directory.glob("*.lua")}
-    assert {name: script.source for name, script in SCRIPTS.items()} == files
-    assert {
+    assert set(SCRIPTS) == {
         "adjust_timeout",
         "create_unique",
+        "describe_session",
         "end_session",
+        "index_session",
         "load_and_touch",
+        "save_fields",
         "save_if_changed",
-    } <= set(files)
+        "stage_save",
+    }
+    expected = {name: with_parts(text) for name, text in FILES.items()}
+    assert {name: script.source for name, script in SCRIPTS.items()} == expected
+
+
+def test_every_part_is_put_in_somewhere_and_nothing_else_is_asked_for() -> None:
+    asked = {name for text in FILES.values() for name in includes(text)}
+    assert asked == set(PARTS)
+    # One that is spelt otherwise would stay a comment.
+    assert [name for name, script in SCRIPTS.items() if "include" in script.source] == []
+    assert [name for name, text in PARTS.items() if "include" in text] == []
+
+
+def includes(text: str) -> list[str]:
+    return re.findall(r"-- @include (\w+)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [*FILES, *(f"parts/{name}" for name in PARTS)])
+def test_file_fits_on_one_screen(name: str) -> None:
+    code = (DIRECTORY / f"{name}.lua").read_text("utf-8").split("]]\n", 1)[1]
+    lines = [line.strip() for line in code.splitlines()]
+    assert len([line for line in lines if line and not line.startswith("--")]) <= MOST_LINES
+    assert max(map(len, code.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
@@ -121,14 +175,16 @@ def _arguments(header: str, body: str, code: str) -> list[str]:
         found.append("a key other than KEYS[1] is used")
 
     rest = re.findall(r"^ARGV\[(\d+)\.\.\.\]", header, re.MULTILINE)
-    begins = re.findall(r"^local FIRST_\w+ = (\d+)$", body, re.MULTILINE) or re.findall(
-        r"for \w+ = (\d+), #ARGV", code
-    )
+    begins = re.findall(r"^local (?:FIRST|first)_\w+(?:, \w+)* = (\d+)\b", body, re.MULTILINE)
     if rest != begins:
         found.append(f"the rest of ARGV is documented from {rest} and read from {begins}")
     if rest and int(rest[0]) != len([place for place in documented if place[0] == "A"]) + 1:
         found.append("the rest of ARGV does not follow the documented arguments")
     return found
+
+
+#: What stands before a reply: also in ``return gone and {0} or {9}``.
+REPLY = r"\b(?:return|and|or)"
 
 
 def _statuses(header: str, body: str) -> list[str]:
@@ -145,13 +201,13 @@ def _statuses(header: str, body: str) -> list[str]:
             found.append(f"{number} {status} is no member of Status")
         if not rest.startswith(f"{{{number}"):
             found.append(f"{number} {status} documents a reply of another status")
-    returned = {int(number) for number in re.findall(r"\breturn \{(\d+)", body)}
+    returned = {int(number) for number in re.findall(rf"{REPLY} \{{(\d+)", body)}
     found += [f"status {n} is documented, not returned" for n in documented.keys() - returned]
     found += [f"status {n} is returned, not documented" for n in returned - documented.keys()]
     # Replies that are literal numbers, such as {0, 1}, must be the same ones too; {8, 0} may
     # be documented as {8, remaining_ms}.
     literal = r"\{(\d+(?:, \d+)*)\}"
-    in_body = set(re.findall(rf"\breturn {literal}", body))
+    in_body = set(re.findall(rf"{REPLY} {literal}", body))
     in_header = {reply for rest in documented.values() for reply in re.findall(literal, rest)}
     named = set(re.findall(r"\{(\d+), [a-z]", block[1]))
     found += [
@@ -185,20 +241,134 @@ def _commands(name: str, header: str, body: str) -> list[str]:
     return found
 
 
+def _declared(code: str) -> set[str]:
+    """Names that are local somewhere in the code."""
+    local = set(re.findall(r"\blocal function (\w+)", code))
+    for names in (
+        *re.findall(r"\blocal (?!function\b)([\w, ]+)", code),
+        *re.findall(r"\bfunction\s*\w*\s*\(([^)]*)\)", code),
+        *re.findall(r"\bfor ([\w, ]+?)(?: in\b| =)", code),
+    ):
+        local |= set(re.findall(r"\w+", names))
+    return local
+
+
 def _globals(code: str) -> set[str]:
     """Names that are assigned without being local. (Lua has no other way to make a variable.)"""
-    local = set()
-    for names in re.findall(r"\blocal (?!function\b)([\w, ]+)", code):
-        local |= set(re.findall(r"\w+", names))
-    local |= set(re.findall(r"\blocal function (\w+)", code))
-    for parameters in re.findall(r"\bfunction\s*\w*\s*\(([^)]*)\)", code):
-        local |= set(re.findall(r"\w+", parameters))
-    for names in re.findall(r"\bfor ([\w, ]+?)(?: in\b| =)", code):
-        local |= set(re.findall(r"\w+", names))
     assigned = set(re.findall(r"(?<!local )\bfunction (\w+)", code))
     for names in re.findall(r"(?<![\w.\]=~<>])(\w+(?:\s*,\s*\w+)*)\s*=(?!=)", code):
         assigned |= set(re.findall(r"\w+", names))
-    return assigned - local - {"local"}
+    return assigned - _declared(code) - {"local"}
+
+
+def _foreign(code: str) -> set[str]:
+    """Names that are used and not local in the code, nor given by Lua or Redis."""
+    names = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*", code))
+    return names - _declared(code) - BUILTINS - KEYWORDS
+
+
+# -- parts -------------------------------------------------------------------------
+
+
+def names_of(header: str, title: str) -> set[str]:
+    """The names that a part's header lists under ``Needs:`` or ``Gives:``."""
+    block = re.search(rf"^{title}: (.*(?:\n {{7}}.*)*)", header, re.MULTILINE)
+    lines = re.sub(r"^ {7}", "", block[1], flags=re.MULTILINE).splitlines() if block else []
+    listed = [re.match(r"(\w+(?:, \w+)*)(?:  |$)", line) for line in lines]
+    return {name for names in listed if names for name in names[1].split(", ")}
+
+
+def part_problems(text: str) -> list[str]:
+    """What the header of a part says and its body does not do, or the other way around."""
+    match = re.match(r"--\[\[\n([A-Z].*?)\]\]\n(.*)\Z", text, re.DOTALL)
+    if match is None:
+        return ["no header block at the top"]
+    header, body = match.groups()
+    code = without_comments_and_strings(body)
+    needs, gives = names_of(header, "Needs"), names_of(header, "Gives")
+    foreign, assigned = _foreign(code), _globals(code)
+    top = _declared("\n".join(line for line in code.splitlines() if line.startswith("local ")))
+    return [
+        *(f"{name} is needed, and not in the header" for name in foreign - needs - gives),
+        *(f"{name} is in the header, and not needed" for name in needs - foreign),
+        *(f"{name} is in the header, and not given" for name in gives - top - assigned),
+        *(f"{name} is changed, and not in the header" for name in assigned - gives - needs),
+    ]
+
+
+def inclusion_problems(text: str) -> list[str]:
+    """Whether a script has what its parts need, and uses of them only what they give."""
+    found = []
+    own, place = set(), 0
+    code = text.split("]]\n", 1)[1]
+    for match in re.finditer(r"-- @include (\w+)$", code, re.MULTILINE):
+        own |= _declared(without_comments_and_strings(code[place : match.start()]))
+        header = PARTS[match[1]].split("]]\n", 1)[0]
+        missing = names_of(header, "Needs") - own
+        found += [f"{match[1]} needs {name}, which is not there yet" for name in missing]
+        own |= names_of(header, "Gives")
+        place = match.end()
+    own |= _declared(without_comments_and_strings(code[place:]))
+    unknown = _foreign(without_comments_and_strings(code)) - own
+    return found + [f"{name} is used, and nothing gives it" for name in unknown]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_header_of_a_part_says_what_it_needs_and_gives(name: str) -> None:
+    assert part_problems(PARTS[name]) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_script_has_what_its_parts_need(name: str) -> None:
+    assert inclusion_problems(FILES[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        pytest.param("gone", "--[[\n", "--\n", "no header", id="no header"),
+        pytest.param("gone", "moved, now_ms", "now_ms", "moved is needed", id="need left out"),
+        pytest.param("gone", "moved, now", "moved, token, now", "token is in", id="need too many"),
+        pytest.param("clock", "Gives: time ", "Gives: hour ", "hour is in the header, and not gi"),
+        pytest.param("remember", "Gives: saves ", "Gives: rings ", "saves", id="change left out"),
+        pytest.param("life", "local idle", "idle", "idle is needed", id="global"),
+    ],
+)
+def test_the_comparison_of_parts_finds_a_difference(
+    name: str, old: str, new: str, expected: str
+) -> None:
+    assert part_problems(PARTS[name]) == []
+    assert old in PARTS[name]
+    found = part_problems(PARTS[name].replace(old, new))
+    assert any(expected in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        pytest.param(
+            "stage_save", "-- @include clock\n", "", "gone needs now_ms, which is", id="a part less"
+        ),
+        pytest.param(
+            "save_if_changed", "local names = ARGV[16]\n", "", "checks needs names", id="no name"
+        ),
+        pytest.param(
+            "adjust_timeout", "return {8, remaining}", "return {8, left}", "left is used", id="typo"
+        ),
+        pytest.param(
+            "adjust_timeout", "return {8, remaining}", "return {8, idle}", "idle", id="inner name"
+        ),
+    ],
+)
+def test_the_comparison_of_a_script_with_its_parts_finds_a_difference(
+    name: str, old: str, new: str, expected: str
+) -> None:
+    assert old in FILES[name]
+    found = inclusion_problems(FILES[name].replace(old, new))
+    assert any(expected in problem for problem in found), found
+
+
+# -- a script with its parts -------------------------------------------------------
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
@@ -208,7 +378,7 @@ def test_header_says_what_the_body_does(script: Script) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def test_every_status_of_the_enum_is_in_use_and_every_script_has_one(script: Script) -> None:
-    assert re.search(r"^  \d [A-Z]+ ", script.source, re.MULTILINE)
+    assert re.search(r"^  \d+ [A-Z]+ ", script.source, re.MULTILINE)
     used = {int(n) for s in SCRIPTS.values() for n in re.findall(r"return \{(\d+)", s.source)}
     assert used == {int(status) for status in Status}
 
@@ -220,36 +390,36 @@ def test_every_status_of_the_enum_is_in_use_and_every_script_has_one(script: Scr
         pytest.param("load_and_touch", "load_and_touch:", "load:", "name", id="other name"),
         pytest.param(
             "load_and_touch",
-            "local trigger_ms = tonumber(ARGV[2])\n",
+            "local trigger_ms = tonumber(ARGV[3])\n",
             "",
-            "ARGV[2] trigger_ms is documented and bound to None",
+            "ARGV[3] trigger_ms is documented and bound to None",
             id="argument not bound",
         ),
         pytest.param(
             "load_and_touch",
-            "local trigger_ms = tonumber(ARGV[2])\n",
-            "local trigger = tonumber(ARGV[2])\n",
-            "ARGV[2] trigger_ms is documented and bound to trigger",
+            "local trigger_ms = tonumber(ARGV[3])\n",
+            "local trigger = tonumber(ARGV[3])\n",
+            "ARGV[3] trigger_ms is documented and bound to trigger",
             id="argument bound to another name",
         ),
         pytest.param(
             "adjust_timeout",
-            "ARGV[5] new_deadline  integer",
+            "ARGV[8] new_deadline  integer",
             "        new_deadline  integer",
-            "ARGV[5] is bound to new_deadline and not documented",
+            "ARGV[8] is bound to new_deadline and not documented",
             id="argument not documented",
         ),
         pytest.param(
             "adjust_timeout",
-            "ARGV[5] new_deadline  integer",
-            "ARGV[6] new_deadline  integer",
+            "ARGV[8] new_deadline  integer",
+            "ARGV[9] new_deadline  integer",
             "out of its order",
             id="a number skipped",
         ),
         pytest.param(
             "create_unique",
-            "local FIRST_FIELD = 9",
-            "local FIRST_FIELD = 10",
+            "local first_set = 9",
+            "local first_set = 10",
             "the rest of ARGV is documented from ['9'] and read from ['10']",
             id="rest from elsewhere",
         ),
@@ -307,8 +477,8 @@ def test_every_status_of_the_enum_is_in_use_and_every_script_has_one(script: Scr
         pytest.param(
             "create_unique",
             "local life = math.huge",
-            "local life, _ = math.huge\nif life then found, other = 1, 2 end",
-            "global variable found",
+            "local life, _ = math.huge\nif life then one, other = 1, 2 end",
+            "global variable one",
             id="two globals",
         ),
         pytest.param(
@@ -321,8 +491,8 @@ def test_every_status_of_the_enum_is_in_use_and_every_script_has_one(script: Scr
         pytest.param(
             "create_unique",
             "redis.call('EXISTS', session_key)",
-            "redis.call('EXISTS', nonce)",
-            "EXISTS is called on nonce",
+            "redis.call('EXISTS', digest)",
+            "EXISTS is called on digest",
             id="a key that is none",
         ),
     ],

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyramid_redis_lua_sessions.seals import (
+from pyramid_redis_lua_sessions.engine.seals import (
     Bound,
     Encryption,
     NoSeal,
@@ -19,7 +19,7 @@ from pyramid_redis_lua_sessions.seals import (
     derive_key,
     make_sealer,
 )
-from pyramid_redis_lua_sessions.serializers import make_codec
+from pyramid_redis_lua_sessions.engine.serializers import make_codec
 from pyramid_redis_lua_sessions.settings import Settings
 
 # A busy machine is no failure.
@@ -27,6 +27,8 @@ no_deadline = settings(deadline=None)
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 OTHER = b"fedcba9876543210fedcba9876543210"
+#: Of a verifier.
+DIGEST = b"digest of 16 byt"
 
 Make = Callable[..., Sealer]
 
@@ -59,14 +61,14 @@ def test_settings_choose_the_protection(options: dict[str, Any], kind: type) -> 
 @no_deadline
 @given(field=st.binary(max_size=100), data=st.binary(max_size=100))
 def test_protected_value_opens(make: Make, field: bytes, data: bytes) -> None:
-    bound = make().bind("id")
+    bound = make().bind("id", DIGEST)
     assert bound.open(field, bound.seal(field, data)) == data
-    assert make().bind("id").open(field, bound.seal(field, data)) == data
+    assert make().bind("id", DIGEST).open(field, bound.seal(field, data)) == data
 
 
 @both
 def test_every_flipped_bit_is_noticed(make: Make) -> None:
-    bound = make().bind("id")
+    bound = make().bind("id", DIGEST)
     stored = stored_by(bound)
     for position in range(len(stored) * 8):
         forged = bytearray(stored)
@@ -76,7 +78,7 @@ def test_every_flipped_bit_is_noticed(make: Make) -> None:
 
 @both
 def test_every_truncation_and_extension_is_noticed(make: Make) -> None:
-    bound = make().bind("id")
+    bound = make().bind("id", DIGEST)
     stored = stored_by(bound)
     for length in range(len(stored)):
         assert bound.open(b".key", stored[:length]) is None
@@ -88,19 +90,19 @@ def test_every_truncation_and_extension_is_noticed(make: Make) -> None:
 @no_deadline
 @given(stored=st.binary(max_size=64))
 def test_bytes_that_nobody_protected_do_not_open(make: Make, stored: bytes) -> None:
-    assert make().bind("id").open(b".key", stored) is None
+    assert make().bind("id", DIGEST).open(b".key", stored) is None
 
 
 @both
 def test_value_of_another_field_session_or_prefix_does_not_open(make: Make) -> None:
-    stored = stored_by(make().bind("id"))
-    assert make().bind("id").open(b".key", stored) == b"svalue"
+    stored = stored_by(make().bind("id", DIGEST))
+    assert make().bind("id", DIGEST).open(b".key", stored) == b"svalue"
     for field in (b".kez", b"#key", b".ke", b".keys", b""):
-        assert make().bind("id").open(field, stored) is None
+        assert make().bind("id", DIGEST).open(field, stored) is None
     for session_id in ("ie", "i", "id1", ""):
-        assert make().bind(session_id).open(b".key", stored) is None
+        assert make().bind(session_id, DIGEST).open(b".key", stored) is None
     for prefix in ("other:", "", "session"):
-        assert make(prefix=prefix).bind("id").open(b".key", stored) is None
+        assert make(prefix=prefix).bind("id", DIGEST).open(b".key", stored) is None
 
 
 @pytest.mark.parametrize(
@@ -118,34 +120,37 @@ def test_value_of_another_field_session_or_prefix_does_not_open(make: Make) -> N
 )
 def test_parts_cannot_be_shifted_into_each_other(one: Any, other: Any) -> None:
     prefix, session_id, field, data = one
-    digest = sealed(prefix=prefix).bind(session_id).seal(field, data)[: -len(data) or None]
+    digest = sealed(prefix=prefix).bind(session_id, DIGEST).seal(field, data)[: -len(data) or None]
     prefix, session_id, field, data = other
-    assert sealed(prefix=prefix).bind(session_id).open(field, digest + data) is None
+    assert sealed(prefix=prefix).bind(session_id, DIGEST).open(field, digest + data) is None
 
 
 @both
 def test_value_under_another_secret_does_not_open(make: Make) -> None:
-    assert make(SECRET).bind("id").open(b".key", stored_by(make(OTHER).bind("id"))) is None
+    assert (
+        make(SECRET).bind("id", DIGEST).open(b".key", stored_by(make(OTHER).bind("id", DIGEST)))
+        is None
+    )
 
 
 @both
 def test_first_secret_protects_and_all_open(make: Make) -> None:
-    old = stored_by(make(SECRET).bind("id"))
+    old = stored_by(make(SECRET).bind("id", DIGEST))
     rotated = make(OTHER, b"t" * 32, SECRET)
-    bound = rotated.bind("id")
+    bound = rotated.bind("id", DIGEST)
     new = stored_by(bound)
     assert bound.open(b".key", new) == b"svalue"
     assert bound.outdated == []
     assert bound.open(b".key", old) == b"svalue"
     assert bound.outdated == [b".key"]
-    assert rotated.bind("id").outdated == []
-    assert make(OTHER).bind("id").open(b".key", new) == b"svalue"
-    assert make(SECRET).bind("id").open(b".key", new) is None
+    assert rotated.bind("id", DIGEST).outdated == []
+    assert make(OTHER).bind("id", DIGEST).open(b".key", new) == b"svalue"
+    assert make(SECRET).bind("id", DIGEST).open(b".key", new) is None
 
 
 @both
 def test_open_all_opens_what_holds_data_and_nothing_else(make: Make) -> None:
-    bound = make().bind("id")
+    bound = make().bind("id", DIGEST)
     data = {b".a": b"s1", b"#1": b"s2", b"~q\x1fx": b"s3", b".": b""}
     stored = {field: bound.seal(field, value) for field, value in data.items()}
     meta = {b"created": b"1 n", b"timeout": b"5", b"other": b"", b"": b"x"}
@@ -155,7 +160,7 @@ def test_open_all_opens_what_holds_data_and_nothing_else(make: Make) -> None:
 
 @both
 def test_open_all_refuses_everything_when_one_value_is_not_authentic(make: Make) -> None:
-    bound = make().bind("id")
+    bound = make().bind("id", DIGEST)
     stored = {field: bound.seal(field, b"s1") for field in (b".a", b"#1", b"~q\x1fx")}
     for field in stored:
         for broken in (b"", b"s1", stored[field][:-1], stored[field] + b"x"):
@@ -165,8 +170,8 @@ def test_open_all_refuses_everything_when_one_value_is_not_authentic(make: Make)
 
 @both
 def test_open_all_takes_values_of_older_secrets(make: Make) -> None:
-    old = make(SECRET).bind("id").seal(b".a", b"s1")
-    bound = make(OTHER, SECRET).bind("id")
+    old = make(SECRET).bind("id", DIGEST).seal(b".a", b"s1")
+    bound = make(OTHER, SECRET).bind("id", DIGEST)
     assert bound.open_all({b".a": old, b".b": bound.seal(b".b", b"s2")}) == {
         b".a": b"s1",
         b".b": b"s2",
@@ -175,14 +180,14 @@ def test_open_all_takes_values_of_older_secrets(make: Make) -> None:
 
 
 def test_value_sealed_before_encryption_opens_and_is_outdated() -> None:
-    stored = stored_by(sealed(b"s" * 32).bind("id"))
-    bound = encrypted().bind("id")
+    stored = stored_by(sealed(b"s" * 32).bind("id", DIGEST))
+    bound = encrypted().bind("id", DIGEST)
     assert bound.open_all({b".key": stored}) == {b".key": b"svalue"}
     assert bound.outdated == [b".key"]
 
 
 def test_encrypted_value_shows_nothing_and_never_looks_the_same() -> None:
-    bound = encrypted().bind("id")
+    bound = encrypted().bind("id", DIGEST)
     seen = {stored_by(bound, data=b"s confidential") for _ in range(50)}
     assert len(seen) == 50
     assert not [stored for stored in seen if b"confid" in stored]
@@ -197,7 +202,9 @@ def test_keys_of_two_purposes_differ() -> None:
 @both
 def test_long_secrets_that_begin_alike_are_different_secrets(make: Make) -> None:
     one, two = b"x" * 100 + b"1", b"x" * 100 + b"2"
-    assert make(two).bind("id").open(b".key", stored_by(make(one).bind("id"))) is None
+    assert (
+        make(two).bind("id", DIGEST).open(b".key", stored_by(make(one).bind("id", DIGEST))) is None
+    )
 
 
 @pytest.mark.parametrize("serializer", ["pickle", "json", "msgpack"])
@@ -207,11 +214,11 @@ def test_sealed_csrf_token_fits_into_a_listpack_entry(serializer: str) -> None:
     token = secrets.token_urlsafe(32)
     assert len(token) == 43
     codec = make_codec(Settings.from_options({"secret": SECRET, "serialize": serializer}))
-    assert len(sealed().bind("x" * 43).seal(b"._csrft_", codec.encode(token))) <= 64
+    assert len(sealed().bind("x" * 43, DIGEST).seal(b"._csrft_", codec.encode(token))) <= 64
 
 
 def test_without_seal_the_bytes_are_bare() -> None:
-    bound = NoSeal().bind("id")
+    bound = NoSeal().bind("id", DIGEST)
     assert bound.seal(b".a", b"data") == b"data"
     assert bound.open(b".a", b"data") == b"data"
     assert bound.open_all({b".a": b"1", b"created": b"2", b"": b""}) == {b".a": b"1"}

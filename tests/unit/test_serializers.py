@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from pyramid.i18n import TranslationString
 
-from pyramid_redis_lua_sessions.serializers import ChangedType, Codec, field_of, key_of, make_codec
+from pyramid_redis_lua_sessions.engine.serializers import (
+    ChangedType,
+    Codec,
+    field_of,
+    key_of,
+    make_codec,
+)
 from pyramid_redis_lua_sessions.settings import Settings
 
 # A busy machine is no failure.

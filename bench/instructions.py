@@ -1,0 +1,187 @@
+"""``python -m bench.instructions``: how many instructions a whole request costs.
+
+Counted under valgrind's callgrind, which sees no other process and no clock: the same count
+within a percent or so, however busy the machine is. What Redis does is not among them, nor what
+the kernel does.
+
+One process serves all requests. Before and after those that are counted it calls a function of
+the C library that nothing else calls, and callgrind writes out what it has counted until then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pyramid_redis_lua_sessions.testing import RedisServer, find_redis_server
+
+from . import contents
+from .contenders import (
+    BARE,
+    NONE,
+    OURS,
+    PREDECESSOR,
+    BareCall,
+    Contender,
+    NoSession,
+    Ours,
+    Predecessor,
+    StockCall,
+)
+from .driving import make_lanes
+from .scenarios import FIRST_WRITE, LOGIN, READ, READ_IN_WINDOW, WRITE
+
+__all__ = ["BUDGETS", "Budget", "main", "passed", "ratio", "read_counts", "report"]
+
+#: The function of the C library at which counting starts and ends.
+MARK = "getppid"
+
+#: Requests before those that are counted: caches are warm then, and connections made.
+WARM_UP = 30
+
+SCENARIOS = (READ, READ_IN_WINDOW, WRITE, FIRST_WRITE, LOGIN)
+CONTENDERS: tuple[type[Contender], ...] = (NoSession, StockCall, BareCall, Ours, Predecessor)
+
+
+class Budget(NamedTuple):
+    """What a request may cost, as a share of another.
+
+    :ivar own: of both, what lies above the same request without a session; else whole requests.
+    :ivar most: that is asserted where ``--check`` is given, with five per cent on top.
+    :ivar target: where it is to come to.
+    """
+
+    name: str
+    scenario: str
+    beside: str
+    own: bool
+    most: float
+    target: float
+
+
+BUDGETS = (
+    Budget("read", "read", BARE, False, 1.24, 1.15),
+    Budget("read", "read", PREDECESSOR, True, 0.27, 0.20),
+    Budget("write one key", "write one key", PREDECESSOR, True, 0.55, 0.40),
+    Budget("first write", "first write", PREDECESSOR, True, 0.55, 0.40),
+    Budget("login", "login", PREDECESSOR, True, 0.46, 0.55),
+)
+TOLERANCE = 1.05
+
+
+def serve(url: str, requests: int) -> list[tuple[str, str]]:
+    """Send the requests, with a mark before and after each kind; return their order."""
+    order = []
+    for make in CONTENDERS:
+        contender = make()
+        for lane in make_lanes(contender, url, contents.typical(), SCENARIOS, WARM_UP):
+            lane.run(WARM_UP)
+            os.getppid()
+            lane.run(requests)
+            os.getppid()
+            order.append((contender.name, lane.scenario.name))
+    return order
+
+
+def count(server: str, requests: int) -> dict[str, dict[str, int]]:
+    """Return the instructions of one request: contender to scenario to count."""
+    with tempfile.TemporaryDirectory() as directory, RedisServer(server) as redis_server:
+        out = Path(directory) / "counts"
+        command = [
+            *("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--quiet"),
+            *(f"--dump-before={MARK}", sys.executable, "-m", __spec__.name),
+            *("--serve", redis_server.url, "--requests", str(requests)),
+        ]
+        environ = {**os.environ, "PYTHONHASHSEED": "0"}
+        done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True, text=True)
+        return read_counts(out, json.loads(done.stdout), requests)
+
+
+def read_counts(
+    out: Path, order: Sequence[Sequence[str]], requests: int
+) -> dict[str, dict[str, int]]:
+    """Read what callgrind wrote, a file with a number at each mark.
+
+    :param order: in which the requests were sent, as :func:`serve` returns it.
+    :param requests: so many were counted of each kind.
+    """
+    if Path(f"{out}.{2 * len(order) + 1}").exists():
+        raise RuntimeError(f"something else calls {MARK}")
+    found: dict[str, dict[str, int]] = {}
+    for number, (contender, scenario) in enumerate(order, 1):
+        # Each mark ends a part; the odd ones are start and warming up.
+        total = _total(Path(f"{out}.{2 * number}"))
+        found.setdefault(contender, {})[scenario] = total // requests
+    return found
+
+
+def _total(part: Path) -> int:
+    found = re.search(r"^(?:summary|totals): (\d+)", part.read_text("utf-8"), re.MULTILINE)
+    if found is None:
+        raise RuntimeError("callgrind wrote no total")
+    return int(found[1])
+
+
+def ratio(found: dict[str, dict[str, int]], budget: Budget) -> float:
+    ours, other = found[OURS][budget.scenario], found[budget.beside][budget.scenario]
+    floor = found[NONE][budget.scenario] if budget.own else 0
+    return (ours - floor) / (other - floor)
+
+
+def report(found: dict[str, dict[str, int]]) -> str:
+    names = [scenario.name for scenario in SCENARIOS]
+    lines = ["Instructions of a whole request, thousands", ""]
+    lines.append(f"{'':28}" + "".join(f"{name:>24}" for name in names))
+    for contender, counts in found.items():
+        cells = [f"{counts[name] / 1000:.0f}" if name in counts else "-" for name in names]
+        lines.append(f"{contender:28}" + "".join(f"{cell:>24}" for cell in cells))
+    lines += ["", "Ratios", ""]
+    for budget in BUDGETS:
+        own = "own part" if budget.own else "whole"
+        lines.append(
+            f"{budget.name}, {own}, beside {budget.beside}: "
+            f"{ratio(found, budget):.2f} (budget {budget.most:.2f}, target {budget.target:.2f})"
+        )
+    return "\n".join(lines)
+
+
+def passed(found: dict[str, dict[str, int]]) -> list[str]:
+    """Name the budgets that are passed by more than the tolerance."""
+    return [b.name for b in BUDGETS if ratio(found, b) > b.most * TOLERANCE]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=__doc__)
+    parser.add_argument("--requests", type=int, default=100, help="counted of each kind")
+    parser.add_argument("--server", help="path of the redis-server binary; default: as the tests")
+    parser.add_argument("--json", type=Path, help="write the counts to this file")
+    parser.add_argument("--check", action="store_true", help="fail where a budget is passed")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.serve:
+        print(json.dumps(serve(options.serve, options.requests)))
+        return 0
+    if shutil.which("valgrind") is None:
+        print("valgrind is needed: apt-get install valgrind", file=sys.stderr)
+        return 2
+    found = count(options.server or find_redis_server(), options.requests)
+    print(report(found))
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    over = passed(found) if options.check else []
+    for name in over:
+        print(f"the budget is passed: {name}", file=sys.stderr)
+    return 1 if over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+--[[
+Writes a life that was computed by `life`, as TTL or as the field `expires`.
+
+Needs: session_key, now_ms, life, use_ttl, expires, new_timeout, new_deadline, timeout, deadline
+Gives: remaining  ms; -1 = never ends, 0 = it has just ended
+]]
+if new_timeout then redis.call('HSET', session_key, 'timeout', timeout) end
+if new_deadline then
+  if deadline then redis.call('HSET', session_key, 'deadline', deadline)
+  else redis.call('HDEL', session_key, 'deadline')
+  end
+end
+local remaining = life
+if life <= 0 then
+  redis.call('DEL', session_key) -- adjust_session_expires named a moment that has passed
+  remaining = 0
+elseif life == math.huge then
+  redis.call('PERSIST', session_key)
+  if expires then redis.call('HDEL', session_key, 'expires') end
+  remaining = -1
+elseif use_ttl then
+  redis.call('PEXPIRE', session_key, string.format('%.0f', life))
+  if expires then redis.call('HDEL', session_key, 'expires') end
+else
+  redis.call('HSET', session_key, 'expires', string.format('%.0f', now_ms + life))
+  redis.call('PERSIST', session_key)
+end

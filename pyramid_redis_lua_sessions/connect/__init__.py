@@ -1,0 +1,1 @@
+"""From settings to a redis-py client: one server, Sentinel or Redis Cluster."""

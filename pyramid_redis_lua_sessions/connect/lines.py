@@ -1,0 +1,143 @@
+"""How commands travel to Redis, over whatever client there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+import hiredis
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisError
+
+from .pools import Pool
+
+__all__ = ["Argument", "Command", "Line", "Prepared", "line_to", "pack"]
+
+#: What is handed over: bytes and text, numbers as their digits. In a rare state of the
+#: interpreter hiredis may end the process over anything else.
+Argument = bytes | str
+
+Command = tuple[Argument, ...]
+
+
+#: ``(command) -> bytes``: in Redis' protocol. Its own types know only commands of one word.
+pack = cast("Callable[[Command], bytes]", hiredis.pack_command)
+
+
+class Prepared:
+    """A command of which only some arguments change from call to call.
+
+    :param before: what comes before these; ``after``: what comes after them.
+    """
+
+    def __init__(self, before: tuple[bytes, ...], after: tuple[bytes, ...] = ()) -> None:
+        self._before, self._after = before, after
+        self._count = len(before) + len(after)
+        self._head, self._tail = _bulk(before), _bulk(after)
+
+    def command(self, arguments: Sequence[bytes]) -> Command:
+        name, *rest = self._before
+        # RedisCluster looks the name up, as text.
+        return (name.decode("ascii"), *rest, *arguments, *self._after)
+
+    def packed(self, arguments: Sequence[bytes]) -> bytes:
+        """Return the command in Redis' protocol (RESP)."""
+        count = self._count + len(arguments)
+        return b"*%d\r\n%b%b%b" % (count, self._head, _bulk(arguments), self._tail)
+
+
+def _bulk(arguments: Sequence[bytes]) -> bytes:
+    return b"".join([b"$%d\r\n%b\r\n" % (len(data), data) for data in arguments])
+
+
+class Line(Protocol):
+    """Sends commands that may be repeated without harm, and returns their replies as bytes.
+
+    Both raise the errors of redis-py for a Redis that cannot be reached.
+    """
+
+    def one(self, command: Command) -> Any:
+        """Send a command; an error with which Redis answers is raised."""
+
+    def prepared(self, command: Prepared, arguments: Sequence[bytes]) -> Any:
+        """Send a command that was prepared, as :meth:`one`."""
+
+    def many(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands in one packet; errors with which Redis answers are among the replies."""
+
+
+def line_to(client: Any) -> Line:
+    """Return the way to Redis over a client.
+
+    :param client: ``Redis`` or ``RedisCluster`` of redis-py, ours or an application's.
+    """
+    # A cluster's client is not asked for an attribute: it would connect.
+    pool = None if isinstance(client, RedisCluster) else getattr(client, "connection_pool", None)
+    return PoolLine(pool) if isinstance(pool, Pool) else ClientLine(client)
+
+
+class PoolLine:
+    """Over a pool of ours, to one server."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._exchange = pool.exchange
+
+    def one(self, command: Command) -> Any:
+        return self._answered(pack(command))
+
+    def prepared(self, command: Prepared, arguments: Sequence[bytes]) -> Any:
+        return self._answered(command.packed(arguments))
+
+    def _answered(self, data: bytes) -> Any:
+        (reply,) = self._exchange(data, 1)
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
+
+    def many(self, commands: Sequence[Command]) -> list[Any]:
+        return self._exchange(b"".join(map(pack, commands)), len(commands))
+
+
+class ClientLine:
+    """Over a client of redis-py, as it is."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def one(self, command: Command) -> Any:
+        try:
+            # NEVER_DECODE: replies are bytes also from a decode_responses client.
+            return self._client.execute_command(*command, NEVER_DECODE=True)
+        except RedisError:
+            raise
+        except BaseException:
+            self._hang_up()
+            raise
+
+    def prepared(self, command: Prepared, arguments: Sequence[bytes]) -> Any:
+        return self.one(command.command(arguments))
+
+    def many(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            with self._client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command, NEVER_DECODE=True)
+                return cast("list[Any]", pipeline.execute(raise_on_error=False))
+        except RedisError:
+            raise
+        except BaseException:
+            self._hang_up()
+            raise
+
+    def _hang_up(self) -> None:
+        """Disconnect what is free, as a reply may be left on it that nobody has read.
+
+        A pool of ours looks after that itself; that of an application's own client may not.
+        """
+        nodes: list[Any] = [self._client]
+        if isinstance(self._client, RedisCluster):
+            nodes = [node.redis_connection for node in cast("Any", self._client).get_nodes()]
+        for node in nodes:
+            pool = getattr(node, "connection_pool", None)
+            if pool is not None and not isinstance(pool, Pool):
+                pool.disconnect(inuse_connections=False)

@@ -1,0 +1,1 @@
+"""What is done with a session in Redis; it knows neither Pyramid nor cookies."""

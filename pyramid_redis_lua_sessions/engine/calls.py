@@ -1,0 +1,174 @@
+"""How scripts are called, and what is mended within a call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.cluster import RedisCluster
+from redis.exceptions import NoScriptError, RedisError
+
+from ..connect.lines import Argument, Command, Prepared, line_to
+from ..errors import StoreError
+from .failures import FAILURES, failure, is_demoted, is_wrong_type, showable
+from .observer import Observer
+from .scripts import SCRIPTS, Script, Status
+
+__all__ = ["Call", "Caller"]
+
+log = logging.getLogger(__package__)
+
+#: A script, its key, its arguments.
+Call = tuple[Script, bytes, Sequence[bytes]]
+
+#: How a script says that something else is stored under the id.
+_FOREIGN_REPLY = (Status.GONE, 2)
+
+
+_PREPARED = {
+    script.name: Prepared((b"EVALSHA", script.sha1.encode("ascii"), b"1"))
+    for script in SCRIPTS.values()
+}
+
+
+class Caller:
+    """Calls scripts; each call is one round trip.
+
+    A script that Redis does not know heals within the call, and so does a
+    server that has become a replica.
+
+    :param client: a redis-py client, ``Redis`` or ``RedisCluster``; one made
+        with ``decode_responses`` will do.
+    """
+
+    #: Is told of each step, where somebody watches.
+    observer: Observer | None = None
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self._line = line_to(client)
+
+    def _call(self, script: Script, key: bytes, args: Sequence[bytes]) -> Any:
+        if self.observer is not None:
+            step = self._run
+            return self.observer.note((script.name,), lambda: [step(script, key, args)])[0]
+        return self._run(script, key, args)
+
+    def _run(self, script: Script, key: bytes, args: Sequence[bytes]) -> Any:
+        try:
+            return self._line.prepared(_PREPARED[script.name], (key, *args))
+        except FAILURES as exc:
+            return self._mend(exc, script, key, args)
+
+    def _mend(self, exc: Exception, script: Script, key: bytes, args: Sequence[bytes]) -> Any:
+        """Repeat a call where that helps; else raise what its failure means."""
+        if isinstance(exc, NoScriptError) or self._left_demoted(exc):
+            return self._run_by_source(script, key, args)
+        if is_wrong_type(exc):
+            return _FOREIGN_REPLY
+        raise failure(script.name, exc, self.client) from showable(exc)
+
+    def _run_by_source(
+        self, script: Script, key: bytes, args: Sequence[bytes], again: bool = True
+    ) -> Any:
+        """EVAL runs the script and caches it, on the very node that lacked it."""
+        try:
+            return self._line.one(("EVAL", script.source, b"1", key, *args))
+        except FAILURES as exc:
+            if again and self._left_demoted(exc):
+                return self._run_by_source(script, key, args, again=False)
+            if is_wrong_type(exc):
+                return _FOREIGN_REPLY
+            raise failure(script.name, exc, self.client) from showable(exc)
+
+    def _left_demoted(self, exc: Exception) -> bool:
+        """Leave a server that has become a replica; the next connection finds the primary.
+
+        :returns: whether that was so, and the call is worth repeating.
+        """
+        pool = getattr(self.client, "connection_pool", None) if is_demoted(exc) else None
+        if pool is None:
+            return False
+        pool.disconnect(inuse_connections=False)
+        return True
+
+    def _try(self, method: Callable[..., Any], *args: Any) -> None:
+        """Clean up as far as Redis lets us; the failure before it is what is raised."""
+        try:
+            method(*args)
+        except StoreError as exc:
+            log.warning("after a failed call: %s", exc)
+
+    def _command(self, *command: Argument) -> Any:
+        """Send a command; ``None`` where something of another type is stored at its key."""
+        if self.observer is not None:
+            step = self._send
+            name = str(command[0]).lower()
+            return self.observer.note((name,), lambda: [step(command)], scripts=False)[0]
+        return self._send(command)
+
+    def _send(self, command: Command) -> Any:
+        try:
+            return self._line.one(command)
+        except FAILURES as exc:
+            if is_wrong_type(exc):
+                return None
+            raise failure(str(command[0]).lower(), exc, self.client) from showable(exc)
+
+    def _together(self, calls: list[Call]) -> list[Any]:
+        """Make calls in one pipeline; on Redis Cluster one after the other, in order.
+
+        :returns: their replies; for a call that failed the ``StoreError``.
+        """
+        if not isinstance(self.client, RedisCluster):
+            return self._pipeline(calls) if calls else []
+        return self._in_turn(calls)
+
+    def _in_turn(self, calls: list[Call]) -> list[Any]:
+        """Make calls one after the other, as :meth:`_together`."""
+        replies: list[Any] = []
+        goes_on = True
+        for call in calls:
+            if not goes_on:
+                replies.append(replies[-1])  # what comes later stands on it
+                continue
+            try:
+                replies.append(self._call(*call))
+            except StoreError as exc:
+                replies.append(exc)
+            goes_on = self._goes_on(call, replies[-1])
+        return replies
+
+    def _goes_on(self, call: Call, reply: Any) -> bool:
+        """Tell whether the calls after this one are still to be made."""
+        return not isinstance(reply, StoreError)
+
+    def _pipeline(self, calls: list[Call]) -> list[Any]:
+        """Send calls together; return their replies, or what they failed with."""
+        if self.observer is not None:
+            names = tuple(script.name for script, _, _ in calls)
+            return self.observer.note(names, lambda: self._run_all(calls))
+        return self._run_all(calls)
+
+    def _run_all(self, calls: list[Call]) -> list[Any]:
+        try:
+            replies = self._line.many(
+                [("EVALSHA", script.sha1, b"1", key, *args) for script, key, args in calls]
+            )
+        except FAILURES as exc:
+            raise failure(calls[0][0].name, exc, self.client) from showable(exc)
+        if any(is_demoted(reply) and self._left_demoted(reply) for reply in replies):
+            # The new primary may lack what the old one did for the other calls.
+            return self._in_turn(calls)
+        for number, (script, key, args) in enumerate(calls):
+            reply = replies[number]
+            if isinstance(reply, NoScriptError):
+                try:
+                    replies[number] = self._run_by_source(script, key, args)
+                except StoreError as exc:
+                    replies[number] = exc
+            elif isinstance(reply, RedisError):
+                wrong = is_wrong_type(reply)
+                replies[number] = _FOREIGN_REPLY if wrong else failure(script.name, reply)
+        return replies

@@ -1,0 +1,662 @@
+"""What a session holds in one request: values, flash messages, and what changed.
+
+Pure data: nothing here knows Redis, cookies or requests. Values are decoded
+when they are looked at; what a save would send is found by comparing.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import secrets
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ..errors import UnserializableValue
+from .serializers import (
+    ATOMS,
+    DATA_KINDS,
+    FLASH_KIND,
+    KEY_KINDS,
+    UNIT_SEPARATOR,
+    ChangedType,
+    Codec,
+    field_of,
+    key_of,
+    order_of,
+)
+from .store import NO_CHECKS, Checks, sha1
+
+__all__ = ["Changes", "Contents", "equal_key", "exact_key", "still_so"]
+
+
+class Changes(NamedTuple):
+    """What a save would send.
+
+    :ivar values: field to encoded value, not sealed yet.
+    :ivar deletes: fields to delete.
+    """
+
+    values: dict[bytes, bytes]
+    deletes: list[bytes]
+
+    def __bool__(self) -> bool:
+        return bool(self.values or self.deletes)
+
+
+class Contents:
+    """Keys, values and flash messages over what was loaded.
+
+    :param raw: every field of the stored hash, as stored.
+    :param plain: the fields that hold data: encoded values, seals verified.
+    :param codec: encodes and decodes values.
+    :param tracks_reads: remember what was read, for ``on_conflict = retry``.
+    :ivar undecodable: how many stored values were met that do not decode.
+    """
+
+    __slots__ = (
+        "_accessed",
+        "_assigned",
+        "_bad",
+        "_beneath",
+        "_codec",
+        "_complete",
+        "_data",
+        "_deleted",
+        "_flash",
+        "_meta",
+        "_names_read",
+        "_plain",
+        "_reads",
+        "_tracks_reads",
+        "compare_all",
+        "raw",
+        "undecodable",
+    )
+
+    def __init__(
+        self,
+        raw: dict[bytes, bytes],
+        plain: dict[bytes, bytes],
+        codec: Codec,
+        tracks_reads: bool,
+    ) -> None:
+        self.raw = raw
+        self._plain = plain
+        self._codec = codec
+        self._tracks_reads = tracks_reads
+        self.undecodable = 0
+        self._bad: set[bytes] = set()
+        self.forget_changes()
+
+    def unchanged(self) -> Contents:
+        """Return the same as loaded, or as last saved."""
+        other = Contents(dict(self.raw), dict(self._plain), self._codec, self._tracks_reads)
+        other.undecodable = self.undecodable
+        return other
+
+    def forget_changes(self) -> None:
+        """Stand as just loaded, or as last saved."""
+        self._data: dict[Any, Any] = {}
+        self._complete = False
+        self._flash: dict[str, list[tuple[bytes, Any]]] | None = None
+        self._assigned: set[Any] = set()
+        self._accessed: set[Any] = set()
+        self._deleted: set[bytes] = set()
+        self._meta: dict[bytes, Any] = {}
+        self._reads: dict[bytes, str] = {}
+        self._names_read = False
+        #: ``session.changed()`` was called.
+        self.compare_all = False
+        self._beneath: Contents | None = None
+
+    # -- keys and values ---------------------------------------------------------
+
+    def get(self, key: Any) -> Any:
+        """Return the value of a key.
+
+        :raises KeyError: there is none, or it does not decode.
+        """
+        if type(key) is not str and type(key) is not int:
+            key = equal_key(key)
+        if self._tracks_reads:
+            self._note_read(key)
+        data = self._data
+        value = data[key] if key in data else self._decode(key)
+        if type(value) not in ATOMS:
+            self._accessed.add(key)
+        return value
+
+    def has(self, key: Any) -> bool:
+        """Tell whether a key is there."""
+        try:
+            if type(key) is not str and type(key) is not int:
+                key = equal_key(key)
+            if self._tracks_reads:
+                self._note_read(key, presence=True)
+            if key not in self._data:
+                self._decode(key)
+        except KeyError:
+            return False
+        return True
+
+    def assign(self, key: str | int, value: Any) -> None:
+        """Assign a value; ``key`` is exact, see :func:`exact_key`."""
+        self._data[key] = value
+        self._assigned.add(key)
+        if self._deleted or self._bad:
+            field = field_of(key)
+            self._deleted.discard(field)
+            self._bad.discard(field)
+
+    def delete(self, key: Any) -> None:
+        """Delete a key, also one whose value does not decode.
+
+        :raises KeyError: it is not there.
+        """
+        if not self.has(key) and not self.is_bad(key):
+            raise KeyError(key)
+        key = equal_key(key)
+        dict.pop(self._data, key, None)
+        self._assigned.discard(key)
+        self._accessed.discard(key)
+        field = field_of(key)
+        self._bad.discard(field)
+        if field in self.raw:
+            self._deleted.add(field)
+
+    def drop(self, key: str) -> None:
+        """Delete a key, also if another request is about to store it."""
+        if self.has(key):
+            self.delete(key)
+        self._deleted.add(field_of(key))
+
+    def is_bad(self, key: Any) -> bool:
+        """Tell whether a value was found under a key that does not decode."""
+        return _is_bad(key, self._bad)
+
+    def clear(self) -> None:
+        """Delete all keys and flash messages, also those that do not decode."""
+        dict.clear(self._data)
+        self._assigned.clear()
+        self._accessed.clear()
+        self._bad.clear()
+        self._flash = {}
+        self._complete = self._names_read = True
+        self._deleted.update(field for field in self._plain if field[:1] in DATA_KINDS)
+
+    def everything(self, values: bool) -> dict[Any, Any]:
+        """Return the ``dict`` of all keys and values: not a copy.
+
+        :param values: whether the caller gives out values, or only keys.
+        """
+        self._decode_all()
+        self._names_read = True
+        if values:
+            if self._tracks_reads:
+                for key in self._data:
+                    self._note_read(key)
+            self._accessed.update(self._data)
+        return self._data
+
+    def expose(self) -> dict[Any, Any]:
+        """Return that ``dict`` to somebody who may assign to it and delete from it."""
+        data = self.everything(values=True)
+        if not isinstance(data, Exposed):
+            self._data = data = Exposed(data, self._bad, self._deleted)
+        return data
+
+    def _decode(self, key: str | int) -> Any:
+        if self._complete:
+            raise KeyError(key)
+        field = field_of(key)
+        stored = self._plain.get(field)
+        if stored is None or field in self._deleted or field in self._bad:
+            raise KeyError(key)
+        try:
+            value = self._codec.decode(stored)
+        except Exception:
+            self._bad.add(field)  # absent for this request; it stays stored until it is removed
+            self.undecodable += 1
+            raise KeyError(key) from None
+        self._data[key] = value
+        return value
+
+    def _decode_all(self) -> None:
+        if self._complete:
+            return
+        for field in list(self._plain):
+            if field[:1] not in KEY_KINDS:
+                continue
+            try:
+                key = key_of(field)
+                if key not in self._data:
+                    self._decode(key)
+            except (KeyError, ValueError):
+                continue
+        self._complete = True
+
+    # -- flash messages ----------------------------------------------------------
+
+    def queues(self, read: bool = True) -> dict[str, list[tuple[bytes, Any]]]:
+        """Return the flash messages by queue, in order: (field, message).
+
+        :param read: whether the caller looks at what is there.
+        """
+        if read:
+            self._names_read = True
+        if self._flash is None:
+            self._flash = {}
+            for field in self._ordered():
+                if field[:1] != FLASH_KIND:
+                    continue
+                try:
+                    name = field[1:].rpartition(UNIT_SEPARATOR)[0]
+                    queue = name.decode("utf-8", "surrogatepass")
+                    message = self._codec.decode(self._plain[field])
+                except Exception:
+                    self._bad.add(field)
+                    self.undecodable += 1
+                    continue
+                self._flash.setdefault(queue, []).append((field, message))
+        return self._flash
+
+    def add_flash(self, message: Any, queue: str) -> None:
+        """Add a message to the end of a queue."""
+        name = queue.encode("utf-8", "surrogatepass")
+        field = FLASH_KIND + name + UNIT_SEPARATOR + secrets.token_urlsafe(8).encode("ascii")
+        self.queues(read=False).setdefault(queue, []).append((field, message))
+
+    def pop_flash(self, queue: str) -> list[Any]:
+        """Remove the messages of a queue, and return those that decode."""
+        messages = self.queues().pop(queue, [])
+        self._deleted.update(field for field, _ in messages if field in self.raw)
+        kind = FLASH_KIND + queue.encode("utf-8", "surrogatepass")
+        bad = {field for field in self._bad if field.rpartition(UNIT_SEPARATOR)[0] == kind}
+        self._deleted |= bad
+        self._bad -= bad
+        return [message for _, message in messages]
+
+    # -- owner and label -----------------------------------------------------------
+
+    def meta(self, field: bytes, read: bool = True) -> Any:
+        """Return the owner or the label, or ``None``.
+
+        :param read: whether the application looks at it.
+        """
+        if field in self._meta:
+            return self._meta[field]
+        if read and self._tracks_reads:
+            raw = self.raw.get(field)
+            self._reads[field] = "" if raw is None else sha1(raw)
+        stored = self._plain.get(field)
+        if stored is None:
+            return None
+        try:
+            return self._codec.decode(stored)
+        except Exception:
+            self.undecodable += 1
+            return None
+
+    def assign_meta(self, field: bytes, value: Any) -> None:
+        """Set the owner or the label; ``None`` removes it."""
+        self._meta[field] = value
+
+    def sets(self, field: bytes) -> bool:
+        """Tell whether the owner, or the label, was set here."""
+        return self._meta.get(field) is not None
+
+    # -- what was read, what changed -----------------------------------------------
+
+    def _note_read(self, key: str | int, presence: bool = False) -> None:
+        field = field_of(key)
+        if key in self._assigned or field in self._deleted:
+            return
+        stored = self.raw.get(field)
+        if stored is None:
+            self._reads[field] = ""
+        elif presence:
+            self._reads.setdefault(field, "+")
+        else:
+            self._reads[field] = sha1(stored)
+
+    def checks(self) -> Checks:
+        """Return what was read, as a save in retry mode checks it."""
+        if not self._tracks_reads:
+            return NO_CHECKS
+        reads, names_read = self._reads, self._names_read
+        if self._beneath is not None:
+            # A value that was read says more than that it was there.
+            whole = {field: check for field, check in reads.items() if check != "+"}
+            reads = {**reads, **self._beneath._reads, **whole}
+            names_read = names_read or self._beneath._names_read
+        return Checks(reads, names_digest(self.raw) if names_read else "")
+
+    def pending(self) -> bool:
+        """Cheaply rule out that anything changed."""
+        return bool(
+            self._assigned
+            or self._accessed
+            or self._deleted
+            or self._flash
+            or isinstance(self._data, Exposed)
+            or self._meta
+            or self._beneath
+        )
+
+    def lay_over(self, earlier: Contents) -> None:
+        """Take up what was changed before, on the same that was loaded.
+
+        What was changed here since counts where both changed the same.
+        """
+        self._beneath = earlier
+
+    def rest(self) -> None:
+        """Stop watching the values that were looked at so far."""
+        self._accessed.clear()
+
+    def changes(self, detect: bool) -> Changes:
+        """Find and encode what changed since the load or the last save.
+
+        Changed is what was assigned; or looked at, mutable, and now encoded
+        differently both from what is stored and from what that encodes to
+        when it is decoded and encoded again (sets encode in any order).
+
+        :param detect: look for values that were changed in place.
+        :raises UnserializableValue: a value cannot be encoded.
+        """
+        if isinstance(self._data, Exposed):
+            self._find_exposed()
+        values = {}
+        for key in list(self._assigned):  # an object's __reduce__ may look at the session
+            values[field_of(key)] = self._encode(key, self._data[key])
+        if detect or self.compare_all:
+            for key in self._accessed - self._assigned:
+                value = self._data[key]
+                if type(value) in ATOMS:
+                    continue
+                field = field_of(key)
+                stored = self._plain.get(field)
+                if self._codec.may_change and self._encode(key, value, sketch=True) == stored:
+                    continue
+                now = self._encode(key, value)
+                if self._differs(now, stored):
+                    values[field] = now
+        for messages in (self._flash or {}).values():
+            for field, message in messages:
+                if field not in self.raw:
+                    values[field] = self._encode("flash message", message)
+        deletes = sorted(self._deleted)
+        for field, value in self._meta.items():
+            if value is not None:
+                values[field] = self._encode(field.decode("ascii"), value)
+            elif field in self.raw or self._beneath is not None:
+                deletes.append(field)
+        if self._beneath is not None:
+            earlier = self._beneath.changes(detect)
+            kept = {f: v for f, v in earlier.values.items() if f not in deletes}
+            deletes = sorted({*deletes, *earlier.deletes}.difference(values))
+            values = {**kept, **values}
+        return Changes(values, deletes)
+
+    def touched(self, detect: bool) -> set[bytes]:
+        """Name the fields of :meth:`changes`, also where a value cannot be encoded."""
+        try:
+            changes = self.changes(detect)
+        except UnserializableValue:
+            return {*map(field_of, self._assigned | self._accessed), *self._deleted, *self._meta}
+        return {*changes.values, *self.raw.keys() & changes.deletes}
+
+    def _differs(self, now: bytes, stored: bytes | None) -> bool:
+        codec = self._codec
+        return stored is None or (now != stored and now != codec.encode(codec.decode(stored)))
+
+    def _find_exposed(self) -> None:
+        """Find what was done to the ``dict`` that :meth:`expose` gave out."""
+        held = {}
+        for key in self._data:
+            held[field_of(exact_key(key))] = key
+        self._assigned.intersection_update(self._data)
+        self._accessed = set(self._data)
+        for field, key in held.items():
+            stored = self._plain.get(field)
+            if stored is None or field in self._deleted or field in self._bad:
+                self._assigned.add(key)
+                self._deleted.discard(field)
+                self._bad.discard(field)
+            elif type(self._data[key]) in ATOMS and self._encode(key, self._data[key]) != stored:
+                self._assigned.add(key)
+        self._deleted.update(
+            f for f in self._plain if f[:1] in KEY_KINDS and f not in held and f not in self._bad
+        )
+
+    def _encode(self, key: Any, value: Any, sketch: bool = False) -> bytes:
+        codec = self._codec
+        try:
+            return codec.sketch(value) if sketch else codec.encode(value)
+        except ChangedType as exc:
+            raise UnserializableValue(key, type(value).__name__, str(exc)) from None
+        except Exception as exc:
+            # The serializer's own message may quote the value.
+            raise UnserializableValue(key, type(value).__name__, type(exc).__name__) from None
+
+    def would_empty(self, changes: Changes) -> bool:
+        """Tell whether, as far as this request knows, these changes leave nothing."""
+        return bool(changes.deletes) and not changes.values and self.held() <= set(changes.deletes)
+
+    def settle(self, changes: Changes, sealed: Mapping[bytes, bytes]) -> None:
+        """Take what was saved as what is stored.
+
+        :param sealed: the values as they were sent.
+        """
+        for field in changes.deletes:
+            self.raw.pop(field, None)
+            self._plain.pop(field, None)
+        self.raw.update(sealed)
+        self._plain.update(changes.values)
+        self._mark_saved()
+
+    def rebase(
+        self, raw: dict[bytes, bytes], plain: dict[bytes, bytes], own: Container[bytes]
+    ) -> None:
+        """Take this as all that is stored now, and what is held as saved.
+
+        :param own: the fields that were changed here.
+        """
+        self.reload(raw, plain, own)
+        self._mark_saved()
+
+    def reload(
+        self, raw: dict[bytes, bytes], plain: dict[bytes, bytes], own: Container[bytes]
+    ) -> None:
+        """Stand on what others have saved meanwhile; what was changed here stays.
+
+        :param own: the fields that were changed here.
+        """
+        before, self.raw, self._plain = self._plain, raw, plain
+        for key in list(self._data) if before else ():
+            field = field_of(key)
+            if field not in own and plain.get(field) != before.get(field):
+                dict.pop(self._data, key, None)
+                self._accessed.discard(key)
+        self._complete = False
+
+    def _mark_saved(self) -> None:
+        if self._beneath is not None:
+            self.forget_changes()  # what is held here does not show what was beneath
+            return
+        # What can change in place stays under watch.
+        self._accessed.update(key for key in self._assigned if type(self._data[key]) not in ATOMS)
+        self._assigned.clear()
+        self._deleted.clear()
+        self._meta.clear()
+        self._reads = {}
+        self._names_read = False
+
+    def stored(self, fields: Iterable[bytes]) -> list[tuple[bytes, bytes, bytes]]:
+        """Return what is stored in some fields: (field, as stored, encoded)."""
+        plain = self._plain
+        return [(field, self.raw[field], plain[field]) for field in fields if field in plain]
+
+    def resealed(self, swaps: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+        """Take values as stored under another seal: (field, now, before)."""
+        for field, now, before in swaps:
+            self.raw[field] = now
+            if self._reads.get(field) == sha1(before):
+                self._reads[field] = sha1(now)
+
+    def types(self) -> dict[bytes, str]:
+        """Return the names of the types of the values that were decoded or assigned."""
+        exact = [(key, value) for key, value in self._data.items() if type(key) in (str, int)]
+        return {field_of(key): type(value).__name__ for key, value in exact}
+
+    def held(self) -> set[bytes]:
+        """Return the fields that hold data, owner and label included, as last saved."""
+        return set(self._plain)
+
+    def merged(self, changes: Changes) -> dict[bytes, bytes]:
+        """Return all data with the changes applied, encoded."""
+        gone = set(changes.deletes)
+        kept = {field: data for field, data in self._plain.items() if field not in gone}
+        return {**kept, **changes.values}
+
+    def placed(self, sealed: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """Let messages that were stored before keep their places in the order.
+
+        :param sealed: fields as they are to be stored.
+        """
+        placed = dict(sealed)
+        for field in sealed.keys() & self.raw.keys():
+            place = order_of(field, self.raw[field])
+            if place:
+                placed[field] = place + sealed[field][len(place) :]
+        return placed
+
+    def own(self, changes: Changes) -> Contents:
+        """Return what was changed here, over nothing.
+
+        :param changes: as :meth:`changes` finds them.
+        """
+        other = Contents({}, {}, self._codec, self._tracks_reads)
+        for key, value in self._data.items():
+            if field_of(key) in changes.values:
+                other.assign(key, value)
+        for queue, messages in (self._flash or {}).items():
+            own = [item for item in messages if item[0] in changes.values]
+            other.queues(read=False).setdefault(queue, []).extend(own)
+        other._meta = {field: value for field, value in self._meta.items() if value is not None}
+        if self._beneath is not None:
+            other.lay_over(self._beneath.own(changes))
+        return other
+
+    def _ordered(self) -> list[bytes]:
+        """Return the fields that hold data, the flash messages among them in their order."""
+        return sorted(self._plain, key=lambda field: order_of(field, self.raw[field]))
+
+
+class Exposed(dict[Any, Any]):
+    """All keys and values, as an application may change them.
+
+    What does not decode is not among them; removed by name, or with all, it is
+    removed as well.
+
+    :param bad: the fields that do not decode; ``deleted``: those to delete.
+    """
+
+    __slots__ = ("_bad", "_deleted")
+
+    def __init__(self, data: dict[Any, Any], bad: set[bytes], deleted: set[bytes]) -> None:
+        super().__init__(data)
+        self._bad = bad
+        self._deleted = deleted
+
+    def _remove_bad(self, fields: set[bytes]) -> None:
+        self._deleted |= fields
+        self._bad -= fields
+
+    def __delitem__(self, key: Any) -> None:
+        if _is_bad(key, self._bad):
+            self._remove_bad({field_of(equal_key(key))})
+        else:
+            super().__delitem__(key)
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        if _is_bad(key, self._bad):
+            self._remove_bad({field_of(equal_key(key))})
+        return super().pop(key, *default)
+
+    def clear(self) -> None:
+        super().clear()
+        self._remove_bad({field for field in self._bad if field[:1] in KEY_KINDS})
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)  # elsewhere it is a dict as any other
+
+
+def _is_bad(key: Any, bad: set[bytes]) -> bool:
+    try:
+        return bool(bad) and field_of(equal_key(key)) in bad
+    except KeyError:
+        return False
+
+
+# -- keys --------------------------------------------------------------------------
+
+
+def exact_key(key: Any) -> str | int:
+    """Return the exact ``str`` or ``int`` for a key that is assigned.
+
+    :raises TypeError: session keys are ``str`` or ``int``; ``bool`` is none.
+    """
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return int.__index__(key)
+    raise TypeError(f"session keys are str or int, not {type(key).__name__}")
+
+
+def equal_key(key: Any) -> str | int:
+    """Return the session key that equals a key that is looked up.
+
+    As a ``dict`` does, it finds 1 under ``True`` and under ``1.0``.
+
+    :raises KeyError: no session key can equal it.
+    :raises TypeError: the key is unhashable.
+    """
+    hash(key)
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, numbers.Real):
+        try:
+            number: int = math.trunc(key)  # type: ignore[assignment]
+        except (ValueError, OverflowError):
+            raise KeyError(key) from None
+        if number == key:
+            return number
+    raise KeyError(key)
+
+
+# -- digests -----------------------------------------------------------------------
+
+
+def names_digest(raw: Mapping[bytes, bytes]) -> str:
+    """Digest of the set of data fields; the scripts compute the same.
+
+    It does not depend on order: a count, and a sum of 48-bit hashes.
+    """
+    hashes = [int(sha1(field)[:12], 16) for field in raw if field and field[:1] in DATA_KINDS]
+    return f"{len(hashes)}:{sum(hashes) % 2**48}"
+
+
+def still_so(checks: Checks, raw: Mapping[bytes, bytes]) -> bool:
+    """Tell whether what was read is so in a later state of the stored hash."""
+    if checks.names and checks.names != names_digest(raw):
+        return False
+    for field, check in checks.fields.items():
+        stored = raw.get(field)
+        if stored is None:
+            if check:
+                return False
+        elif check not in ("+", sha1(stored)):
+            return False
+    return True

@@ -1,0 +1,361 @@
+"""Carries out plans: each act is one call to the store, and what its answer means."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Set
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from ..errors import InvalidSession_ChangesDropped, SessionConflict, StoreError, fingerprint
+from .contents import Changes, still_so
+from .plan import ADRIFT, FRESH, STORED, Act, Facts, Happened, Plan, Reason, plan
+from .scripts import Status
+from .seals import Bound, Sealer
+from .serializers import OWNER_FIELD, field_of
+from .store import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Saved
+from .tokens import Token, draw_verifier
+
+if TYPE_CHECKING:
+    from .state import SessionState
+
+__all__ = ["abandon", "claim", "create", "end_sessions", "release", "settle", "stage"]
+
+#: How long a save waits for one that is staged and clashes with it, seconds.
+PATIENCE = 0.1
+
+#: How long the last attempt of a request waits for its turn, seconds: as long as what a
+#: process that died had staged may hold.
+LAST_PATIENCE = 10.0
+
+#: Seconds between two looks.
+PAUSE = 0.002
+
+#: How often values are loaded and sealed again for a new token, where others save meanwhile.
+MOST_RENEWALS = 32
+
+#: Holds what no login consists of.
+CSRF_FIELD = field_of("_csrft_")
+
+Answer = TypeVar("Answer")
+
+
+def settle(state: SessionState, cookie_can_go: bool) -> None:
+    """Do what the request asks of its session, until there is nothing left to do."""
+    # What is lost may be no more than deletions, of which nothing is left to see.
+    while state.is_changed() or state.lost:
+        changes = state.changes()
+        decided = plan(facts_of(state, changes, cookie_can_go))
+        act = _ACTS.get(decided.act)
+        if act is None or act(state, changes, decided):
+            return
+
+
+def facts_of(state: SessionState, changes: Changes, cookie_can_go: bool) -> Facts:
+    lifetime = state.lifetime != NO_LIFETIME
+    return Facts(
+        state.phase,
+        bool(changes.values),
+        bool(changes.deletes),
+        lifetime,
+        state.renews,
+        state.login or (state.renews and logs_in(state, changes.values.keys())),
+        state.lost != "",
+        # Unless something is to be saved, nobody minds what was read.
+        lifetime and state.contents.checks() != NO_CHECKS,
+        state.failure is None,
+        cookie_can_go,
+    )
+
+
+def logs_in(state: SessionState, fields: Set[bytes]) -> bool:
+    """Tell whether a new token, together with what was put into these fields, is a login.
+
+    An application without owners logs in so. With them, it is a privilege that is confirmed.
+    """
+    return not state.owned and not fields <= {CSRF_FIELD}
+
+
+# -- acts --------------------------------------------------------------------------
+
+
+def create(state: SessionState, changes: Changes, _: Plan | None = None) -> bool:
+    """Create the session; one that was invalidated before it ends in the same call."""
+    sealing = Sealing(state.sealer, changes.values)
+    owner = changes.values.get(OWNER_FIELD)
+    ending = state.ends[0] if state.ends else None
+    if ending is not None and ending.checks != NO_CHECKS:
+        # What is put into the new session may stand on what was read of the old one.
+        end_next(state, ending.checks)
+        ending = None
+    if ending is not None:
+        again, state.tried = ending.token in state.tried, {*state.tried, ending.token}
+    created, ended = state.store().create(
+        sealing,
+        state.lifetime,
+        owner,
+        returning=state.phase is ADRIFT,
+        ending=None if ending is None else ending.token,
+    )
+    if ended is not None:
+        _note_ending(state, ended, again)
+    if isinstance(created, Absent):
+        moved = created.status is Status.MOVED
+        return _drop(state, changes, Plan(Act.DROP, Reason.ENDED if moved else Reason.EXPIRED))
+    state.adopt(created, sealing)
+    state.announce(Happened.CREATED)
+    if owner is not None:
+        state.entered = (owner, created.index)
+    return True
+
+
+def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
+    contents = state.contents
+    sealed = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
+    empties = state.settings.invalidate_empty_session and contents.would_empty(changes)
+    result = _in_turn(
+        lambda: state.store().save(
+            state.stored_token(),
+            sealed,
+            changes.deletes,
+            state.lifetime,
+            contents.checks(),
+            end_if_empty=empties,
+            stage_id=state.stage_id,
+        )
+    )
+    if isinstance(result, Saved):
+        state.stage_id, state.staged = "", None
+        state.saved(result, changes, sealed)
+    elif isinstance(result, Absent):
+        state.drift(changes)
+        return False
+    elif result is Status.EMPTIED:
+        # The cookie stays: this response may arrive after that of a login.
+        state.announce(Happened.INVALIDATED)
+        state.stand(FRESH)
+    else:
+        raise SessionConflict
+    return True
+
+
+def _adjust(state: SessionState, changes: Changes, _: Plan) -> bool:
+    result = state.store().adjust(state.stored_token(), state.lifetime)
+    if isinstance(result, Absent):
+        state.drift(changes)
+        return False
+    state.saved(result, changes, {})
+    return True
+
+
+def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
+    """Put a new token in place; load and seal again if something slipped in between."""
+    contents, before = state.contents, state.stored_token()
+    for _attempt in range(MOST_RENEWALS):
+        merged = contents.merged(changes)
+        token = Token.of(before.locator, draw_verifier())
+        sealing = Sealing(state.sealer, merged)
+        sealed = sealing.sealed = contents.placed(sealing(token))
+        owner = merged.get(OWNER_FIELD)
+        renewal = Renewal(token, contents.raw.get(b"saves", b""), state.restarts)
+        try:
+            result = _in_turn(
+                lambda renewal=renewal, sealed=sealed, owner=owner: state.store().save(  # type: ignore[misc]
+                    before,
+                    sealed,
+                    changes.deletes,
+                    state.lifetime,
+                    renewal=renewal,
+                    owner=owner,
+                    stage_id=state.stage_id,
+                )
+            )
+        except StoreError as exc:
+            if exc.__cause__ is not None:
+                # No browser will ever hold the new token.
+                state.store().take_back(before, token)
+            raise
+        if isinstance(result, Saved):
+            state.stage_id, state.staged = "", None
+            if owner is not None and state.login:
+                state.entered = (owner, result.index)
+            state.renewed(result, sealing, changes)
+            state.announce(Happened.REGENERATED)
+            return True
+        if isinstance(result, Absent) or not _reload(state, before, changes):
+            state.drift(changes)
+            return False
+    raise SessionConflict
+
+
+def _reload(state: SessionState, token: Token, changes: Changes) -> bool:
+    """Stand on what others have saved meanwhile; what this request changed stays.
+
+    :returns: whether the session still lives.
+    :raises SessionConflict: what it had read is no longer so (``on_conflict = retry``).
+    """
+    checks = state.contents.checks()
+    loaded = state.store().load(token)
+    plain = state.bound.open_all(loaded.fields) if isinstance(loaded, Loaded) else None
+    if plain is None:
+        return False
+    fields = cast("Loaded", loaded).fields
+    if not still_so(checks, fields):
+        raise SessionConflict
+    state.contents.reload(fields, plain, changes.values)
+    return True
+
+
+def _drop(state: SessionState, _: Changes, decided: Plan) -> bool:
+    """Lose the changes, audibly."""
+    state.report(InvalidSession_ChangesDropped, decided.reason.value, state.lost or None)
+    state.lose_made(decided.reason.value)
+    state.lose(decided.reason.value)
+    abandon(state)
+    state.past, failure = state.contents, state.failure
+    state.stand(ADRIFT)
+    state.failure = failure
+    return True
+
+
+#: Each returns whether that was all; else what it found is planned anew.
+_ACTS: dict[Act, Callable[[SessionState, Changes, Plan], bool]] = {
+    Act.CREATE: create,
+    Act.SAVE: _save,
+    Act.ADJUST: _adjust,
+    Act.RENEW: _renew,
+    Act.DROP: _drop,
+}
+
+
+# -- endings -----------------------------------------------------------------------
+
+
+def end_sessions(state: SessionState) -> None:
+    """End what the application invalidated."""
+    while state.ends:
+        end_next(state)
+
+
+def end_next(state: SessionState, checks: Checks = NO_CHECKS) -> None:
+    """End the first of what was invalidated.
+
+    :raises SessionConflict: what was read of it is no longer so (``on_conflict = retry``).
+    """
+    ending = state.ends[0]
+    again, state.tried = ending.token in state.tried, {*state.tried, ending.token}
+    result = state.store().end(ending.token, checks)
+    if result is Status.CONFLICT:
+        state.tried = state.tried - {ending.token}
+        raise SessionConflict
+    _note_ending(state, result, again)
+
+
+def _note_ending(state: SessionState, result: Status | Absent, again: bool = False) -> None:
+    ending = state.ends.pop(0)
+    if result is Status.ENDED:
+        name = fingerprint(ending.token.locator)
+        state.announce(Happened.INVALIDATED, name)
+        if state.trace is not None:
+            state.trace.ended.append(name)
+    elif not again and isinstance(result, Absent) and (ending.seen or state.just_ended(result)):
+        # Another request was first. A newer login may have a cookie by now: it must stay.
+        state.in_flight, state.cookie_is_stale = True, False
+
+
+def abandon(state: SessionState) -> None:
+    """End the session whose token this request put in place: no browser will hold it."""
+    if state.token_made and state.token is not None:
+        state.store().end(state.token)
+
+
+# -- retry mode under a transaction --------------------------------------------------
+
+
+def stage(state: SessionState, cookie_can_go: bool) -> None:
+    """Announce what the transaction will save when it commits.
+
+    :raises SessionConflict: what was read is no longer so, or others hold it.
+    """
+    changes = state.changes()
+    decided = plan(facts_of(state, changes, cookie_can_go))
+    if decided.act in (Act.CREATE, Act.DROP):
+        # There is nothing yet that anybody else could touch.
+        _ACTS[decided.act](state, changes, decided)
+    elif decided.act is not Act.REST:
+        everything = decided.act is Act.RENEW
+        _stage(state, state.stored_token(), changes, everything, PATIENCE)
+
+
+def claim(state: SessionState, token: Token) -> None:
+    """Keep others from the session until this request is done: its last attempt.
+
+    :raises SessionConflict: others hold it for too long.
+    """
+    _stage(state, token, Changes({}, []), True, LAST_PATIENCE)
+
+
+def _stage(
+    state: SessionState, token: Token, changes: Changes, everything: bool, patience: float
+) -> None:
+    state.stage_id = state.stage_id or secrets.token_urlsafe(6)
+    checks = NO_CHECKS if state.phase is not STORED else state.contents.checks()
+    result = _in_turn(
+        lambda: state.store().stage(
+            token, state.stage_id, checks, changes.values, changes.deletes, everything
+        ),
+        patience,
+    )
+    if isinstance(result, Absent):
+        state.stage_id = ""  # whoever looks at it next finds out
+    elif result is Status.SAVED:
+        state.staged = token
+    else:
+        raise SessionConflict
+
+
+def release(state: SessionState) -> None:
+    """Give up what was staged and not saved."""
+    token, state.staged = state.staged, None
+    if token is not None and state.stage_id:
+        stage_id, state.stage_id = state.stage_id, ""
+        state.store().unstage(token, stage_id)
+
+
+def _in_turn(call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
+    """Make a call until nobody has staged what clashes with it.
+
+    :raises SessionConflict: that takes too long.
+    """
+    until = time.monotonic() + patience
+    while True:
+        answer = call()
+        if answer is not Status.BUSY:
+            return answer
+        if time.monotonic() >= until:
+            raise SessionConflict
+        time.sleep(PAUSE)
+
+
+class Sealing:
+    """Seals data for the token that a session gets, and remembers how it did.
+
+    Sealing again would not give the same bytes where values are encrypted.
+    """
+
+    __slots__ = ("_sealer", "bound", "data", "sealed", "token")
+
+    bound: Bound
+    token: Token
+
+    def __init__(self, sealer: Sealer, data: dict[bytes, bytes]) -> None:
+        self._sealer = sealer
+        self.data = data
+        self.sealed: dict[bytes, bytes] = {}
+
+    def __call__(self, token: Token) -> dict[bytes, bytes]:
+        self.token = token
+        self.bound = self._sealer.bind(token.locator, token.digest)
+        seal = self.bound.seal
+        self.sealed = {field: seal(field, value) for field, value in self.data.items()}
+        return self.sealed

@@ -1,0 +1,548 @@
+"""A session's way through one request: from cookie to cookie, in the order in which it happens."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .cookies import DELETE, NOTHING, cookie_action
+from .engine.observer import Step
+from .engine.plan import UNREAD, Happened, Reason
+from .engine.state import UNSET, SessionState, Trace
+from .engine.store import Store
+from .engine.tokens import Ticket, Token
+from .errors import (
+    InvalidSession,
+    InvalidSession_BadCookie,
+    InvalidSession_NotInBackend,
+    SessionError,
+    StoreError,
+)
+from .events import SessionCreated, SessionInvalidated, SessionRegenerated, SessionRejected
+from .session import RedisSession
+
+if TYPE_CHECKING:
+    from .factory import RedisSessionFactory
+
+try:
+    from pyramid_retry import is_error_retryable, is_last_attempt
+except ImportError:  # optional
+
+    def is_error_retryable(request: Any, exc: Any) -> bool:
+        return False
+
+    def is_last_attempt(request: Any) -> bool:
+        return True
+
+
+__all__ = ["RESPONSE", "START", "TURNS", "WATCHED", "Afterlife", "Turn"]
+
+log = logging.getLogger(__package__)
+
+#: Attribute of a request that lists its turns.
+TURNS = "_redis_lua_sessions"
+
+#: Attribute of a request whose view has answered: the response, ``None`` where it raised.
+RESPONSE = "_redis_lua_sessions_response"
+
+#: Attribute of a request that says when it began, by the monotonic clock.
+START = "_redis_lua_sessions_start"
+
+#: Key of a request's environ: what an attempt leaves to the next one, by factory.
+CARRIED = "redis_lua_sessions.tokens"
+
+#: Key of a request's environ: the list of steps that :mod:`.watch` keeps.
+WATCHED = "redis_lua_sessions.watched"
+
+#: What the application is told of.
+EVENTS = {
+    Happened.CREATED: SessionCreated,
+    Happened.REGENERATED: SessionRegenerated,
+    Happened.INVALIDATED: SessionInvalidated,
+}
+
+
+class Afterlife:
+    """What is left to a session when its request is over: what it has loaded."""
+
+    def __init__(self, factory: RedisSessionFactory) -> None:
+        self.settings = factory.settings
+        self.codec = factory.codec
+        self.sealer = factory.sealer
+        self.memory = factory.memory
+        self.carried: Token | None = None
+        self.claims = False
+
+    def identify(self) -> list[Ticket]:
+        raise RuntimeError("the session was first looked at when its request was over")
+
+    def store(self) -> Store:
+        raise RuntimeError("the request of this session is over")
+
+    def elapsed_ms(self) -> int:
+        return 0
+
+    def report(self, problem: InvalidSession) -> None:
+        log.warning("%s", problem)
+
+    def announce(self, what: Happened, fingerprint: str) -> None:
+        raise RuntimeError("the request of this session is over")
+
+
+class Turn:
+    """The way of one session through one request."""
+
+    __slots__ = (
+        "_answered",
+        "_cookie_sent",
+        "_finishing",
+        "_last",
+        "_last_error",
+        "_outer_error",
+        "_read",
+        "_start",
+        "_store",
+        "_tickets",
+        "_unhandled",
+        "carried",
+        "claims",
+        "codec",
+        "factory",
+        "joined",
+        "memory",
+        "problems",
+        "request",
+        "response",
+        "save_failed",
+        "sealer",
+        "session",
+        "settings",
+        "state",
+    )
+
+    def __init__(self, factory: RedisSessionFactory, request: Any) -> None:
+        self.factory = factory
+        self.settings = factory.settings
+        self.codec = factory.codec
+        self.sealer = factory.sealer
+        self.memory = factory.memory
+        self.request = request
+        #: The response, as soon as there is one.
+        self.response: Any = None
+        self.save_failed = False
+        #: What was reported.
+        self.problems: list[InvalidSession] = []
+        #: What has a transaction save the session, or say that it does not.
+        self.joined: Any = None
+        environ = request.environ
+        #: The token that an attempt of this request before this one had put in place.
+        self.carried: Token | None = None
+        #: Let no other request come in between: that would be the last conflict.
+        self.claims = False
+        if "retry.attempts" in environ:
+            self._follow_up(environ)
+        # Looked up like this, what is not there costs no exception: every request pays for it.
+        self._start: float = request.__dict__.get(START) or time.monotonic()
+        self._store: Store | None = None
+        self._read = False
+        self._tickets: list[Ticket] = []
+        self._last = False
+        self._answered = False
+        self._finishing = False
+        self._last_error: BaseException | None = None
+        #: The request ends in an exception that nobody handled.
+        self._unhandled = False
+        #: The token that the response carries; '' = it deletes the cookie.
+        self._cookie_sent: Token | str | None = None
+        #: An exception that was being handled already when the session was made.
+        self._outer_error = sys.exc_info()[1]
+        self.state = SessionState(self)
+        if WATCHED in environ:
+            self.state.trace = Trace()
+        self.session = RedisSession(self.state)
+
+    def _follow_up(self, environ: dict[str, Any]) -> None:
+        """Note what an attempt means for the session that ``pyramid_retry`` makes or repeats."""
+        self.carried = environ.get(CARRIED, {}).get(id(self.factory))
+        self.claims = (
+            self.settings.on_conflict == "retry"
+            and environ["retry.attempts"] > 1
+            and bool(environ.get("tm.active"))
+            and bool(is_last_attempt(self.request))
+        )
+
+    # -- what the session asks for ---------------------------------------------------
+
+    def identify(self) -> list[Ticket]:
+        """Return what the request's cookies say that verify."""
+        if not self._read:
+            self._read = True
+            if self.carried is not None:
+                self._tickets = [Ticket(self.carried, int(time.time()), None, False)]
+                return self._tickets
+            header = self.request.environ.get("HTTP_COOKIE")
+            if header:
+                self._tickets, there = self.factory.cookies.read(header)
+                if there and not self._tickets:
+                    self._tickets = self._move_in(header)
+                    if not self._tickets:
+                        self.report(InvalidSession_BadCookie("no cookie of the session verifies"))
+        return self._tickets
+
+    def _move_in(self, header: str) -> list[Ticket]:
+        """Take over sessions of another library, if the settings ask for it."""
+        migration = self.factory.migration
+        if migration is None:
+            return []
+        try:
+            tickets: list[Ticket] = migration.accept(header, self)
+        except BaseException:
+            # A later look must try again, not take the user for a new one.
+            self._read = False
+            raise
+        return tickets
+
+    def _ticket(self) -> Ticket | None:
+        """Return the cookie of the session that lives, or else the first that verifies."""
+        tickets = self._tickets
+        if len(tickets) > 1:
+            self.state.look()
+            for ticket in tickets:
+                if ticket.token == self.state.token:
+                    return ticket
+        return tickets[0] if tickets else None
+
+    def store(self) -> Store:
+        """Return the store, over the client that serves this request."""
+        if self._store is None:
+            self._store = self.factory.store_for(self.request)
+        return self._store
+
+    def watch(self, tell: Callable[[Step], object]) -> None:
+        """Have somebody told of each step from now on."""
+        self.state.trace = Trace()
+        if self._store is not None:
+            self._store = self._store.watched(tell)
+
+    def elapsed_ms(self) -> int:
+        """Return how long the request has been running."""
+        return int((time.monotonic() - self._start) * 1000)
+
+    def report(self, problem: InvalidSession) -> None:
+        """Log a problem, and hand it to ``func_invalid_logger``."""
+        self.problems.append(problem)
+        routine = isinstance(problem, (InvalidSession_BadCookie, InvalidSession_NotInBackend))
+        log.log(logging.INFO if routine else logging.WARNING, "%s", problem)
+        if self.settings.func_invalid_logger is not None:
+            self.settings.func_invalid_logger(self.request, problem)
+        self._notify(SessionRejected, problem)
+
+    def announce(self, what: Happened, fingerprint: str) -> None:
+        """Send an event to the application."""
+        self._notify(EVENTS[what], fingerprint)
+
+    def _notify(self, kind: Any, *args: Any) -> None:
+        registry = self.request.registry
+        if registry.has_listeners:
+            registry.notify(kind(self.request, *args))
+
+    # -- the steps -------------------------------------------------------------------
+
+    def save(self, stages: bool = False) -> None:
+        """Save what is pending.
+
+        After a failure nothing is pending any more: the error was raised
+        once, to where the application can see it.
+
+        :param stages: only announce it, for :meth:`apply`.
+        """
+        state = self.state
+        if not state.has_work():
+            return
+        try:
+            if stages:
+                state.stage(self._may_set())
+            else:
+                state.save(self._may_set())
+        except BaseException as exc:
+            self.save_failed = True
+            state.discard_changes(f"the save failed ({type(exc).__name__})")
+            raise
+
+    def apply(self) -> None:
+        """The transaction has committed: save what was announced. Nothing may fail any more."""
+        self._save_quietly(self._may_set())
+
+    def on_response(self, request: Any, response: Any) -> None:
+        """Response callback: save what changed late, and settle the cookie."""
+        if not self._last and request.response_callbacks:
+            # Callbacks that the application added later may change the session.
+            self._last = True
+            request.add_response_callback(self.on_response)
+            return
+        if self.factory.unproven:
+            self.factory.expect_tween(request.registry)
+        self.response = response
+        self._answered = True
+        if self.is_repeated():
+            self._leave_no_trace()
+            return
+        self._settle()
+        self._vary()
+        self.state.rest()
+
+    def on_finished(self, request: Any) -> None:
+        """Finished callback: the last chance, also after an unhandled exception."""
+        # An exception that nobody handled may be on its way up: no response
+        # will go out then, not even one that was there already.
+        error = sys.exc_info()[1]
+        if error is self._outer_error and self._answered:
+            error = None
+        if not self._finishing and request.finished_callbacks:
+            # Callbacks that the application added later may use the session.
+            self._finishing, self._last_error = True, error
+            request.add_finished_callback(self.on_finished)
+            return
+        if self._finishing:
+            error = self._last_error
+        self._unhandled = error is not None
+        if self._unhandled:
+            self.response = None
+        elif not self._answered:
+            # The session was first used in a NewResponse subscriber.
+            self.response = getattr(request, RESPONSE, None)
+        try:
+            if self.is_repeated(error):
+                self._leave_no_trace()
+            elif not self._answered or error is not None or self._is_unsettled():
+                self._settle()
+                if self.response is not None:
+                    self._vary()
+        except SessionError as exc:
+            if error is None:
+                raise
+            # The application's own error must not be hidden behind this one.
+            log.error("a session could not be saved after an unhandled exception: %s", exc)
+        finally:
+            self._release()
+            # No cycle of references is left for the garbage collector: the session
+            # lets go of this turn, and this turn of the request.
+            self.state.leave(self.factory.afterlife)
+            self.request = None
+            self._outer_error = self._last_error = None
+
+    def is_repeated(self, error: BaseException | None = None) -> bool:
+        """Tell whether ``pyramid_retry`` throws this attempt away, as it decides it itself.
+
+        :param error: what nobody handled; without one, what was rendered counts.
+        """
+        if error is None:
+            error = self._exception()
+        return error is not None and bool(is_error_retryable(self.request, error))
+
+    def _is_unsettled(self) -> bool:
+        """Whether anything happened after the response callback."""
+        state = self.state
+        if state.has_work() or (state.cookie_is_stale and self._cookie_sent is None):
+            return True
+        return state.token_made and state.token != self._cookie_sent
+
+    def _release(self) -> None:
+        try:
+            self.state.release()
+        except StoreError as exc:
+            log.warning("others wait for what this request had staged: %s", exc)
+
+    def roll_back(self) -> None:
+        """Forget the changes of a transaction that was aborted."""
+        state = self.state
+        state.discard_changes("the transaction was aborted")
+        self._release()
+        if state.token_made and state.new:
+            self._abandon()
+
+    def _settle(self) -> None:
+        """Save what is pending, and send the cookie if one is due."""
+        state = self.state
+        if self.joined is not None:
+            self.joined.let_go()
+            if self._unhandled or not self.request.environ.get("tm.active"):
+                # The transaction failed before it came to the session.
+                self.roll_back()
+            else:
+                # It is not this request's: pyramid_tm removes its mark before it ends one.
+                state.take_up()
+        elif self._failed():
+            state.drop_aside("the request failed")
+        else:
+            state.take_up()
+        if state.recookie:
+            self.identify()
+        ticket = self._ticket()
+        due = ticket is not None and (
+            state.recookie or self.factory.cookies.due(ticket, self.request.environ)
+        )
+        if not (due or state.has_work() or state.token_made or state.cookie_is_stale):
+            self._reseal(ticket)
+            return
+        if self._failed() and not self.settings.save_on_exception:
+            state.discard_changes("the request failed, and save_on_exception is false")
+        may_set = self._may_set()
+        if self.save_failed or self._failed():
+            self._save_quietly(may_set)
+        else:
+            if not may_set:
+                state.abandon(Reason.UNDELIVERABLE)
+            self.save()
+        self._reseal(ticket)
+        state.tidy()  # a newer login may have ended this one's session: then no cookie goes
+        if self.response is not None:
+            self._send_cookie(ticket, may_set, due)
+
+    def _reseal(self, ticket: Ticket | None) -> None:
+        """Complete a rotation of secrets; the next request tries again if it fails.
+
+        The cookie comes first: as long as the browser has an older one, the seals show it.
+        """
+        if ticket is not None and ticket.outdated:
+            return
+        try:
+            if self.state.outdated():
+                self.state.reseal()
+        except StoreError as exc:
+            log.warning("values could not be sealed under the first secret: %s", exc)
+
+    def _save_quietly(self, may_set: bool) -> None:
+        """Save for a response that renders an exception: it must not be lost for another one."""
+        state = self.state
+        if self.save_failed and state.unreachable:
+            state.ends.clear()  # neither load nor end came through: the page has waited enough
+        try:
+            if not may_set:
+                state.abandon(Reason.UNDELIVERABLE)
+            state.save(may_set)
+        except SessionError as exc:
+            log.error("a session could not be saved: %s", exc)
+            state.discard_changes(f"the save failed ({type(exc).__name__})")
+            state.ends.clear()
+
+    def _send_cookie(self, ticket: Ticket | None, may_set: bool, due: bool) -> None:
+        state = self.state
+        action = cookie_action(
+            may_set=may_set,
+            may_delete=self._allowed(),
+            new_token=state.token_made,
+            invalidated=state.cookie_is_stale and ticket is not None,
+            resend=due and not state.invalidated and not state.unreachable,
+        )
+        if action is NOTHING:
+            return
+        try:
+            if action is not DELETE:
+                state.look()  # may be the first
+            token = None if action is DELETE else state.token
+            if self._cookie_sent is not None and self._cookie_sent == (token or ""):
+                return
+            if action is DELETE:
+                header = self.factory.cookies.header_to_delete(self._scheme())
+            elif state.token_made or state.alive():  # no old token goes over a new one
+                header = self._header_to_set(ticket)
+            else:
+                return
+        except StoreError as exc:
+            log.warning("the cookie is not sent again: %s", exc)
+            return
+        self._cookie_sent = token or ""
+        self.response.headerlist.append(("Set-Cookie", header))
+        if state.cookie_is_stale and ticket is not None:
+            self._clear_site_data()
+
+    def _clear_site_data(self) -> None:
+        """Have the browser remove what is configured, at the end of the session that it knew."""
+        items = self.settings.clear_site_data
+        if self.state.token_made:  # its cookie must stay
+            items = tuple(item for item in items if item not in ("cookies", "*"))
+        if items:
+            value = ", ".join(f'"{item}"' for item in items)
+            self.response.headers.setdefault("Clear-Site-Data", value)
+
+    def _header_to_set(self, ticket: Ticket | None) -> str:
+        state, settings = self.state, self.settings
+        expires = settings.cookie_expires
+        if state.cookie_max_age is not UNSET:
+            max_age = state.cookie_max_age
+        elif state.cookie_expires is not UNSET:
+            max_age = None
+        elif ticket is not None and not state.new and ticket.max_age is not None:
+            max_age = ticket.max_age  # the life that the application once chose
+        else:
+            max_age = settings.cookie_max_age
+        if state.cookie_expires is not UNSET:
+            expires = state.cookie_expires
+        return self.factory.cookies.header_to_set(
+            state.stored_token(), self._scheme(), max_age, expires
+        )
+
+    def _scheme(self) -> str:
+        # Pyramid's DummyRequest has none.
+        scheme: str = getattr(self.request, "scheme", "http")
+        if scheme == "http" and self.settings.cookie_secure is None:
+            self.factory.note_proxy(self.request.environ)
+        return scheme
+
+    def _leave_no_trace(self) -> None:
+        """This attempt is thrown away and repeated."""
+        state = self.state
+        state.discard_changes("the attempt is repeated")
+        state.ends.clear()
+        if state.token_made and not state.new:
+            # The browser's token opens nothing any more.
+            self.request.environ.setdefault(CARRIED, {})[id(self.factory)] = state.token
+            return
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """End the session that this request created: no browser will know of it."""
+        try:
+            self.state.abandon()
+        except StoreError as exc:
+            log.warning("a session that no browser knows could not be ended: %s", exc)
+
+    def _failed(self) -> bool:
+        """Whether the request ended in an exception.
+
+        An exception that was rendered with a status under 400 is none:
+        ``raise HTTPFound`` is how Pyramid redirects.
+        """
+        if self.response is None:
+            return self._unhandled
+        return self._exception() is not None and self.response.status_int >= 400
+
+    def _exception(self) -> Any:
+        """Return the exception that was rendered, as Pyramid leaves it in the request."""
+        return self.request.__dict__.get("exception")
+
+    def _allowed(self) -> bool:
+        check = self.settings.func_check_response_allow_cookies
+        return self.response is not None and (check is None or bool(check(self.response)))
+
+    def _may_set(self) -> bool:
+        if self._failed() and not self.settings.cookie_on_exception:
+            return False
+        return self._allowed()
+
+    def _vary(self) -> None:
+        """A response for which the session was looked at varies on Cookie (RFC 9110 12.5.5)."""
+        if self.state.phase is UNREAD and not self._read:
+            return
+        headers = self.response.headers
+        if "vary" not in headers:
+            self.response.headerlist.append(("Vary", "Cookie"))
+            return
+        names = [name.strip() for line in headers.getall("Vary") for name in line.split(",")]
+        if not {"cookie", "*"}.intersection(map(str.lower, names)):
+            # One line: of several, WebOb's response.vary knows one, and replaces all.
+            headers["Vary"] = ", ".join([*filter(None, names), "Cookie"])

@@ -1,0 +1,223 @@
+"""``on_conflict = retry`` under pyramid_tm: the vote only announces, and what commits is saved."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from pyramid.request import Request
+from pyramid.response import Response
+from transaction.interfaces import IDataManager
+from zope.interface import implementer
+
+from tests.support.application import make_app
+from tests.support.overlap import Overlap, Start, id_in, look, put, session_with
+
+TM = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
+
+#: How long a database takes to commit, seconds.
+COMMIT = 0.005
+
+
+class Refused(Exception):
+    """What a database says that does not commit."""
+
+
+@implementer(IDataManager)
+class Database:
+    """Votes after the session, as databases do: there it commits, or refuses to."""
+
+    def __init__(self, request: Any, commit: Callable[[], object]) -> None:
+        self.transaction_manager = request.tm
+        self._commit = commit
+        request.tm.get().join(self)
+
+    def abort(self, transaction: Any) -> None:
+        pass
+
+    tpc_begin = commit = tpc_finish = tpc_abort = abort
+
+    def tpc_vote(self, transaction: Any) -> None:
+        self._commit()
+
+    def sortKey(self) -> str:
+        return "~database"
+
+
+def with_tm(config: Any) -> None:
+    config.include("pyramid_tm")
+    config.add_exception_view(lambda exc, request: Response(status=503), context=Refused)
+
+
+def with_tm_and_retry(config: Any) -> None:
+    with_tm(config)
+    config.include("pyramid_retry")
+
+
+def refuse() -> None:
+    raise Refused
+
+
+# -- many at once --------------------------------------------------------------------------
+
+
+def test_twenty_increments_at_once_all_succeed_and_nobody_reads_what_was_not_committed(
+    redis_url: str,
+) -> None:
+    increments, refused = 20, 5
+    committed, seen = [0], []
+    start = threading.Barrier(increments + refused)
+    done = threading.Event()
+
+    def increment(request: Any) -> None:
+        n = request.session["n"]
+        seen.append((n, n in committed))
+        request.session["n"] = n + 1
+
+        def commit() -> None:
+            time.sleep(COMMIT)
+            committed.append(n + 1)
+
+        Database(request, commit)
+
+    def fail(request: Any) -> None:
+        request.session["n"] = -1
+
+        def commit() -> None:
+            time.sleep(COMMIT)
+            raise Refused
+
+        Database(request, commit)
+
+    def show(request: Any) -> None:
+        n = request.session["n"]
+        seen.append((n, n in committed))
+
+    def begin(request: Any) -> None:
+        request.session["n"] = 0
+
+    views = {"begin": begin, "increment": increment, "fail": fail, "show": show}
+    app = make_app(redis_url, views, settings=TM, configure=with_tm_and_retry, on_conflict="retry")
+    app.get("/begin")
+    cookie = "session=" + app.cookies["session"]
+
+    def get(path: str) -> int:
+        request = Request.blank(path, environ={"HTTP_COOKIE": cookie})
+        if path != "/show":
+            start.wait()
+        status: int = request.get_response(app.app).status_int
+        return status
+
+    def read_on() -> None:
+        while not done.is_set():
+            assert get("/show") == 200
+
+    with ThreadPoolExecutor(increments + refused + 1) as threads:
+        reader = threads.submit(read_on)
+        paths = ["/increment"] * increments + ["/fail"] * refused
+        statuses = list(threads.map(get, paths))
+        done.set()
+        reader.result()
+    assert statuses == [200] * increments + [503] * refused
+    get("/show")
+    assert seen[-1] == (increments, True)
+    assert committed == list(range(increments + 1))
+    assert [n for n, was_committed in seen if not was_committed] == []
+
+
+# -- what is announced, and who waits --------------------------------------------------------
+
+
+@pytest.fixture
+def overlap(start: Start) -> Overlap:
+    return start(on_conflict="retry", settings=TM, configure=with_tm)
+
+
+def staged(client: Any, cookie: str) -> bytes | None:
+    found: bytes | None = client.hget(f"session:{id_in(cookie)}", "staged")
+    return found
+
+
+def status_of(overlap: Overlap, cookie: str, *steps: Callable[[Any], Any]) -> int:
+    return overlap.run(cookie, *steps).status
+
+
+def test_who_touches_the_same_fields_conflicts_while_a_commit_is_under_way(
+    overlap: Overlap, redis_client: Any
+) -> None:
+    cookie = session_with(overlap, put("n", 1), put("read", 1), put("other", 1))
+    found: dict[str, Any] = {}
+
+    def commit() -> None:
+        found["same field"] = status_of(overlap, cookie, put("n", 5))
+        found["what it read"] = status_of(overlap, cookie, put("read", 5))
+        found["new token"] = status_of(overlap, cookie, lambda s: s.regenerate_id())
+        found["reads"] = overlap.read(cookie)["n"]
+        found["read, other written"] = status_of(overlap, cookie, look("n"), put("other", 2))
+        found["other field"] = status_of(overlap, cookie, put("other", 3))
+
+    slow = overlap.begin(cookie)
+    slow.do(look("read"))
+    slow.do(put("n", 2))
+    slow.do_request(lambda request: Database(request, commit))
+    assert slow.finish().status == 200
+    assert found == {
+        "same field": 409,
+        "what it read": 409,
+        "new token": 409,
+        "reads": 1,
+        "read, other written": 409,
+        "other field": 200,
+    }
+    assert overlap.read(cookie) == {"n": 2, "read": 1, "other": 3}
+    assert staged(redis_client, cookie) is None
+
+
+def test_nothing_stays_announced_when_the_database_refuses(
+    overlap: Overlap, redis_client: Any
+) -> None:
+    cookie = session_with(overlap, put("n", 1))
+    held: list[bytes | None] = []
+
+    def commit() -> None:
+        held.append(staged(redis_client, cookie))
+        raise Refused
+
+    slow = overlap.begin(cookie)
+    slow.do(put("n", 2))
+    slow.do_request(lambda request: Database(request, commit))
+    assert slow.finish().status == 503
+    assert held[0]
+    assert staged(redis_client, cookie) is None
+    assert status_of(overlap, cookie, put("n", 3)) == 200
+    assert overlap.read(cookie) == {"n": 3}
+
+
+def test_what_a_process_that_died_had_announced_lapses_after_ten_seconds(
+    overlap: Overlap, redis_client: Any
+) -> None:
+    cookie = session_with(overlap, put("n", 1))
+    key = f"session:{id_in(cookie)}"
+    left: list[bytes] = []
+    slow = overlap.begin(cookie)
+    slow.do(put("n", 2))
+    slow.do_request(
+        lambda request: Database(request, lambda: left.append(redis_client.hget(key, "staged")))
+    )
+    assert slow.finish().status == 200
+    # What stands there if it dies before it can save, or give up.
+    redis_client.hset(key, "staged", left[0])
+    assert status_of(overlap, cookie, put("n", 3)) == 409
+    (until,) = re.findall(rb":(\d{13}):", left[0])
+    seconds, micros = redis_client.time()
+    assert int(until) <= seconds * 1000 + micros // 1000 + 10_000
+    # As if these ten seconds had gone by.
+    redis_client.hset(key, "staged", left[0].replace(until, b"%d" % (int(until) - 10_000)))
+    assert status_of(overlap, cookie, put("n", 3)) == 200
+    assert overlap.read(cookie) == {"n": 3}
+    assert status_of(overlap, cookie, put("n", 4)) == 200
