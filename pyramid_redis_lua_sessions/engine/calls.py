@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 from redis.cluster import RedisCluster
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ..connect.lines import Argument, Command, Prepared, line_to
 from ..errors import StoreError
@@ -72,9 +73,25 @@ class Caller:
     def _run_by_source(
         self, script: Script, key: bytes, args: Sequence[bytes], again: bool = True
     ) -> Any:
-        """EVAL runs the script and caches it, on the very node that lacked it."""
+        """Run a script that Redis lacks, so that it stays there.
+
+        Since 7.4 Redis evicts a script that came by EVAL, even if SCRIPT LOAD follows: so that
+        comes first. The call itself is an EVAL, as the script may be flushed in between, or the
+        key be on another node by now.
+        """
+        load: Command = ("SCRIPT", "LOAD", script.source)
+        call: Command = ("EVAL", script.source, b"1", key, *args)
         try:
-            return self._line.one(("EVAL", script.source, b"1", key, *args))
+            if isinstance(self.client, RedisCluster):
+                cluster = cast("Any", self.client)
+                with suppress(ResponseError):  # that one user may not is no matter
+                    node = cluster.get_node_from_key(key)
+                    cluster.execute_command("SCRIPT LOAD", script.source, target_nodes=node)
+                return self._line.one(call)
+            _, reply = self._line.many([load, call])
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
         except FAILURES as exc:
             if again and self._left_demoted(exc):
                 return self._run_by_source(script, key, args, again=False)

@@ -24,7 +24,8 @@ class Step(NamedTuple):
     :ivar statuses: for each name what came of it: a script's status, or the
         name of an error; ``""`` for a command that succeeded.
     :ivar round_trips: how often something was sent and answered. A script that
-        Redis does not know yet takes a second one.
+        Redis does not know yet takes a second one; that a cluster's node is first
+        sent the script by itself is not counted.
     :ivar microseconds: time that the application waited, with that for a free
         connection and what the client library needs.
     :ivar bytes_sent: of the commands, in Redis' protocol.

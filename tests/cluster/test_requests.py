@@ -53,6 +53,22 @@ def test_lost_scripts_heal_within_the_call(browser: Browser, cluster: Cluster) -
     assert browser.use(contents) == {"name": "value", "more": 1}
 
 
+def test_lost_script_stays_on_its_node_once_it_was_called(
+    browser: Browser, cluster: Cluster, cluster_client: redis.RedisCluster
+) -> None:
+    """Since 7.4 a server evicts scripts that came by EVAL, beyond 500 of them."""
+    browser.use(write)
+    for node in cluster.primaries():
+        node.ask("SCRIPT", "FLUSH")
+    assert browser.use(contents) == {"name": "value"}
+    place: Any = cluster_client.get_node_from_key(browser.key)
+    (node,) = (node for node in cluster.primaries() if node.port == place.port)
+    with node.client() as client:
+        for number in range(501):
+            client.eval(f"return {number}", 0)
+    assert node.ask("SCRIPT", "EXISTS", SCRIPTS["load_and_touch"].sha1) in ([1], [True])
+
+
 def test_first_write_then_read_then_write(browser: Browser) -> None:
     assert browser.use(contents) == {}
     assert browser.session_id is None

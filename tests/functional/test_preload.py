@@ -137,11 +137,38 @@ def test_lost_script_costs_one_more_round_trip_once(
     browser = make_browser(proxy.url)
     browser.use(lambda session: session.update(a=1))
     flush(redis_client)
-    for expected in (["EVALSHA", "EVAL"], ["EVALSHA"]):
+    for expected, round_trips in ((["EVALSHA", "SCRIPT", "EVAL"], 2), (["EVALSHA"], 1)):
         proxy.reset()
         assert browser.use(lambda session: session["a"]) == 1
         assert proxy.command_names == expected
-        assert proxy.round_trips == len(expected)
+        assert proxy.round_trips == round_trips
+
+
+@pytest.mark.parametrize("way", ["load", "pipeline"])
+def test_script_that_was_lost_once_stays_however_many_others_run(
+    way: str, redis_url: str, redis_client: redis.Redis
+) -> None:
+    """Since 7.4 a server evicts scripts that came by EVAL, beyond 500 of them."""
+    browser = make_browser(redis_url)
+    browser.use(lambda session: session.update(a=1))
+
+    def step(session: Any) -> None:
+        if way == "load":
+            assert session["a"] == 1
+        else:
+            session.owner = "alice"
+
+    flush(redis_client)
+    browser.use(step)
+    healed = {script.sha1 for script in SCRIPTS.values() if known(redis_client, script.sha1)}
+    assert healed
+    for number in range(501):
+        redis_client.eval(f"return {number}", 0)
+    assert all(known(redis_client, sha) for sha in healed)
+
+
+def known(client: redis.Redis, sha: str) -> bool:
+    return bool(client.script_exists(sha)[0])
 
 
 def test_scripts_that_are_lost_within_the_login_pipeline_leave_one_session(
@@ -156,7 +183,7 @@ def test_scripts_that_are_lost_within_the_login_pipeline_leave_one_session(
         proxy.reset()
 
     browser.use(view)
-    assert proxy.command_names == ["EVALSHA", "EVALSHA", "EVAL", "EVAL"]
+    assert proxy.command_names == ["EVALSHA", "EVALSHA", *2 * ["SCRIPT", "EVAL"]]
     assert browser.use(lambda session: (dict(session), session.owner)) == ({"a": 1}, "alice")
     assert list(stored_sessions(redis_client)) == [browser.session_id]
 
