@@ -24,7 +24,14 @@ from redis.exceptions import (
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-__all__ = ["LONGEST_BACKOFF", "NO_NOTIFICATIONS", "PACKER", "Pool", "make_retry"]
+try:
+    from redis.driver_info import DriverInfo
+except ImportError:  # before 7.2
+    _UNNAMED: dict[str, Any] = {"lib_name": None, "lib_version": None}
+else:
+    _UNNAMED = {"driver_info": DriverInfo(name="", lib_version="")}
+
+__all__ = ["LONGEST_BACKOFF", "NO_NOTIFICATIONS", "NO_SETINFO", "PACKER", "Pool", "make_retry"]
 
 OSTimeout = builtins.TimeoutError
 
@@ -38,6 +45,10 @@ LONGEST_BACKOFF = 0.5
 #: Redis Enterprise can announce its maintenance on every connection. A connection that waits
 #: for that may have something unread at any time, and a left over reply would not be noticed.
 NO_NOTIFICATIONS = MaintNotificationsConfig(enabled=False)
+
+#: With CLIENT SETINFO a connection tells the server which library it is of. A user who may do
+#: only what sessions need is refused that, and real denials drown in its ACL LOG.
+NO_SETINFO = _UNNAMED
 
 
 def make_retry(retries: int) -> Retry:

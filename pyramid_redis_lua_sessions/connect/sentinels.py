@@ -24,7 +24,7 @@ from redis.sentinel import (
 )
 
 from .addresses import Address
-from .pools import PACKER, Pool
+from .pools import NO_SETINFO, PACKER, Pool
 
 __all__ = ["SENTINEL_TIMEOUT", "PrimaryPool", "make_primary_client"]
 
@@ -45,6 +45,7 @@ def make_primary_client(address: Address, options: dict[str, Any]) -> redis.Redi
     own = dict(address.sentinel)
     fewest = own.pop("min_other_sentinels", 0)
     asking: dict[str, Any] = {
+        **NO_SETINFO,
         "socket_timeout": SENTINEL_TIMEOUT,
         "socket_connect_timeout": SENTINEL_TIMEOUT,
         # The next sentinel is the retry.

@@ -40,6 +40,17 @@ def user(server: RedisServer) -> Iterator[redis.Redis]:
 # -- it suffices -------------------------------------------------------------------
 
 
+def test_nothing_that_is_refused_is_even_tried(
+    server: RedisServer, redis_client: redis.Redis
+) -> None:
+    """Or the denials that matter would drown in ACL LOG."""
+    redis_client.acl_log_reset()
+    browser = make_browser(with_user(server.url))
+    browser.use(lambda session: session.update(a=1))
+    assert browser.use(dict) == {"a": 1}
+    assert redis_client.acl_log() == []
+
+
 #: What is not about an application's sessions, or about another user of Redis.
 NOT_OF_THIS_USER = (
     "acl bench cli cli_check cli_sessions cli_simulate cli_stats client_callable demo "
