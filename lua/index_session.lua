@@ -20,9 +20,9 @@ ARGV[3] absolute_ms  integer, absolute timeout, ms, after which the index itself
                      may end, as no session in it lives any more; 0 = none
 
 Returns: {status, ...}
-  5 SAVED {5, surplus, {locator, ...}} how many are too many, 0 = none; and those
-          that were added over a minute ago, oldest first: all where some are too
-          many, else some of them
+  5 SAVED {5, surplus, settled_us, {locator, ...}} how many are too many, 0 = none;
+          the score below which entries were added over a minute ago; and some of
+          these, oldest first
 Writes: ZADD, DEL, PEXPIRE, PERSIST
 ]]
 local index_key = KEYS[1]
@@ -31,7 +31,7 @@ local most = tonumber(ARGV[2])
 local absolute_ms = tonumber(ARGV[3])
 -- A younger entry may belong to a login that is under way.
 local SETTLED_US = 60000000
-local SETTLED = 100 -- locators named at a time where none is too many
+local SETTLED = 100 -- locators named at a time
 
 local time = redis.call('TIME')
 local now_us = time[1] * 1000000 + time[2]
@@ -64,5 +64,5 @@ end
 
 local surplus = redis.call('ZCARD', index_key) - most
 local settled = redis.call('ZRANGEBYSCORE', index_key, '-inf',
-  '(' .. string.format('%.0f', now_us - SETTLED_US), 'LIMIT', 0, surplus > 0 and -1 or SETTLED)
-return {5, math.max(0, surplus), settled}
+  '(' .. string.format('%.0f', now_us - SETTLED_US), 'LIMIT', 0, SETTLED)
+return {5, math.max(0, surplus), now_us - SETTLED_US, settled}

@@ -74,10 +74,13 @@ class Census(Store):
         """
         before = self._command("ZCARD", index_key) or 0
         limit_us = (self.now_ms(index_key) - MARKER_MS) * 1000
-        names = texts(self._command("ZRANGEBYSCORE", index_key, "-inf", b"(%d" % limit_us) or ())
-        found = zip(names, self.describe(names), strict=True)
-        gone = [n for n, known in found if isinstance(known, Absent) and known.status == 0]
-        removed = (gone and self._command("ZREM", index_key, *map(encoded, gone))) or 0
+        removed = 0
+        for found in self._scan_index(index_key):
+            names = texts(name for name, score in found or () if score < limit_us)
+            looked = zip(names, self.describe(names), strict=True)
+            gone = [n for n, known in looked if isinstance(known, Absent) and known.status == 0]
+            if gone:
+                removed += self._command("ZREM", index_key, *map(encoded, gone)) or 0
         return removed, before - removed
 
     def now_ms(self, key: bytes) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 from pyramid.interfaces import ISessionFactory
 
@@ -19,7 +20,7 @@ from .session import RedisSession
 __all__ = ["SessionInfo", "revoke", "sessions_of"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class SessionInfo:
     """One live session of an owner.
 
@@ -52,9 +53,11 @@ def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]
     """
     factory, store, current = _context(request_or_registry)
     encoded = factory.codec.encode(exact_key(owner))
-    found = store.survey(encoded, _with(current, store.members(encoded))).owned
-    infos = [_info(factory, name, known, name == current) for name, known in found]
-    # The index is in the order of the logins; a session keeps its start through new tokens.
+    infos = [
+        _info(factory, name, known, name == current)
+        for members in _with(current, store.members(encoded))
+        for name, known in store.survey(encoded, members).owned
+    ]
     return sorted(infos, key=lambda info: info.created)
 
 
@@ -78,21 +81,31 @@ def revoke(
     factory, store, current = _context(request_or_registry)
     encoded = factory.codec.encode(exact_key(owner))
     spared = current if except_current else None
-    members = [name for name in _with(current, store.members(encoded)) if name != spared]
-    if fingerprint is not None:
-        members = [name for name in members if errors.fingerprint(name) == fingerprint]
-    owned = [name for name, _ in store.survey(encoded, members).owned]
-    ended = store.end_all(owned)
-    for name in ended:
-        _announce(request_or_registry, name)
-    # Only what this call ended itself: all else in the index may be that of a login under way.
-    store.forget(encoded, ended)
-    return len(ended)
+    count = 0
+    for members in _with(current, store.members(encoded)):
+        wanted = [name for name in members if name != spared]
+        if fingerprint is not None:
+            wanted = [name for name in wanted if errors.fingerprint(name) == fingerprint]
+        owned = [name for name, _ in store.survey(encoded, wanted).owned]
+        ended = store.end_all(owned)
+        for name in ended:
+            _announce(request_or_registry, name)
+        # Only what this call ended itself: all else in the index may be that of a login under way.
+        store.forget(encoded, ended)
+        count += len(ended)
+    return count
 
 
-def _with(current: str | None, members: list[str]) -> list[str]:
+def _with(current: str | None, batches: Iterable[list[str]]) -> Iterator[list[str]]:
     """The request's own session may be missing in an index that was lost."""
-    return members if current is None or current in members else [*members, current]
+    missing = current is not None
+    before: list[str] = []
+    for members in batches:
+        if before:
+            yield before
+        before = members
+        missing = missing and current not in members
+    yield [*before, cast("str", current)] if missing else before
 
 
 def _announce(request_or_registry: Any, session_id: str) -> None:

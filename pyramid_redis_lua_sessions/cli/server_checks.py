@@ -440,6 +440,7 @@ def needed_commands(key: str) -> dict[str, tuple[Any, ...]]:
         "zadd": ("ZADD", key, 1, "member"),
         "zrange": ("ZRANGE", key, 0, -1),
         "zrangebyscore": ("ZRANGEBYSCORE", key, 0, 1),
+        "zscan": ("ZSCAN", key, 0),
     }
     for name in "hgetall hkeys hlen zcard exists pttl persist".split():
         forms[name] = (name.upper(), key)

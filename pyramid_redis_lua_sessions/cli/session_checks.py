@@ -144,7 +144,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
         lived += [
             # Nothing was put in place: something was saved since that load.
             store.save(token, {}, [], renewal=Renewal(token, saves, False)) is Status.CONFLICT,
-            len(store.survey(owner, store.members(owner)).owned) == 1,
+            sum(len(store.survey(owner, names).owned) for names in store.members(owner)) == 1,
             store.end(token) is Status.ENDED,
         ]
         store.forget(owner, [token.locator])

@@ -116,7 +116,8 @@ def gather(
     if owner is not None:
         store, names = target.store, []
         for encoded in owners_named(target, owner).values():
-            names += [name for name, _ in store.survey(encoded, store.members(encoded)).owned]
+            for members in store.members(encoded):
+                names += [name for name, _ in store.survey(encoded, members).owned]
         looked = store.look(names, *META).items() if names else ()
         sessions = [Found(name, stored, target.settings) for name, stored in looked]
         sessions = [session for session in sessions if session.alive]

@@ -12,8 +12,8 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 from redis.cluster import RedisCluster
 
@@ -44,6 +44,7 @@ __all__ = [
     "Renewal",
     "Saved",
     "Store",
+    "batches",
     "encoded",
     "milliseconds",
     "sha1",
@@ -63,6 +64,12 @@ STAGE_MS = 10_000
 
 #: Entries of an owner's index from which on a login looks which are alive.
 UNTIDY = 8
+
+#: Calls in one pipeline, and members of an index that are read, or removed, at once.
+BATCH = 500
+
+#: Sessions that are too many which one login ends at most; the next ones end the rest.
+MOST_ENDED = 100
 
 #: How often an id is drawn again before the generator is called broken.
 MOST_DRAWS = 32
@@ -480,29 +487,47 @@ class Store(Caller):
         :param mark: leave them also where there is no session yet.
         :returns: the locators of those that lived.
         """
-        replies = self._together([self._ending(name, b"", mark=mark) for name in locators])
-        raise_failed(*replies)
+        replies = self._in_batches([self._ending(name, b"", mark=mark) for name in locators])
         ended = zip(locators, replies, strict=True)
         return [locator for locator, reply in ended if reply[0] == Status.ENDED]
 
     # -- the index of an owner's sessions -------------------------------------------
 
-    def members(self, owner: bytes) -> list[str]:
-        """Return the locators in an owner's index, oldest first; not all of them live.
+    def members(self, owner: bytes) -> Iterator[list[str]]:
+        """Iterate over the locators in an owner's index, in batches; not all of them live.
+
+        What stands in it from the first to the last call is found, and each once. A small
+        index is one batch, oldest first.
 
         :param owner: the owner, encoded.
         """
-        found = self._command("ZRANGE", self._index_key(owner), b"0", b"-1")
-        if found is None:
-            log.error(INDEX_LOST)
-            return []
-        return texts(found)
+        seen = set[str]()
+        for found in self._scan_index(self._index_key(owner)):
+            if found is None:
+                log.error(INDEX_LOST)
+                return
+            fresh = [name for name in texts(name for name, _ in found) if name not in seen]
+            seen.update(fresh)
+            yield fresh
+
+    def _scan_index(self, key: bytes) -> Iterator[list[tuple[bytes, float]] | None]:
+        """Iterate over members and scores of an index; ``None``: something else stands there."""
+        cursor: Any = b"0"
+        while True:
+            reply = self._command("ZSCAN", key, cursor, "COUNT", b"%d" % BATCH)
+            if reply is None:
+                yield None
+                return
+            cursor, found = reply
+            yield scored(found)
+            if not int(cursor):
+                return
+            cursor = b"%d" % int(cursor)
 
     def describe(self, locators: Sequence[str]) -> list[Description | Absent]:
         """Tell what is known of sessions without touching them."""
         args = [b"%d" % self._timeout_ms, b"%d" % self._absolute_ms]
-        replies = self._together([(_DESCRIBE, self._key(name), args) for name in locators])
-        raise_failed(*replies)
+        replies = self._in_batches([(_DESCRIBE, self._key(name), args) for name in locators])
         return [
             Description(reply[1], reply[2], reply[3], *reply[4])
             if reply[0] == Status.LOADED
@@ -530,25 +555,32 @@ class Store(Caller):
 
     def forget(self, owner: bytes, locators: Sequence[str]) -> None:
         """Remove locators from an owner's index."""
-        if locators:
-            self._command("ZREM", self._index_key(owner), *map(encoded, locators))
+        for some in batches(locators):
+            self._command("ZREM", self._index_key(owner), *map(encoded, some))
 
     def tidy(self, owner: bytes, own: str, indexed: Any) -> Tidied:
         """End the older sessions that are too many, and forget those that have ended.
 
         The newest in the index stay, whatever overlaps: each login ends what is too many,
         also what is still on its way, and itself; but none that is younger.
-        Most logins find nothing to do, and pay no round trip for it.
+        Most logins find nothing to do, and pay no round trip for it. Where many more are too
+        many, as a limit was lowered, each login ends some, the oldest first: what it looks at
+        are as many as an owner may have, and ``MOST_ENDED`` more.
 
         :param owner: the owner, encoded; ``own``: locator of the session that was added.
         :param indexed: what adding it found.
         """
-        surplus, settled = indexed[1], texts(indexed[2])
+        _, surplus, settled_us, found_settled = indexed
+        settled = texts(found_settled)
         ended, stays = list[str](), True
         if not surplus and len(settled) <= UNTIDY:
             return Tidied(ended, stays)
         try:
-            names = self.members(owner) if surplus else settled
+            names = settled
+            if surplus:
+                entries = self._oldest_and_newest(owner, surplus)
+                names = list(entries)
+                settled = [name for name, score in entries.items() if score < settled_us]
             missing = surplus and own not in names  # a newer login has ended and forgotten it?
             found = self.survey(owner, [*names, own] if missing else names)
             owned, gone = {name for name, _ in found.owned}, {*found.gone}
@@ -565,6 +597,37 @@ class Store(Caller):
         except StoreError as exc:
             log.warning("an owner's sessions could not be tidied at login: %s", exc)
         return Tidied(ended, stays)
+
+    def _oldest_and_newest(self, owner: bytes, surplus: int) -> dict[str, float]:
+        """Return members of an index with their scores, oldest first: those that may be too
+        many, and those that are newer.
+
+        :param surplus: how many are too many; of more than ``MOST_ENDED`` the oldest.
+        """
+        ranges = [(b"0", b"-1")]
+        if surplus > MOST_ENDED:
+            ranges = [(b"0", b"%d" % (MOST_ENDED - 1)), (b"%d" % -self._most_sessions, b"-1")]
+        entries = dict[str, float]()
+        for first, last in ranges:
+            found = self._command("ZRANGE", self._index_key(owner), first, last, "WITHSCORES")
+            if found is None:
+                log.error(INDEX_LOST)
+                break
+            for name, score in scored(found):
+                for text in texts([name]):
+                    entries.setdefault(text, score)
+        return entries
+
+    def _in_batches(self, calls: list[Call]) -> list[Any]:
+        """Make calls that stand for themselves, in several pipelines where they are many.
+
+        :raises StoreError: one failed.
+        """
+        replies: list[Any] = []
+        for some in batches(calls):
+            replies += self._together(some)
+            raise_failed(*replies[-len(some) :])
+        return replies
 
     def _index_key(self, owner: bytes) -> bytes:
         name = hashlib.blake2b(owner, digest_size=16, person=b"owner index").hexdigest()
@@ -743,6 +806,22 @@ def encoded(name: str) -> bytes:
 def milliseconds(seconds: float | None) -> int:
     """Whole milliseconds; 0 for none."""
     return 0 if seconds is None else round(seconds * 1000)
+
+
+Item = TypeVar("Item")
+
+
+def batches(items: Sequence[Item], size: int = BATCH) -> Iterator[list[Item]]:
+    """Iterate over so many at a time."""
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def scored(found: Sequence[Any]) -> list[tuple[bytes, float]]:
+    """Return members with their scores, however the client and the protocol give them."""
+    if found and isinstance(found[0], (bytes, str)):
+        found = list(zip(found[::2], found[1::2], strict=True))
+    return [(name, float(score)) for name, score in found]
 
 
 def texts(names: Iterable[bytes]) -> list[str]:

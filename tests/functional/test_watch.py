@@ -161,7 +161,7 @@ def test_calls_of_an_owners_sessions_are_recorded(browser: Browser, proxy: Count
     calls = watched(browser, lambda request: sessions_of(request, "alice"))
     assert steps(calls) == [
         ("load_and_touch", "LOADED", 1),
-        ("zrange", "", 1),
+        ("zscan", "", 1),
         ("describe_session + describe_session", "LOADED + LOADED", 1),
     ]
     assert_equal(calls, proxy)
@@ -169,7 +169,7 @@ def test_calls_of_an_owners_sessions_are_recorded(browser: Browser, proxy: Count
     calls = watched(browser, lambda request: revoke(request, "alice"))
     assert steps(calls) == [
         ("load_and_touch", "LOADED", 1),
-        ("zrange", "", 1),
+        ("zscan", "", 1),
         ("describe_session", "LOADED", 1),
         ("end_session", "ENDED", 1),
         ("zrem", "", 1),
