@@ -81,7 +81,9 @@ def examine(console: Console, target: Target, args: argparse.Namespace) -> Itera
     yield from check_settings(target)
     try:
         with console.progress() as advance:
-            yield from check_stored(target, args.sample, nodes[0].compact_limit, advance)
+            yield from check_stored(
+                target, args.sample, nodes[0].compact_limit, nodes[0].jemalloc, advance
+            )
     except StoreUnavailable:
         raise
     except StoreError as exc:

@@ -16,6 +16,7 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
@@ -106,6 +107,10 @@ class Node:
         return None
 
     @property
+    def jemalloc(self) -> bool:
+        return "jemalloc" in str(self.info.get("mem_allocator", "jemalloc"))
+
+    @property
     def is_local(self) -> bool:
         """The connection does not leave this machine."""
         connection = self.single.connection
@@ -135,7 +140,10 @@ def check_server(node: Node) -> Iterator[Finding]:
     if "uptime_in_seconds" in node.info:
         words += f", up for {duration(1000 * node.info['uptime_in_seconds'])}"
     data = {"server": name.lower(), "version": version, "mode": mode}
-    if node.version < OLDEST:
+    if mode == "cluster" and not isinstance(node.target.client, RedisCluster):
+        words += ": sessions that are on its other nodes cannot be reached; use redis+cluster://"
+        yield Finding(WARNING, "server", words, data)
+    elif node.version < OLDEST:
         yield Finding(FAILED, "server", f"{words}: too old, at least 6.2 is needed", data)
     else:
         yield Finding(OK, "server", words, data)
@@ -243,7 +251,10 @@ def check_memory(node: Node) -> Iterator[Finding]:
         "evicted_keys": evicted,
     }
     level, meaning = policy_means(
-        policy, settings.set_redis_ttl, settings.absolute_timeout is not None
+        policy,
+        settings.set_redis_ttl,
+        settings.absolute_timeout is not None,
+        bool(settings.timeout) and not settings.timeout_trigger,
     )
     if most:
         limit = f"{size(used)} used, {used / most:.0%} of maxmemory"
@@ -259,11 +270,14 @@ def check_memory(node: Node) -> Iterator[Finding]:
     yield Finding(level, "memory", f"{limit}. maxmemory-policy {policy} {meaning}", data)
 
 
-def policy_means(policy: str, with_ttl: bool, index_has_ttl: bool) -> tuple[str, str]:
+def policy_means(
+    policy: str, with_ttl: bool, index_has_ttl: bool, refreshed: bool
+) -> tuple[str, str]:
     """Say what a ``maxmemory-policy`` does to sessions.
 
     :param with_ttl: ``set_redis_ttl``: sessions have a TTL.
     :param index_has_ttl: so have the indexes of owners (``absolute_timeout``).
+    :param refreshed: each request that uses a session refreshes its timeout.
     """
     which, _, how = policy.partition("-")
     if not with_ttl and which != "allkeys":
@@ -280,7 +294,17 @@ def policy_means(policy: str, with_ttl: bool, index_has_ttl: bool) -> tuple[str,
         "random": (WARNING, "sessions at random, those of active users among them"),
         "ttl": (NOTE, "the sessions that are nearest to their end"),
         "lfu": (NOTE, "the sessions used least often, new logins among them"),
-    }.get(how, (NOTE, "the sessions not used for longest"))
+        "lru": (NOTE, "the sessions not used for longest"),
+        # By last modification, of which a refreshed timeout is one.
+        "lrm": (NOTE, "the sessions not used for longest")
+        if refreshed
+        else (
+            WARNING,
+            "the sessions not changed for longest, those of the most active users among them, as "
+            "with timeout_trigger, or without a timeout, a visit changes nothing; choose "
+            f"{which}-lru",
+        ),
+    }.get(how, (NOTE, "sessions, but which ones is not known of this policy"))
     words = f"ends, at maxmemory, {victims}"
     if which == "allkeys" or index_has_ttl:
         words += "; an owner's index may go, too, and revoke() then misses sessions of that owner"
@@ -486,6 +510,10 @@ def check_permissions(node: Node) -> Iterator[Finding]:
         missing = [name for name, form in commands.items() if not _can(node, form)]
         outside = [name for name, form in more.items() if not _can(node, form)]
     data = {"missing": missing + outside}
+    if missing and _is_kept_out(node):
+        words = f"user {node.user} may not use this database"
+        yield Finding(FAILED, "permissions", words, data)
+        return
     if missing:
         yield Finding(
             FAILED,
@@ -523,6 +551,15 @@ def _can(node: Node, form: tuple[Any, ...]) -> bool:
     except ResponseError:
         pass  # a wrong type, or the wrong node: allowed, but to no avail
     return True
+
+
+def _is_kept_out(node: Node) -> bool:
+    """Whether it is the database that the user may not use: a rule of Valkey 9.1."""
+    try:
+        node.single.execute_command("EXISTS", node.target.settings.prefix)
+    except NoPermissionError as exc:
+        return "database" in str(exc)
+    return False
 
 
 CHECKS: tuple[tuple[str, Callable[[Node], Iterator[Finding]]], ...] = (

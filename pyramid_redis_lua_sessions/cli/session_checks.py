@@ -33,6 +33,9 @@ LIMITS = (64, 128, 256, 512, 1024)
 #: 7.0 and later.
 MOST_FIELDS = 128
 
+#: What a key of a usual length costs beside its value in Redis 7, bytes.
+KEY_BYTES = 104
+
 #: Share of the sessions' memory from which on a change is worth suggesting.
 WORTH = 0.05
 
@@ -187,7 +190,10 @@ class Stored:
     :ivar broken: sessions that are not authentic.
     :ivar cut_off: sessions whose migration was interrupted.
     :ivar size: bytes of all; ``large``: number of those in the large form.
-    :ivar saved: bytes that each of ``LIMITS`` would save.
+    :ivar gain: of those that each of ``LIMITS`` would make compact: bytes beyond their
+        listpacks; ``count``: how many they are.
+    :ivar overhead: of those that are compact: bytes beside their listpacks; ``compact``:
+        how many they are.
     """
 
     looked: int = 0
@@ -198,19 +204,33 @@ class Stored:
     cut_off: int = 0
     size: int = 0
     large: int = 0
-    saved: dict[int, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(LIMITS, 0))
+    gain: dict[int, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(LIMITS, 0))
+    count: dict[int, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(LIMITS, 0))
+    overhead: int = 0
+    compact: int = 0
+
+    def saved(self, limit: int) -> int:
+        """What a limit would save, bytes.
+
+        What a key costs differs from server to server, by half: it is taken from the sessions
+        that are compact already.
+        """
+        each = self.overhead / self.compact if self.compact else KEY_BYTES
+        return max(0, round(self.gain[limit] - self.count[limit] * each))
 
 
 def check_stored(
     target: Target,
     sample: int,
     compact: tuple[str, int] | None,
+    jemalloc: bool,
     advance: Callable[[int, str], None],
 ) -> Iterator[Finding]:
     """Look at stored sessions: at all while secrets are rotated, else at some.
 
     :param compact: the setting that bounds the compact form, and its value,
         bytes; ``None`` = not known.
+    :param jemalloc: the server's memory is allocated by that.
     :raises StoreError: the user may not.
     """
     s = target.settings
@@ -225,7 +245,7 @@ def check_stored(
                 found.looked += 1
                 fields = session.stored.fields
                 found.cut_off += OLD_KEY_FIELD in fields
-                _measure(found, session.session_id, session.stored.size, fields, target, compact)
+                _measure(found, session.stored.size, fields, compact, jemalloc)
                 if target.configured:
                     _verify(found, session.bound(target.sealer), fields)
         advance(steps, f"{plural(found.looked, 'session')} looked at")
@@ -324,22 +344,25 @@ def _when(s: Settings) -> str:
 
 def _measure(
     found: Stored,
-    session_id: str,
     used: int,
     fields: Mapping[bytes, bytes],
-    target: Target,
     compact: tuple[str, int] | None,
+    jemalloc: bool,
 ) -> None:
     longest = max(max(len(name), len(value)) for name, value in fields.items())
     found.size += used
-    if compact is None or longest <= compact[1] or len(fields) > MOST_FIELDS:
+    if compact is None or len(fields) > MOST_FIELDS:
+        return
+    beside = used - compact_size(fields, jemalloc)
+    if longest <= compact[1]:
+        found.compact += 1
+        found.overhead += beside
         return
     found.large += 1
-    key = len(target.settings.prefix.encode()) + len(session_id.encode("utf-8", "surrogatepass"))
-    gain = max(0, used - compact_size(key, fields))
     for other in LIMITS:
         if longest <= other:
-            found.saved[other] += gain
+            found.gain[other] += beside
+            found.count[other] += 1
 
 
 def _memory(found: Stored, compact: tuple[str, int] | None) -> Finding:
@@ -351,10 +374,10 @@ def _memory(found: Stored, compact: tuple[str, int] | None) -> Finding:
         return Finding(NOTE, "session memory", words, data)
     name, limit = compact
     data.update(hash_max_listpack_value=limit, large=found.large)
-    best = max(found.saved.values())
+    best = max(map(found.saved, LIMITS))
     # The smallest that gains nearly all there is to be gained.
-    advised = next(other for other in LIMITS if found.saved[other] >= 0.9 * best)
-    share = found.saved[advised] / found.size
+    advised = next(other for other in LIMITS if found.saved(other) >= 0.9 * best)
+    share = found.saved(advised) / found.size
     if share < WORTH:
         words += f"; {name} {limit} fits"
         return Finding(OK, "session memory", words, data)
@@ -366,21 +389,20 @@ def _memory(found: Stored, compact: tuple[str, int] | None) -> Finding:
     return Finding(NOTE, "session memory", words, data)
 
 
-def compact_size(key: int, fields: Mapping[bytes, bytes]) -> int:
-    """Compute the memory that a hash takes in the compact form of Redis (listpack).
+def compact_size(fields: Mapping[bytes, bytes], jemalloc: bool) -> int:
+    """Compute the memory that the fields of a hash take in the compact form (listpack).
 
     Header and end of a listpack are 7 bytes; each entry has 1, 2 or 5 bytes before
-    it and 1 to 4 behind it (``listpack.c`` of Redis 7.0). To that come the key
-    (``sds``), the entry of the dictionary and the object, as jemalloc rounds them.
+    it and 1 to 4 behind it (``listpack.c`` of Redis and Valkey).
 
-    :param key: length of the key's name, bytes.
+    :param jemalloc: round as jemalloc does; else as the C library of Linux.
     """
     total = 7
     for text in (part for pair in fields.items() for part in pair):
         length = len(text)
         entry = length + (1 if length < 64 else 2 if length < 4096 else 5)
         total += entry + (1 if entry < 128 else 2 if entry < 16384 else 3)
-    return _allocated(total) + _allocated(key + 4) + 24 + 16
+    return _allocated(total) if jemalloc else -(-(total + 8) // 16) * 16 - 8
 
 
 def _allocated(count: int) -> int:

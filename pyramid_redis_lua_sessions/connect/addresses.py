@@ -226,7 +226,7 @@ def parse_url(url: str, name: str) -> Address:
     if db:
         options.setdefault("db", int(db))
     if kind == "cluster" and options.pop("db", 0):
-        raise wrong("db (a cluster has only 0)", kind)
+        raise wrong("db (redis-py uses only 0 of a cluster)", kind)
     sentinel = {key: options.pop(key) for key in list(options) if key in _SENTINEL_OPTIONS}
     if not sentinel.get("sentinel_ssl", secure):
         for key in sentinel:

@@ -119,4 +119,7 @@ def failure(call: str, exc: Exception, client: Any = None) -> StoreError:
     code = next((word for word in words if word in OTHER_CODES), "ERR")
     if "DB index is out of range" in str(exc):  # the words are Redis' own, and quote nothing
         code = f"{code}: no such database{at}"
+    elif code == "MOVED" or "SELECT is not allowed in cluster mode" in str(exc):
+        # A client of the cluster would follow, and select nothing.
+        code = f"{code}: a node of a Redis Cluster{at}; use redis+cluster://"
     return StoreError(f"Redis answered {call} with an error ({code})")

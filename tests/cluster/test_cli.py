@@ -132,6 +132,14 @@ def test_check_looks_at_every_primary(
     assert ", ".join(sorted(ports)[:1]) in capsys.readouterr().out
 
 
+def test_check_of_a_node_by_itself_warns(cluster: Cluster, tmp_path: Path, capsys: Any) -> None:
+    run("check", write_ini(tmp_path, f"redis://{cluster.nodes[0].address}"), "--json")
+    found = json.loads(capsys.readouterr().out)["findings"]
+    (server,) = [finding for finding in found if finding["subject"] == "server"]
+    assert server["level"] == "warning"
+    assert "use redis+cluster://" in server["words"]
+
+
 def test_simulate_uses_all_primaries(
     cluster: Cluster, cluster_client: Any, ini: str, capsys: Any
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from pyramid_redis_lua_sessions import revoke
+from pyramid_redis_lua_sessions import StoreError, revoke
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.watch import watch
 from tests.support.browser import Browser, make_browser, stored_values
@@ -67,6 +67,18 @@ def test_lost_script_stays_on_its_node_once_it_was_called(
         for number in range(501):
             client.eval(f"return {number}", 0)
     assert node.ask("SCRIPT", "EXISTS", SCRIPTS["load_and_touch"].sha1) in ([1], [True])
+
+
+@pytest.mark.parametrize("path", ["", "/5"])
+def test_url_of_one_server_that_is_a_node_is_named(cluster: Cluster, path: str) -> None:
+    browser = make_browser(f"redis://{cluster.nodes[0].address}{path}")
+
+    def fill() -> None:
+        for _ in range(100):  # until one belongs to another node
+            browser.another().use(write)
+
+    with pytest.raises(StoreError, match=r"use redis\+cluster://|no such database"):
+        fill()
 
 
 def test_first_write_then_read_then_write(browser: Browser) -> None:

@@ -229,7 +229,10 @@ def test_encoding_that_python_does_not_know_is_a_settings_error(name: str) -> No
     [
         # redis-py cuts "ERR" off.
         ("DB index is out of range", "ERR: no such database"),
-        ("SELECT is not allowed in cluster mode", "ERR"),
+        (
+            "SELECT is not allowed in cluster mode",
+            "ERR: a node of a Redis Cluster; use redis+cluster://",
+        ),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", "WRONGTYPE"),
         ("CROSSSLOT Keys in request don't hash to the same slot", "CROSSSLOT"),
         # As Redis 6.2 wraps the error of a script.
