@@ -223,7 +223,7 @@ class RedisSession(MutableMapping[Any, Any]):
 
     def peek_flash(self, queue: str = "") -> list[Any]:
         """Return the messages of a queue, oldest first, and leave them."""
-        return [message for _, message in self._loaded().queues().get(queue, [])]
+        return self._loaded().peek_flash(queue)
 
     # -- CSRF --------------------------------------------------------------------
 

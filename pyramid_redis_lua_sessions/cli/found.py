@@ -260,7 +260,10 @@ def decode(target: Target, session: Found, field: bytes) -> Any:
     if data is None:
         raise ValueError("not authentic")
     try:
-        return target.codec.decode(data)
+        if field[:1] != FLASH_KIND:
+            return target.codec.decode(data)
+        messages = target.codec.decode_messages(data)
+        return messages if len(messages) > 1 else messages[0]
     except Exception as exc:  # whatever the serializer raises
         raise ValueError(f"does not decode: {type(exc).__name__}") from None
 

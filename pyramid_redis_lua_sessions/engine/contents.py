@@ -30,6 +30,11 @@ from .store import NO_CHECKS, Checks, sha1
 __all__ = ["Changes", "Contents", "equal_key", "exact_key", "still_so"]
 
 
+#: So many new flash messages get a field each, which as a rule keeps a session compact in
+#: Redis; where there are more, texts that follow each other share one.
+MOST_APART = 8
+
+
 class Changes(NamedTuple):
     """What a save would send.
 
@@ -56,6 +61,7 @@ class Contents:
 
     __slots__ = (
         "_accessed",
+        "_added",
         "_assigned",
         "_bad",
         "_beneath",
@@ -99,7 +105,8 @@ class Contents:
         """Stand as just loaded, or as last saved."""
         self._data: dict[Any, Any] = {}
         self._complete = False
-        self._flash: dict[str, list[tuple[bytes, Any]]] | None = None
+        self._flash: dict[str, list[tuple[bytes, list[Any]]]] | None = None
+        self._added: set[bytes] = set()
         self._assigned: set[Any] = set()
         self._accessed: set[Any] = set()
         self._deleted: set[bytes] = set()
@@ -182,6 +189,7 @@ class Contents:
         self._accessed.clear()
         self._bad.clear()
         self._flash = {}
+        self._added.clear()
         self._complete = self._names_read = True
         self._deleted.update(field for field in self._plain if field[:1] in DATA_KINDS)
 
@@ -238,8 +246,8 @@ class Contents:
 
     # -- flash messages ----------------------------------------------------------
 
-    def queues(self, read: bool = True) -> dict[str, list[tuple[bytes, Any]]]:
-        """Return the flash messages by queue, in order: (field, message).
+    def queues(self, read: bool = True) -> dict[str, list[tuple[bytes, list[Any]]]]:
+        """Return the flash messages by queue, in order: (field, messages).
 
         :param read: whether the caller looks at what is there.
         """
@@ -247,35 +255,47 @@ class Contents:
             self._names_read = True
         if self._flash is None:
             self._flash = {}
-            for field in self._ordered():
-                if field[:1] != FLASH_KIND:
-                    continue
+            for field in self._flash_fields():
                 try:
                     name = field[1:].rpartition(UNIT_SEPARATOR)[0]
                     queue = name.decode("utf-8", "surrogatepass")
-                    message = self._codec.decode(self._plain[field])
+                    messages = self._codec.decode_messages(self._plain[field])
                 except Exception:
                     self._bad.add(field)
                     self.undecodable += 1
                     continue
-                self._flash.setdefault(queue, []).append((field, message))
+                self._flash.setdefault(queue, []).append((field, messages))
         return self._flash
 
     def add_flash(self, message: Any, queue: str) -> None:
         """Add a message to the end of a queue."""
+        held = self.queues(read=False).setdefault(queue, [])
+        if held and len(self._added) >= MOST_APART and self._codec.joins(message):
+            field, messages = held[-1]
+            if field in self._added and self._codec.joins(messages[-1]):
+                messages.append(message)
+                return
         name = queue.encode("utf-8", "surrogatepass")
         field = FLASH_KIND + name + UNIT_SEPARATOR + secrets.token_urlsafe(8).encode("ascii")
-        self.queues(read=False).setdefault(queue, []).append((field, message))
+        self._added.add(field)
+        held.append((field, [message]))
+
+    def peek_flash(self, queue: str) -> list[Any]:
+        """Return the messages of a queue that decode."""
+        return [message for _, messages in self.queues().get(queue, ()) for message in messages]
 
     def pop_flash(self, queue: str) -> list[Any]:
         """Remove the messages of a queue, and return those that decode."""
-        messages = self.queues().pop(queue, [])
-        self._deleted.update(field for field, _ in messages if field in self.raw)
-        kind = FLASH_KIND + queue.encode("utf-8", "surrogatepass")
-        bad = {field for field in self._bad if field.rpartition(UNIT_SEPARATOR)[0] == kind}
-        self._deleted |= bad
-        self._bad -= bad
-        return [message for _, message in messages]
+        messages = self.peek_flash(queue)
+        fields = {field for field, _ in self.queues().pop(queue, ())}
+        self._added -= fields
+        self._deleted |= fields & self.raw.keys()
+        if self._bad:
+            kind = FLASH_KIND + queue.encode("utf-8", "surrogatepass")
+            bad = {field for field in self._bad if field.rpartition(UNIT_SEPARATOR)[0] == kind}
+            self._deleted |= bad
+            self._bad -= bad
+        return messages
 
     # -- owner and label -----------------------------------------------------------
 
@@ -338,7 +358,7 @@ class Contents:
             self._assigned
             or self._accessed
             or self._deleted
-            or self._flash
+            or self._added
             or isinstance(self._data, Exposed)
             or self._meta
             or self._beneath
@@ -382,10 +402,11 @@ class Contents:
                 now = self._encode(key, value)
                 if self._differs(now, stored):
                     values[field] = now
-        for messages in (self._flash or {}).values():
-            for field, message in messages:
-                if field not in self.raw:
-                    values[field] = self._encode("flash message", message)
+        if self._added:
+            for held in (self._flash or {}).values():
+                for field, messages in held:
+                    if field in self._added:
+                        values[field] = self._encode_messages(messages)
         deletes = sorted(self._deleted)
         for field, value in self._meta.items():
             if value is not None:
@@ -429,6 +450,11 @@ class Contents:
         self._deleted.update(
             f for f in self._plain if f[:1] in KEY_KINDS and f not in held and f not in self._bad
         )
+
+    def _encode_messages(self, messages: list[Any]) -> bytes:
+        if len(messages) > 1:
+            return self._codec.join(messages)
+        return self._encode("flash message", messages[0])
 
     def _encode(self, key: Any, value: Any, sketch: bool = False) -> bytes:
         codec = self._codec
@@ -489,6 +515,7 @@ class Contents:
         self._accessed.update(key for key in self._assigned if type(self._data[key]) not in ATOMS)
         self._assigned.clear()
         self._deleted.clear()
+        self._added.clear()
         self._meta.clear()
         self._reads = {}
         self._names_read = False
@@ -542,16 +569,18 @@ class Contents:
             if field_of(key) in changes.values:
                 other.assign(key, value)
         for queue, messages in (self._flash or {}).items():
-            own = [item for item in messages if item[0] in changes.values]
+            own = [(field, list(held)) for field, held in messages if field in changes.values]
+            other._added.update(field for field, _ in own)
             other.queues(read=False).setdefault(queue, []).extend(own)
         other._meta = {field: value for field, value in self._meta.items() if value is not None}
         if self._beneath is not None:
             other.lay_over(self._beneath.own(changes))
         return other
 
-    def _ordered(self) -> list[bytes]:
-        """Return the fields that hold data, the flash messages among them in their order."""
-        return sorted(self._plain, key=lambda field: order_of(field, self.raw[field]))
+    def _flash_fields(self) -> list[bytes]:
+        """Return the fields that hold flash messages, in the order of these."""
+        fields = [field for field in self._plain if field[:1] == FLASH_KIND]
+        return sorted(fields, key=lambda field: order_of(field, self.raw[field]))
 
 
 class Exposed(dict[Any, Any]):

@@ -1,8 +1,8 @@
 """How session keys and values are encoded.
 
 A key is stored as the field ``.key`` (``str``) or ``#1`` (``int``); a flash
-message as ``~queue``, unit separator, unique id. A value is encoded
-as one byte that tells its type, and its bytes.
+message, or several texts of one save, as ``~queue``, unit separator, unique id. A
+value is encoded as one byte that tells its type, and its bytes.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ ATOMS = frozenset((str, int, float, bool, type(None), bytes))
 
 #: IEEE 754 binary64: all bits of a float, also those of a NaN, in few bytes.
 _DOUBLE = struct.Struct(">d")
+
+#: Begins the value of a field that holds several flash messages, all ``str``, and what
+#: stands between them.
+_JOINED, _SEPARATOR = b"*", "\0"
 
 KEY_KINDS = b".#"
 FLASH_KIND = b"~"
@@ -143,6 +147,23 @@ class Codec:
         if changed:
             raise ChangedType(changed)
         return data
+
+    def joins(self, message: Any) -> bool:
+        """Tell whether a flash message may share a field with others."""
+        return type(message) is str and self._atoms and _SEPARATOR not in message
+
+    def join(self, messages: list[str]) -> bytes:
+        """Encode several flash messages of which each may share a field."""
+        return _JOINED + _SEPARATOR.join(messages).encode("utf-8", "surrogatepass")
+
+    def decode_messages(self, data: bytes) -> list[Any]:
+        """Decode the flash messages of one field.
+
+        :raises Exception: as :meth:`decode`.
+        """
+        if self._atoms and data[:1] == _JOINED:
+            return list[Any](data[1:].decode("utf-8", "surrogatepass").split(_SEPARATOR))
+        return [self.decode(data)]
 
     def sketch(self, value: Any) -> bytes:
         """Encode one value, to compare it with what is stored: it may come back as another."""

@@ -733,6 +733,14 @@ def test_commands_where_somebody_else_wrote_to_redis(
 # -- JSON ------------------------------------------------------------------------------
 
 
+def test_show_reveals_messages_that_share_a_field(browser: Browser, ini: str, capsys: Any) -> None:
+    texts = [f"message {n}" for n in range(20)]
+    browser.use(lambda session: [session.flash(text) for text in texts])
+    assert run("show", ini, "--session", name_of(browser), "--json", "--reveal") == 0
+    values = [value["value"] for value in json.loads(capsys.readouterr().out)["values"]]
+    assert sorted(values) == sorted([*map(repr, texts[:7]), repr(texts[7:])])
+
+
 @pytest.mark.parametrize("revealed", [False, True])
 def test_show_as_json(browser: Browser, ini: str, capsys: Any, revealed: bool) -> None:
     log_in(browser)

@@ -1,4 +1,4 @@
-"""Flash messages: queues, order, duplicates, and that each is a field of its own."""
+"""Flash messages: queues, order, duplicates, and that no request writes those of another."""
 
 from __future__ import annotations
 
@@ -300,3 +300,94 @@ def test_message_that_does_not_decode_goes_though_it_is_alone(
         reports.problems.clear()
         browser.use(lambda session: session.pop_flash())
         assert reports.problems == []
+
+
+# -- very many -------------------------------------------------------------------------
+
+KINDS = [
+    {},
+    {"serialize": "json"},
+    {"encryption_key": "k" * 32},
+    {"seal": "false", "serialize": "json"},
+]
+
+
+@pytest.mark.parametrize("options", KINDS, ids=["sealed", "json", "encrypted", "bare"])
+def test_many_messages_of_a_request_come_back_as_they_were(
+    redis_url: str, options: dict[str, str]
+) -> None:
+    browser = make_browser(redis_url, **options)
+    texts = ["", "text", "ä", "two\nlines", "x" * 500, "a\x1fb", "{}", "*"]
+    if "seal" not in options:
+        texts += ["\0", "a\0b", "\0\0", "\ud83d", "\ude00", "\ud83d\ude00"]
+    kinds = [*texts, 7, None, True, 1.5, ["list"], *texts, {"key": "value"}]
+    many = [kinds[n % len(kinds)] for n in range(300)]
+    browser.use(lambda session: [session.flash(message) for message in many])
+    browser.use(lambda session: [session.flash(message, "other") for message in many[::-1]])
+    browser.use(lambda session: [session.flash(message) for message in many])
+    found = browser.use(lambda session: session.peek_flash())
+    assert found == many + many
+    assert [type(message) for message in found] == [type(message) for message in many + many]
+    browser.use(lambda session: session.regenerate_id())
+    assert browser.use(lambda session: session.pop_flash("other")) == many[::-1]
+    assert browser.use(lambda session: session.pop_flash()) == many + many
+    assert browser.use(lambda session: session.pop_flash()) == []
+
+
+def test_many_texts_of_a_request_share_a_field(browser: Browser, redis_client: redis.Redis) -> None:
+    texts = [f"message {n}" for n in range(1000)]
+    browser.use(lambda session: [session.flash(text) for text in texts])
+    assert len(data_fields(redis_client, browser.key)) < 10
+    assert browser.use(lambda session: session.pop_flash()) == texts
+    assert data_fields(redis_client, browser.key) == {}
+
+
+def test_few_messages_leave_a_session_compact(browser: Browser, redis_client: redis.Redis) -> None:
+    browser.use(lambda session: [session.flash("Your changes were saved.") for _ in range(8)])
+    assert redis_client.object("encoding", browser.key) == b"listpack"
+
+
+def test_many_messages_grow_by_those_of_other_requests_alone(
+    browser: Browser, redis_client: redis.Redis
+) -> None:
+    browser.use(lambda session: [session.flash(f"{n}") for n in range(50)])
+    before = set(data_fields(redis_client, browser.key))
+    window = browser.copy()
+
+    def slow(session: Any) -> None:
+        for n in range(50, 100):
+            session.flash(f"{n}")
+        assert window.use(lambda other: len(other.pop_flash())) == 50
+
+    browser.use(slow)
+    assert before.isdisjoint(data_fields(redis_client, browser.key))
+    assert browser.use(lambda session: session.pop_flash()) == [f"{n}" for n in range(50, 100)]
+
+
+def test_many_messages_are_saved_once_by_a_request_that_saves_more_than_once(
+    browser: Browser,
+) -> None:
+    def view(session: Any) -> None:
+        for n in range(20):
+            session.flash(f"{n}")
+        session.ensure_id()
+        for n in range(20, 40):
+            session.flash(f"{n}")
+
+    browser.use(view)
+    assert browser.use(lambda session: session.pop_flash()) == [f"{n}" for n in range(40)]
+
+
+def test_message_that_was_read_and_popped_meanwhile_does_not_come_back(browser: Browser) -> None:
+    browser.use(lambda session: session.flash("gone"))
+    window = browser.copy()
+
+    def view(request: Any) -> None:
+        session = request.session
+        assert session.peek_flash() == ["gone"]
+        assert window.use(lambda other: other.pop_flash()) == ["gone"]
+        session.regenerate_id()  # which loads again, as others have saved
+        request.add_finished_callback(lambda request: request.session.flash("late"))
+
+    browser.visit(view)
+    assert browser.use(lambda session: session.pop_flash()) == ["late"]
