@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, cast
 from redis.cluster import RedisCluster
 from redis.exceptions import AskError, RedisError, TryAgainError
 
+from .connect.lines import Command, line_to
 from .engine.failures import FAILURES, failure, is_wrong_type, showable
-from .engine.store import MARKER_MS, Absent, Store, encoded, texts
+from .engine.store import MARKER_MS, Absent, Store, batches, encoded, texts
 
 __all__ = ["SIMULATED", "Census", "Stored", "primaries"]
 
@@ -23,7 +24,7 @@ class Stored(NamedTuple):
     """A hash under the prefix, as it stands: a session, the marker of one, or something else.
 
     :ivar fields: those that were asked for and are there.
-    :ivar length: number of all its fields.
+    :ivar length: number of all its fields; 0 where they were not counted.
     :ivar ttl_ms: its TTL, ms; -1 = none.
     :ivar size: bytes that it takes in memory, with its name.
     :ivar now_ms: Redis' clock, ms since the epoch.
@@ -92,42 +93,65 @@ class Census(Store):
             raise failure("time", exc, self.client) from showable(exc)
         return cast("int", now[0] * 1000 + now[1] // 1000)
 
-    def look(self, session_ids: Iterable[str], *fields: bytes) -> dict[str, Stored]:
+    def look(
+        self, session_ids: Iterable[str], *fields: bytes, counted: bool = True
+    ) -> dict[str, Stored]:
         """Read hashes as they stand, without touching them.
 
         :param fields: those to read; none: all.
+        :param counted: also count the fields; else ``length`` is 0.
         :returns: those that are there.
         """
-        names = {self._key(session_id): session_id for session_id in session_ids}
         found = {}
+        names = {self._key(session_id): session_id for session_id in session_ids}
         try:
             for client, keys in self._by_node(names):
-                with client.pipeline(transaction=False) as pipeline:
-                    pipeline.execute_command("TIME")
-                    for key in keys:
-                        for command in _looking(key, fields):
-                            pipeline.execute_command(*command, NEVER_DECODE=True)
-                    now, *replies = pipeline.execute(raise_on_error=False)
-                _raise_errors(now)
-                now_ms = now[0] * 1000 + now[1] // 1000
-                for number, key in enumerate(keys):
-                    read = replies[4 * number : 4 * number + 4]
-                    if any(isinstance(reply, (AskError, TryAgainError)) for reply in read):
-                        # Its slot is on the move: the client of the cluster follows it.
-                        ask = self.client.execute_command
-                        read = [ask(*line, NEVER_DECODE=True) for line in _looking(key, fields)]
-                    values, length, ttl_ms, size = read
-                    if is_wrong_type(values):
-                        continue
-                    _raise_errors(*read)
-                    if length and size:
-                        if fields:
-                            pairs = zip(fields, values, strict=True)
-                            values = {f: value for f, value in pairs if value is not None}
-                        found[names[key]] = Stored(values, length, ttl_ms, size, now_ms)
+                line = line_to(client)
+                for some in batches(keys):
+                    reading: list[Command] = [("TIME",)]
+                    for key in some:
+                        reading += _looking(key, fields, counted)
+                    now, *replies = line.many(reading)
+                    if isinstance(now, RedisError):
+                        raise now
+                    now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+                    each = len(replies) // len(some)
+                    for number, key in enumerate(some):
+                        read = replies[each * number : each * number + each]
+                        stored = self._stored(key, fields, counted, read, now_ms)
+                        if stored is not None:
+                            found[names[key]] = stored
         except FAILURES as exc:
             raise failure("look", exc, self.client) from showable(exc)
         return found
+
+    def _stored(
+        self, key: bytes, fields: Sequence[bytes], counted: bool, read: list[Any], now_ms: int
+    ) -> Stored | None:
+        """Return what was read of a hash; ``None``: none is there.
+
+        :param read: the replies to what :func:`_looking` asks.
+        """
+        failed = [reply for reply in read if isinstance(reply, RedisError)]
+        if any(isinstance(error, (AskError, TryAgainError)) for error in failed):
+            # Its slot is on the move: the client of the cluster follows it.
+            line = line_to(self.client)
+            read = [line.one(command) for command in _looking(key, fields, counted)]
+        elif failed:
+            if is_wrong_type(failed[0]):
+                return None
+            raise failed[0]
+        values, ttl_ms, size, *length = read
+        if not size:
+            return None
+        if fields:
+            values = {
+                f: value for f, value in zip(fields, values, strict=True) if value is not None
+            }
+        elif not isinstance(values, dict):  # redis-py has made one, in some protocols
+            pairs = iter(values)
+            values = dict(zip(pairs, pairs, strict=True))
+        return Stored(values, length[0] if length else 0, ttl_ms, size, now_ms)
 
     def _by_node(self, keys: Iterable[bytes]) -> list[tuple[Any, list[bytes]]]:
         """Return the client of each node that has some of the keys, and those."""
@@ -179,13 +203,8 @@ def _literal(name: bytes) -> bytes:
     return re.sub(rb"([*?\[\]\\])", rb"\\\1", name)
 
 
-def _looking(key: bytes, fields: Sequence[bytes]) -> list[tuple[Any, ...]]:
-    """Return the commands with which :meth:`Store.look` reads a hash."""
-    read = ("HMGET", key, *fields) if fields else ("HGETALL", key)
-    return [read, ("HLEN", key), ("PTTL", key), ("MEMORY USAGE", key)]
-
-
-def _raise_errors(*replies: Any) -> None:
-    for reply in replies:
-        if isinstance(reply, RedisError):
-            raise reply
+def _looking(key: bytes, fields: Sequence[bytes], counted: bool) -> list[Command]:
+    """Return the commands with which :meth:`Census.look` reads a hash."""
+    read: Command = ("HMGET", key, *fields) if fields else ("HGETALL", key)
+    reading = [read, ("PTTL", key), ("MEMORY", "USAGE", key)]
+    return [*reading, ("HLEN", key)] if counted else reading

@@ -71,27 +71,37 @@ class Found:
         self.endable = self.stored_session or (bool(settings.prefix) and b"created" in fields)
         self.waiting = b"first" in fields
         self.ended = created is None and _start(fields.get(b"moved", b"")[22:]) is not None
-        own = _number(fields.get(b"timeout"))
-        self.timeout_ms = milliseconds(settings.timeout) if own is None else max(0, own)
+        self._settings = settings
         remaining = None if stored.ttl_ms < 0 else stored.ttl_ms
         if b"expires" in fields:
             remaining = (_number(fields[b"expires"]) or 0) - now
         self.deadline_ms = _number(fields.get(b"deadline"))
-        fixed = []  # ends that no activity moves
+        fixed: list[int] = []  # ends that no activity moves
         if settings.absolute_timeout is not None:
             fixed.append(self.started_ms + milliseconds(settings.absolute_timeout) - now)
         if b"deadline" in fields:
             fixed.append((self.deadline_ms or 0) - now)
-        # Clock reads of one call may lie some milliseconds apart.
-        cut_short = any(remaining is not None and remaining >= end - 5 for end in fixed)
-        self.seen_ms: int | None = None
-        if self.timeout_ms and remaining is not None and not self.waiting and not cut_short:
-            seen = self.timeout_ms - remaining
-            self.seen_ms = min(seen, self.age_ms) if seen >= 0 else None
+        self._set_to_end, self._fixed = remaining, fixed
         ends = fixed if remaining is None else [*fixed, remaining]
         self.remaining_ms = min(ends) if ends else None
         over = self.remaining_ms is not None and self.remaining_ms <= 0
         self.alive = self.stored_session and not over
+
+    @property
+    def timeout_ms(self) -> int:
+        own = _number(self.stored.fields.get(b"timeout"))
+        return milliseconds(self._settings.timeout) if own is None else max(0, own)
+
+    @property
+    def seen_ms(self) -> int | None:
+        remaining, timeout_ms = self._set_to_end, self.timeout_ms
+        if not timeout_ms or remaining is None or self.waiting:
+            return None
+        # Clock reads of one call may lie some milliseconds apart.
+        if any(remaining >= end - 5 for end in self._fixed):
+            return None
+        seen = timeout_ms - remaining
+        return min(seen, self.age_ms) if seen >= 0 else None
 
     @property
     def fingerprint(self) -> str:
@@ -119,7 +129,9 @@ def _start(value: bytes | None) -> int | None:
 
 def _number(value: bytes | None) -> int | None:
     """Return the number that a field is, as Lua's ``tonumber`` reads it."""
-    text = (value or b"").decode("ascii", "replace").strip().lower()
+    if value is None:
+        return None
+    text = value.decode("ascii", "replace").strip().lower()
     if "_" in text:  # Python alone reads that
         return None
     try:
@@ -136,18 +148,19 @@ def _number(value: bytes | None) -> int | None:
 
 
 def all_hashes(
-    target: Target, *fields: bytes, batch: int = 500
+    target: Target, *fields: bytes, batch: int = 500, counted: bool = True
 ) -> Iterator[tuple[int, list[Found]]]:
     """Iterate over everything under the prefix that is a hash.
 
     :param fields: those to read; none: all.
     :param batch: how many are read together.
+    :param counted: also count the fields.
     :returns: about how much of the work that was, 0 to 1000 in all; hashes.
     """
     store = target.store
     for steps, names in store.scan_sessions():
         for start in range(0, len(names), batch):
-            looked = store.look(names[start : start + batch], *fields).items()
+            looked = store.look(names[start : start + batch], *fields, counted=counted).items()
             yield 0, [Found(name, stored, target.settings) for name, stored in looked]
         yield steps, []
 

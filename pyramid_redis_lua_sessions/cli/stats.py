@@ -8,8 +8,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ..engine.serializers import OWNER_FIELD
 from .console import Console, duration, plural, size
-from .found import META, all_hashes
+from .found import all_hashes
 from .target import Target, connected
 
 __all__ = ["add_to", "percentile"]
@@ -41,6 +42,9 @@ MEASURES = (
     Measure("ends in", TIMES, duration, ("seconds", 1000)),
 )
 
+#: Fields by which a session is told from other hashes, that bound its life, and its owner.
+READ = (b"created", b"token", b"expires", b"deadline", b"first", b"moved", OWNER_FIELD)
+
 PERCENTILES = (0, 50, 90, 99, 100)
 
 
@@ -63,7 +67,7 @@ class Statistics:
         self.expired = self.markers = self.others = 0
 
     def gather(self, target: Target, advance: Callable[[int, str], None]) -> None:
-        for steps, found in all_hashes(target, *META):
+        for steps, found in all_hashes(target, *READ, counted=False):
             for session in found:
                 if session.ended:
                     self.markers += 1
@@ -73,7 +77,7 @@ class Statistics:
                     self.expired += 1
                 else:
                     self.waiting += session.waiting
-                    self.owned += b"owner" in session.stored.fields
+                    self.owned += OWNER_FIELD in session.stored.fields
                     self.values["size"].append(session.stored.size)
                     self.values["age"].append(session.age_ms)
                     if session.remaining_ms is None:

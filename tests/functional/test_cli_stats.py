@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from pyramid_redis_lua_sessions import sessions_of
 from pyramid_redis_lua_sessions.cli.stats import percentile
+from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.browser import let_time_pass, make_browser
 from tests.support.command import on_a_terminal, run, write_ini
 
@@ -171,3 +173,18 @@ def test_stats_speak_of_first_timeout_only_where_it_is_set(
         out = capsys.readouterr().out
         assert "1  whose cookie has not come back yet" in out
         assert ("first_timeout" in out) == expected
+
+
+def test_stats_read_of_each_session_no_more_than_they_show(
+    proxy: CountingProxy, capsys: Any
+) -> None:
+    browser = make_browser(proxy.url)
+    for _ in range(30):
+        browser.another().use(lambda session: session.update({f"k{n}": n for n in range(50)}))
+    proxy.reset()
+    assert run("stats", "--url", proxy.url, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sessions"] == 30
+    read = [command for command in proxy.commands if b"session:" in b"".join(command.args)]
+    names = Counter(command.name for command in read)
+    assert names == {"SCAN": names["SCAN"], "HMGET": 30, "PTTL": 30, "MEMORY": 30}
+    assert max(len(command.args) for command in read) < 10
