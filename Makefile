@@ -9,8 +9,8 @@ PYTEST_ARGS ?=
 REDIS_URL ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types docs bench bench-full bench-instructions load-scripts \
-	build check torture test-servers test-cluster test-sentinel clean
+.PHONY: help install demo test lint format types docs bench bench-full bench-instructions bench-redis \
+	load-scripts build check torture test-servers test-cluster test-sentinel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench-full: $(STAMP) ## Measure longer, and write the figures into docs/figures
 
 bench-instructions: $(STAMP) ## Count a request's instructions (valgrind), and check their budgets
 	$(BIN)/python -m bench.instructions --check
+
+bench-redis: $(STAMP) ## Measure what a request costs Redis, beside pyramid_session_redis
+	$(BIN)/python -m bench.redis_cpu
 
 load-scripts: $(STAMP) ## Load the Lua scripts: make load-scripts REDIS_URL=redis://host:port/0
 	@test -n "$(REDIS_URL)" \

@@ -53,8 +53,11 @@ def _bulk(arguments: Sequence[bytes]) -> bytes:
 class Line(Protocol):
     """Sends commands that may be repeated without harm, and returns their replies as bytes.
 
-    Both raise the errors of redis-py for a Redis that cannot be reached.
+    All raise the errors of redis-py for a Redis that cannot be reached.
     """
+
+    #: Two commands that travel together cost hardly more than one.
+    packs: bool
 
     def one(self, command: Command) -> Any:
         """Send a command; an error with which Redis answers is raised."""
@@ -64,6 +67,12 @@ class Line(Protocol):
 
     def many(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one packet; errors with which Redis answers are among the replies."""
+
+    def both(self, first: Prepared, second: Prepared, *arguments: Sequence[bytes]) -> list[Any]:
+        """Send two commands that were prepared, as :meth:`many`.
+
+        :param arguments: of the one, and of the other.
+        """
 
 
 def line_to(client: Any) -> Line:
@@ -78,6 +87,8 @@ def line_to(client: Any) -> Line:
 
 class PoolLine:
     """Over a pool of ours, to one server."""
+
+    packs = True
 
     def __init__(self, pool: Pool) -> None:
         self._exchange = pool.exchange
@@ -97,9 +108,15 @@ class PoolLine:
     def many(self, commands: Sequence[Command]) -> list[Any]:
         return self._exchange(b"".join(map(pack, commands)), len(commands))
 
+    def both(self, first: Prepared, second: Prepared, *arguments: Sequence[bytes]) -> list[Any]:
+        of_first, of_second = arguments
+        return self._exchange(first.packed(of_first) + second.packed(of_second), 2)
+
 
 class ClientLine:
     """Over a client of redis-py, as it is."""
+
+    packs = False
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -128,6 +145,10 @@ class ClientLine:
         except BaseException:
             self._hang_up()
             raise
+
+    def both(self, first: Prepared, second: Prepared, *arguments: Sequence[bytes]) -> list[Any]:
+        of_first, of_second = arguments
+        return self.many([first.command(of_first), second.command(of_second)])
 
     def _hang_up(self) -> None:
         """Disconnect what is free, as a reply may be left on it that nobody has read.

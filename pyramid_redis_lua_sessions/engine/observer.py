@@ -63,6 +63,7 @@ class Observer:
 
     def __init__(self, line: Line, tell: Callable[[Step], object], prefix: str) -> None:
         self._line = line
+        self.packs = line.packs
         self._tell = tell
         self._prefix = prefix
         self._noting = False
@@ -115,6 +116,10 @@ class Observer:
         self._note_answers(commands, replies)
         return replies
 
+    def both(self, first: Prepared, second: Prepared, *arguments: Sequence[bytes]) -> list[Any]:
+        of_first, of_second = arguments
+        return self.many([first.command(of_first), second.command(of_second)])
+
     def _note_answers(self, commands: Sequence[Command], replies: list[Any]) -> None:
         if any(not isinstance(reply, Exception) or _answer(reply) for reply in replies):
             self._trips += 1
@@ -144,6 +149,9 @@ def _size_of_reply(reply: Any, times: bool = False) -> int:
     if isinstance(reply, list | tuple):
         head = len(b"*%d\r\n" % len(reply))
         return head + sum(_size_of_reply(item, times) for item in reply)
+    if isinstance(reply, dict):
+        head = len(b"%%%d\r\n" % len(reply))
+        return head + sum(map(_size_of_reply, (*reply, *reply.values())))
     if isinstance(reply, Exception):
         return len(_answer(reply).encode("utf-8", "surrogateescape"))
     return len(b"$-1\r\n")  # none

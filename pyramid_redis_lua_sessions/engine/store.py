@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 from redis.cluster import RedisCluster
+from redis.exceptions import RedisError
 
 from ..connect.client import longest_repeat
 from ..connect.lines import Command, Prepared, line_to
@@ -264,9 +265,8 @@ class Store(Caller):
             b"%d" % self._absolute_ms,
             self._use_ttl,
         )
-
-        sha1 = _LOAD.sha1.encode("ascii")
-        self._prepared_load = Prepared((b"EVALSHA", sha1, b"1"), self._load_args)
+        beside = (*self._load_args, b"1")
+        self._prepared_load = Prepared((b"EVALSHA", _LOAD.sha1.encode("ascii"), b"1"), beside)
 
     def using(self, client: Any) -> Store:
         """Return the same store over another client."""
@@ -289,19 +289,40 @@ class Store(Caller):
 
         :raises StoreUnavailable: Redis cannot be reached or refuses.
         """
-        key = self._prefix + encoded(token.locator)
+        key, digest = self._prefix + encoded(token.locator), token.digest
         if self.observer is None:
-            # Every request pays for this.
-            try:
-                reply = self._line.prepared(self._prepared_load, (key, token.digest))
-            except FAILURES as exc:
-                reply = self._mend(exc, _LOAD, key, (token.digest, *self._load_args))
+            reply = self._read(key, digest)
         else:
-            reply = self._call(_LOAD, key, (token.digest, *self._load_args))
+            reply = self.observer.note((_LOAD.name,), lambda: [self._read(key, digest)])[0]
         if reply[0] != _LOADED:
             return _absent(reply)
-        pairs = iter(reply[2])
-        return Loaded(reply[1], dict(zip(pairs, pairs, strict=True)))
+        return Loaded(reply[1], reply[2])
+
+    def _read(self, key: bytes, digest: bytes) -> Any:
+        """Call the script, beside an HGETALL where that travels with it; the fields are a dict.
+
+        Every request pays for this.
+        """
+        args = (digest, *self._load_args)
+        if self._line.packs:
+            try:
+                found, reply = self._line.both(_FIELDS, self._prepared_load, (key,), (key, digest))
+                if isinstance(reply, RedisError):
+                    raise reply
+            except FAILURES as exc:
+                reply = self._mend(exc, _LOAD, key, args)
+            else:
+                if reply[0] != _LOADED:
+                    return reply
+                if not isinstance(found, RedisError):
+                    fields = _as_dict(found)
+                    if b"created" in fields and fields.get(b"token", b"")[:16] == digest:
+                        return (_LOADED, reply[1], fields)
+                # It was created, or got this token, in between.
+                reply = self._run(_LOAD, key, args)
+        else:
+            reply = self._run(_LOAD, key, args)
+        return (_LOADED, reply[1], _as_dict(reply[2])) if reply[0] == _LOADED else reply
 
     def create(
         self,
@@ -794,6 +815,10 @@ _INDEX = SCRIPTS["index_session"]
 _DESCRIBE = SCRIPTS["describe_session"]
 
 
+#: Reads all fields of a key.
+_FIELDS = Prepared((b"HGETALL",))
+
+
 def default_id() -> str:
     """Return a session id of 256 random bits, 43 characters."""
     return secrets.token_urlsafe(32)
@@ -838,6 +863,14 @@ def texts(names: Iterable[bytes]) -> list[str]:
 def sha1(stored: bytes) -> str:
     """Digest of a stored value, as ``redis.sha1hex`` in a script gives it."""
     return hashlib.sha1(stored, usedforsecurity=False).hexdigest()
+
+
+def _as_dict(found: Any) -> dict[bytes, bytes]:
+    """Return fields as a dict; only with RESP3, and not from a script, they come as one."""
+    if isinstance(found, dict):
+        return found
+    pairs = iter(found)
+    return dict(zip(pairs, pairs, strict=True))
 
 
 def _flag(on: bool) -> bytes:

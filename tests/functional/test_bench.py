@@ -191,7 +191,7 @@ def test_redis_is_kept_busy_with_the_commands_of_real_requests(found: Any) -> No
         assert part["requests"] == []  # the embedded server brings no redis-benchmark
         return
     commands = {(one["scenario"], one["contender"]): one["commands"] for one in part["requests"]}
-    assert commands["write one key", OURS] == ["EVALSHA", "EVALSHA"]
+    assert commands["write one key", OURS] == ["HGETALL", "EVALSHA", "EVALSHA"]
     assert commands["read in trigger window", PREDECESSOR] == ["GET", "EXPIRE"]
     for one in part["requests"]:
         assert one["per_core"] == pytest.approx(1e6 / one["redis_cpu_us"])
@@ -464,3 +464,19 @@ def test_only_the_requests_that_are_counted_lie_between_two_marks(
         for contender, scenario in order
         for step in ([contender, scenario, 30], "mark", [contender, scenario, 2], "mark")
     ]
+
+
+def test_cost_for_redis_is_measured_in_every_case(redis_binary: str) -> None:
+    options = ("--rounds", 1, "--batch", 2, "--server", redis_binary)
+    printed = python("-m", "bench.redis_cpu", *options)
+    cases = {line[:28].strip(): line[28:].split() for line in printed.splitlines()[4:]}
+    assert set(cases) == {
+        "read",
+        "read in trigger window",
+        "read, 100 KB",
+        "write one key",
+        "write one key, busy session",
+    }
+    for figures in cases.values():
+        assert len(figures) == 7
+        assert all(math.isfinite(float(figure)) for figure in figures)

@@ -24,6 +24,7 @@ from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.browser import Browser, let_time_pass, make_browser, stored_values
 from tests.support.overlap import Overlap, id_in, put
+from tests.support.traffic import call_names, calls
 from tests.support.waiting import wait_until
 
 UTC = datetime.timezone.utc
@@ -269,7 +270,7 @@ def test_login_is_one_pipeline_after_the_load(proxy: CountingProxy, start: str) 
     browser.visit(view)
     loads = 0 if start in ("nothing", "invalidated") else 1
     assert proxy.round_trips == loads + 1
-    assert proxy.command_names == ["EVALSHA"] * (loads + (3 if start == "invalidated" else 2))
+    assert call_names(proxy) == ["EVALSHA"] * (loads + (3 if start == "invalidated" else 2))
 
 
 def test_session_is_in_the_index_before_it_is_the_owners(proxy: CountingProxy) -> None:
@@ -295,7 +296,7 @@ def test_first_session_of_a_user_is_in_the_index_before_it_is_created(proxy: Cou
 
 def keys_of(proxy: CountingProxy) -> list[str]:
     """The keys of the calls so far."""
-    return [command.args[3].decode() for command in proxy.commands]
+    return [command.args[3].decode() for command in calls(proxy)]
 
 
 def test_repeated_login_in_one_request_is_one_session(

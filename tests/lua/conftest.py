@@ -7,6 +7,12 @@ from tests.support.scripts import Scripts
 
 
 @pytest.fixture
-def scripts(redis_client: redis.Redis) -> Scripts:
+def beside() -> bool:
+    """Whether loads read the fields by an HGETALL of their own, in the same packet."""
+    return False
+
+
+@pytest.fixture
+def scripts(redis_client: redis.Redis, beside: bool) -> Scripts:
     """The scripts on the shared server, whose data were just removed."""
-    return Scripts(redis_client)
+    return Scripts(redis_client, beside)

@@ -11,6 +11,12 @@ from tests.support.scripts import OURS, THEIRS, Scripts, marks
 
 MINUTE = 60_000
 
+
+@pytest.fixture(params=[False, True], ids=["alone", "beside"])
+def beside(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 CALLS: dict[str, Callable[[Scripts], list[Any]]] = {
     "load": lambda scripts: scripts.load(absolute=MINUTE, trigger=MINUTE // 2),
     "load, lru": lambda scripts: scripts.load(absolute=MINUTE, use_ttl=False),

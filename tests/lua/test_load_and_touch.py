@@ -14,6 +14,11 @@ SECOND = 1_000
 MINUTE = 60_000
 
 
+@pytest.fixture(params=[False, True], ids=["alone", "beside"])
+def beside(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 def pass_time(scripts: Scripts, ms: int) -> None:
     """Let a session be ``ms`` older: move everything that its life is measured by."""
     client, fields = scripts.client, scripts.hash()

@@ -10,6 +10,12 @@ from tests.support.scripts import OURS, THEIRS, Scripts, digest, marks, names_di
 
 MINUTE = 60_000
 
+
+@pytest.fixture(params=[False, True], ids=["alone", "beside"])
+def beside(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 CALLS: dict[str, Callable[..., list[Any]]] = {
     "load": lambda scripts, **who: scripts.load(**who),
     "load, trigger": lambda scripts, **who: scripts.load(trigger=MINUTE, **who),
