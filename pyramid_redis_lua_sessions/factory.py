@@ -12,7 +12,7 @@ from pyramid.interfaces import ISessionFactory, ITweens
 from pyramid.threadlocal import get_current_request
 from zope.interface import implementer
 
-from .connect.client import client_options, make_client
+from .connect.client import client_options, make_client, waits_long
 from .cookies import CookiePolicy
 from .engine.memory import Memory
 from .engine.seals import make_sealer
@@ -131,7 +131,11 @@ class RedisSessionFactory:
     def preload(self) -> None:
         """Load the scripts into Redis; what prevents that is logged, and is no error."""
         try:
-            self.store_for(None).load_scripts()
+            store = self.store_for(None)
+            long = waits_long(store.client)
+            if long:
+                log.warning("%s", long)
+            store.load_scripts()
         except SessionError as exc:
             log.warning("the session scripts could not be loaded at start: %s", exc)
         except Exception as exc:

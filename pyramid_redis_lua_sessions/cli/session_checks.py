@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..connect.client import waits_long
 from ..engine.scripts import Status
 from ..engine.seals import Bound
 from ..engine.store import MARKER_MS, Absent, Created, Lifetime, Loaded, Renewal, Saved
@@ -50,6 +51,9 @@ def check_settings(target: Target) -> Iterator[Finding]:
     yield from _check_secrets(target)
     yield from _check_cookie(target)
     yield from _check_lifetimes(target)
+    long = waits_long(target.client)
+    if long:
+        yield Finding(WARNING, "client", long)
     if target.settings.migrate_from and target.settings.migrate_until is None:
         words = (
             "migrate_from without migrate_until: sessions of another library, pickles as a rule, "

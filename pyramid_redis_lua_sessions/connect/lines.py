@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import hiredis
 from redis.cluster import RedisCluster
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from .pools import Pool
 
@@ -85,6 +86,15 @@ def line_to(client: Any) -> Line:
     return PoolLine(pool) if isinstance(pool, Pool) else ClientLine(client)
 
 
+def _is_multi_db(client: Any) -> bool:
+    """Whether it is redis-py's client of several databases, whose pipelines are transactions.
+
+    Its module is not imported here: that needs a package which redis-py itself does not.
+    """
+    module = sys.modules.get("redis.multidb.client")
+    return module is not None and isinstance(client, module.MultiDBClient)
+
+
 class PoolLine:
     """Over a pool of ours, to one server."""
 
@@ -135,6 +145,8 @@ class ClientLine:
         return self.one(command.command(arguments))
 
     def many(self, commands: Sequence[Command]) -> list[Any]:
+        if _is_multi_db(self._client):
+            return [self._answer(command) for command in commands]
         try:
             with self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
@@ -149,6 +161,12 @@ class ClientLine:
     def both(self, first: Prepared, second: Prepared, *arguments: Sequence[bytes]) -> list[Any]:
         of_first, of_second = arguments
         return self.many([first.command(of_first), second.command(of_second)])
+
+    def _answer(self, command: Command) -> Any:
+        try:
+            return self.one(command)
+        except ResponseError as exc:
+            return exc
 
     def _hang_up(self) -> None:
         """Disconnect what is free, as a reply may be left on it that nobody has read.

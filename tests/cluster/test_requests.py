@@ -69,6 +69,27 @@ def test_lost_script_stays_on_its_node_once_it_was_called(
     assert node.ask("SCRIPT", "EXISTS", SCRIPTS["load_and_touch"].sha1) in ([1], [True])
 
 
+def test_client_of_redis_py_that_the_application_brings(
+    cluster: Cluster, cluster_client: redis.RedisCluster
+) -> None:
+    """Without anything of ours."""
+    browser = make_browser(
+        "redis://localhost:1/0", redis_client_callable=lambda request, **options: cluster_client
+    )
+    browser.use(write)
+    for node in cluster.primaries():
+        node.ask("SCRIPT", "FLUSH")
+    old = browser.copy()
+    browser.use(lambda session: setattr(session, "owner", "ada"))
+    assert browser.use(lambda session: (session.owner, dict(session))) == (
+        "ada",
+        {"name": "value"},
+    )
+    assert old.use(dict) == {}
+    browser.use(lambda session: session.invalidate())
+    assert browser.use(dict) == {}
+
+
 @pytest.mark.parametrize("path", ["", "/5"])
 def test_url_of_one_server_that_is_a_node_is_named(cluster: Cluster, path: str) -> None:
     browser = make_browser(f"redis://{cluster.nodes[0].address}{path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from pyramid_redis_lua_sessions.cli import server_checks
 from pyramid_redis_lua_sessions.cli.server_checks import needed_commands, policy_means
@@ -280,6 +283,21 @@ def test_compact_size_is_what_redis_measures(
     # Before 7.0, Redis does not count what its allocator rounds up.
     rounded = 0.05 if redis_server.version >= (7, 0) else 0.2
     assert 0.95 * measured - 16 <= computed <= (1 + rounded) * measured + 16
+
+
+def long_client(request: Any, **options: Any) -> redis.Redis:
+    """A client as redis-py 8 makes it."""
+    retry = Retry(NoBackoff(), 10)
+    return redis.Redis.from_url(os.environ["TESTS_REDIS_URL"], socket_timeout=5, retry=retry)
+
+
+def test_check_warns_of_a_client_with_which_a_page_can_hang_for_long(
+    redis_url: str, redis_client: Any, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTS_REDIS_URL", redis_url)
+    found = check(redis_url, redis_client_callable=f"{__name__}.long_client")["client"]
+    assert found["level"] == "warning"
+    assert "hangs for 55 s and more" in found["words"]
 
 
 # -- persistence and replication ---------------------------------------------------

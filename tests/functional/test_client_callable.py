@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 import redis
 from pyramid.interfaces import IRequest
+from redis.backoff import NoBackoff
+from redis.cache import CacheConfig
+from redis.multidb.client import MultiDBClient
+from redis.multidb.config import DatabaseConfig, MultiDbConfig
+from redis.retry import Retry
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
@@ -213,6 +218,86 @@ def test_client_of_any_kind_works(
         assert browser.use(lambda session: session.redis) is maker.client
     finally:
         maker.client.close()
+
+
+@pytest.mark.parametrize("on_conflict", ["merge", "retry"])
+def test_client_with_a_cache_of_its_own_works(
+    redis_server: RedisServer, redis_client: redis.Redis, on_conflict: str
+) -> None:
+    """It caches replies of reading commands, of which a script is none."""
+    if redis_server.version < (7, 4):  # redis-py asks for that
+        with pytest.raises(redis.RedisError), cached(redis_server) as client:
+            client.ping()
+        return
+    with cached(redis_server) as client:
+        browser = make_browser(
+            "redis://localhost:1/0",
+            client_callable=lambda request, **options: client,
+            on_conflict=on_conflict,
+        )
+        work(browser)
+        client.script_flush()
+        work(browser)
+
+
+def cached(server: RedisServer) -> redis.Redis:
+    return server.client(protocol=3, cache_config=CacheConfig())
+
+
+@pytest.mark.filterwarnings("ignore:MultiDBClient is an experimental")
+@pytest.mark.parametrize("on_conflict", ["merge", "retry"])
+def test_client_of_several_databases_works(
+    redis_server: RedisServer, redis_client: redis.Redis, on_conflict: str
+) -> None:
+    """Its pipelines take no ``transaction=False``."""
+    config = MultiDbConfig([DatabaseConfig(from_url=redis_server.url)], auto_fallback_interval=-1)
+    client = MultiDBClient(config)
+    try:
+        browser = make_browser(
+            "redis://localhost:1/0",
+            client_callable=lambda request, **options: client,
+            on_conflict=on_conflict,
+        )
+        work(browser)
+        browser.use(lambda session: (session.update(a=1), setattr(session, "owner", "ada")))
+        redis_client.script_flush()
+        browser.use(lambda session: setattr(session, "owner", "bob"))
+        assert browser.use(lambda session: session.owner) == "bob"
+        work(browser)
+    finally:
+        client.close()
+
+
+LONG_CLIENTS: dict[str, dict[str, Any]] = {
+    "stock": {"socket_timeout": 5, "retry": Retry(NoBackoff(), 10)},
+    "without an end": {"socket_timeout": None},
+    "without an end to retries": {"socket_timeout": 1, "retry": Retry(NoBackoff(), -1)},
+}
+
+
+@pytest.mark.parametrize("how", ["callable", "pool"])
+@pytest.mark.parametrize("name", [*LONG_CLIENTS, "short"])
+def test_client_with_which_a_page_can_hang_for_long_is_a_warning(
+    name: str,
+    how: str,
+    redis_server: RedisServer,
+    redis_client: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    short = {"socket_timeout": 2, "retry": Retry(NoBackoff(), 1)}
+    with redis_server.client(**LONG_CLIENTS.get(name, short)) as client:
+        options: dict[str, Any] = {"redis_connection_pool": client.connection_pool}
+        if how == "callable":
+            options = {"client_callable": lambda request, **options: client}
+        with caplog.at_level(logging.INFO, "pyramid_redis_lua_sessions"):
+            make_browser("redis://localhost:1/0", **options)
+    if name == "short":
+        assert caplog.records == []
+    else:
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        words = "for 55 s and more" if name == "stock" else "for ever"
+        assert f"a page hangs {words}" in record.message
 
 
 def test_client_may_come_over_a_unix_socket(
