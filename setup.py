@@ -34,6 +34,8 @@ EXTRAS = {
         "gunicorn",
         "hypothesis",
         "msgspec",
+        # redis-py collects its metrics with it.
+        "opentelemetry-sdk",
         # redis-py's MultiDBClient needs it.
         "pybreaker",
         "pyramid_debugtoolbar>=4.12",
@@ -97,7 +99,7 @@ setup(
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=[
-        "hiredis>=2.3",
+        "hiredis>=3.2",
         "pyramid>=2",
         "redis>=7,!=7.2.0,!=8.0.0",
         "translationstring",

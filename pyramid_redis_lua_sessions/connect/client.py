@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from ..settings import Settings, SettingsError
 from .addresses import OPTIONS, Address, parse_url
-from .cluster import make_cluster_client
+from .cluster import longest_call, make_cluster_client
 from .pools import LONGEST_BACKOFF, NO_SETINFO, PACKER, Pool, make_retry
 from .sentinels import SENTINEL_TIMEOUT, make_primary_client
 
@@ -93,9 +93,11 @@ def longest_repeat(settings: Settings) -> float:
         return math.inf
     given: Mapping[str, Any] = {}
     asking = 0.0
+    is_cluster = False
     if settings.redis_url is not None:
         address = parse_url(settings.redis_url, "redis.sessions.url")
         given = address.options
+        is_cluster = address.kind == "cluster"
         if address.kind == "sentinel":
             asking = SENTINEL_TIMEOUT * len(address.hosts)
     reply = given.get("socket_timeout", settings.redis_socket_timeout)
@@ -103,7 +105,13 @@ def longest_repeat(settings: Settings) -> float:
     if None in (reply, connect):
         return math.inf
     retries = settings.redis_retries
-    return float(retries * (reply + (retries + 1) * (asking + connect + LONGEST_BACKOFF)))
+    connecting = (retries + 1) * (asking + connect + LONGEST_BACKOFF)
+    if not retries:
+        return 0.0
+    if is_cluster:
+        # It waits for a connection anew before each try, until this has passed.
+        return float(longest_call(reply, connect, retries) + connecting)
+    return float(retries * (reply + connecting))
 
 
 #: Seconds that a page can hang, from which on that is worth a warning.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError
 from .addresses import Address
 from .pools import NO_NOTIFICATIONS, PACKER, Pool, make_retry
 
-__all__ = ["LazyCluster", "NodePool", "make_cluster_client"]
+__all__ = ["LazyCluster", "NodePool", "longest_call", "make_cluster_client"]
 
 # redis-py gives it no types.
 _ClusterNode: Any = ClusterNode
@@ -28,6 +28,11 @@ def make_cluster_client(address: Address, options: dict[str, Any], retries: int)
     trial = {key: value for key, value in options.items() if key not in pooling}
     connection_class(**trial)  # does not connect: are the options good?
     return LazyCluster(address, options, retries)
+
+
+def longest_call(reply: float, connect: float, retries: int) -> float:
+    """Seconds after which a call begins nothing more."""
+    return (retries + 1) * max(reply, connect)
 
 
 class _Deadline(threading.local):
@@ -54,7 +59,7 @@ class LazyCluster(RedisCluster):
         self.__dict__["_deadline"] = deadline = _Deadline()
         timeouts = (options["socket_timeout"], options["socket_connect_timeout"])
         self.__dict__["_patience"] = (
-            None if None in timeouts else (retries + 1) * max(cast("Iterable[float]", timeouts))
+            None if None in timeouts else longest_call(*timeouts, retries=retries)
         )
         self.__dict__["_connecting"] = _TimedLock(deadline)
 

@@ -12,6 +12,11 @@ from redis.exceptions import RedisError, ResponseError
 
 from .pools import Pool
 
+try:
+    from redis.observability.providers import get_observability_instance
+except ImportError:  # before 7.2
+    get_observability_instance = cast("Any", None)
+
 __all__ = ["Argument", "Command", "Line", "Prepared", "line_to", "pack"]
 
 #: What is handed over: bytes and text, numbers as their digits. In a rare state of the
@@ -83,7 +88,14 @@ def line_to(client: Any) -> Line:
     """
     # A cluster's client is not asked for an attribute: it would connect.
     pool = None if isinstance(client, RedisCluster) else getattr(client, "connection_pool", None)
-    return PoolLine(pool) if isinstance(pool, Pool) else ClientLine(client)
+    return PoolLine(client) if isinstance(pool, Pool) else ClientLine(client)
+
+
+def _are_metrics_collected() -> bool:
+    """Tell whether redis-py is to measure its commands: it knows only those that it sends."""
+    if get_observability_instance is None:
+        return False
+    return get_observability_instance().get_provider_manager() is not None
 
 
 def _is_multi_db(client: Any) -> bool:
@@ -100,13 +112,18 @@ class PoolLine:
 
     packs = True
 
-    def __init__(self, pool: Pool) -> None:
-        self._exchange = pool.exchange
+    def __init__(self, client: Any) -> None:
+        self._exchange = client.connection_pool.exchange
+        self._measured = ClientLine(client)
 
     def one(self, command: Command) -> Any:
+        if _are_metrics_collected():
+            return self._measured.one(command)
         return self._answered(pack(command))
 
     def prepared(self, command: Prepared, arguments: Sequence[bytes]) -> Any:
+        if _are_metrics_collected():
+            return self._measured.prepared(command, arguments)
         return self._answered(command.packed(arguments))
 
     def _answered(self, data: bytes) -> Any:
@@ -116,11 +133,16 @@ class PoolLine:
         return reply
 
     def many(self, commands: Sequence[Command]) -> list[Any]:
-        return self._exchange(b"".join(map(pack, commands)), len(commands))
+        if _are_metrics_collected():
+            return self._measured.many(commands)
+        return cast("list[Any]", self._exchange(b"".join(map(pack, commands)), len(commands)))
 
     def both(self, first: Prepared, second: Prepared, *arguments: Sequence[bytes]) -> list[Any]:
+        if _are_metrics_collected():
+            return self._measured.both(first, second, *arguments)
         of_first, of_second = arguments
-        return self._exchange(first.packed(of_first) + second.packed(of_second), 2)
+        data = first.packed(of_first) + second.packed(of_second)
+        return cast("list[Any]", self._exchange(data, 2))
 
 
 class ClientLine:

@@ -94,6 +94,8 @@ class Pool(redis.ConnectionPool):
 
     def __init__(self, *, timeout: float | None = None, **options: Any) -> None:
         self.timeout = timeout
+        retry = options.get("retry")
+        self._repeats = retry is not None and retry.get_retries() > 0
         options["maint_notifications_config"] = NO_NOTIFICATIONS
         cast("Any", super()).__init__(**options)
 
@@ -135,13 +137,24 @@ class Pool(redis.ConnectionPool):
         :raises ConnectionError: Redis cannot be reached; ``TimeoutError``: it does not answer.
         """
         failures: list[Exception] = []
-        try:
-            connection = self._take_fresh()
-            if connection is not None:
-                return self._talk(connection, data, count)
-        except (ConnectionError, TimeoutError) as exc:
-            failures.append(exc)  # the first of those that it may have
-        connection = self.get_connection()
+        connection = self._take_fresh()
+        if connection is None:
+            connection = self.get_connection()
+        else:
+            try:
+                replies = _talk(connection, data, count)
+            except (ConnectionError, TimeoutError) as exc:
+                failures.append(exc)  # the first of those that it may have
+            except BaseException:
+                self._close(connection)
+                raise
+            else:
+                connection.left = time.monotonic()
+                self._give_back(connection)
+                return replies
+            # It is repeated without a wait for another connection: redis-py does that too, and
+            # what is repeated later than a save is remembered would be saved a second time.
+            connection.loan = self._loan()
         try:
 
             def attempt() -> list[Any]:
@@ -159,28 +172,26 @@ class Pool(redis.ConnectionPool):
             self.release(connection)
 
     def _take_fresh(self) -> Any:
-        """Take a connection that was left in order just now, without a look at it."""
+        """Take a connection that was left in order just now, without a look at it.
+
+        None where a call that meets a connection which Redis has ended is not repeated.
+        """
         self._checkpid()
         try:
             connection = self._free.pop()
         except IndexError:
             return None
-        fresh = connection.__dict__.get("left", 0.0) > time.monotonic() - FRESH
+        fresh = self._repeats and connection.__dict__.get("left", 0.0) > time.monotonic() - FRESH
         if fresh and _socket(connection) is not None and not connection.should_reconnect():
             return connection
         self._give_back(connection)
         return None
 
-    def _talk(self, connection: Any, data: bytes, count: int) -> list[Any]:
-        try:
-            replies = _talk(connection, data, count)
-        except BaseException:
-            connection.disconnect()
-            raise
-        finally:
-            connection.left = time.monotonic()
-            self._give_back(connection)
-        return replies
+    def _close(self, connection: Any) -> None:
+        """Close a connection for good; nobody gets it, also where this is interrupted."""
+        self._made.discard(connection)
+        connection.disconnect()
+        self._wake()
 
     def _give_back(self, connection: Any) -> None:
         """Give back what :meth:`_take_fresh` gave."""
@@ -328,17 +339,22 @@ def _talk(connection: Any, data: bytes, count: int) -> list[Any]:
     if mine is not sock:
         reader = hiredis.Reader(replyError=_parse_error, notEnoughData=_MORE)
         connection.reader = (sock, reader)
+    if sock is None:  # another thread disconnects what is in use
+        raise ConnectionError("Connection closed.")
     replies: list[Any] = []
     try:
         sock.sendall(data)
-        while len(replies) < count:
+        # What was begun is read to its end: redis-py has a reader of its own.
+        while len(replies) < count or reader.has_data():
             chunk = sock.recv(65536)
             if not chunk:
                 raise ConnectionError("Connection closed by server.")
             reader.feed(chunk)
             reply = reader.gets()
             while reply is not _MORE:
-                replies.append(reply)
+                # Over RESP3 Redis tells of more than it is asked, as after CLIENT TRACKING.
+                if type(reply) is not hiredis.PushNotification:
+                    replies.append(reply)
                 reply = reader.gets()
     except (OSError, hiredis.HiredisError) as exc:
         if isinstance(exc, OSTimeout):

@@ -11,8 +11,10 @@ from typing import Any, cast
 import pytest
 import redis
 
+from pyramid_redis_lua_sessions.connect import pools
 from pyramid_redis_lua_sessions.connect.cluster import NodePool, _Deadline
-from pyramid_redis_lua_sessions.connect.pools import Pool
+from pyramid_redis_lua_sessions.connect.lines import line_to, pack
+from pyramid_redis_lua_sessions.connect.pools import Pool, make_retry
 from pyramid_redis_lua_sessions.connect.sentinels import PrimaryPool
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.browser import make_browser
@@ -178,3 +180,101 @@ def test_connection_is_given_back_once_and_to_its_pool(pool: Any) -> None:
         assert threads.submit(pool.get_connection).result() is connection
         pool.release(connection)  # it is the other thread that has it
     assert not pool._get_free_connections()
+
+
+def make_pool(server: RedisServer, retries: int = 1, **options: Any) -> Any:
+    """One connection, of which calls take it to be fresh."""
+    options = {"max_connections": 1, "timeout": 30, "retry": make_retry(retries), **options}
+    pool = cast("Any", Pool)(host="127.0.0.1", port=server.port, **options)
+    pool.exchange(pack(("PING",)), 1)
+    return pool
+
+
+def test_what_redis_says_unasked_is_no_reply(redis_server: RedisServer) -> None:
+    pool = make_pool(redis_server, protocol=3)
+    client = redis.Redis.from_pool(pool)
+    line = line_to(client)
+    with redis.Redis(port=redis_server.port) as other:
+        for _ in range(3):
+            other.set("watched", "before")
+            client.execute_command("CLIENT", "TRACKING", "ON")
+            client.get("watched")
+            other.set("watched", "after")
+            for name in (b"alice", b"bob", b"carol"):
+                assert line.one(("ECHO", name)) == name
+            client.get("watched")
+            other.set("watched", "again")
+            assert line.many([("ECHO", b"1"), ("ECHO", b"2")]) == [b"1", b"2"]
+            assert client.echo("redis-py") == b"redis-py"
+    client.close()
+
+
+class Interrupted(BaseException):
+    """As a signal's handler raises."""
+
+
+def test_no_reply_is_left_to_others_where_the_end_is_interrupted_too(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(redis_server)
+    line = line_to(redis.Redis.from_pool(pool))
+
+    used = []
+
+    def talk(connection: Any, data: bytes, count: int) -> Any:
+        used.append(connection)
+        connection._sock.sendall(data)  # the reply is left unread
+        raise Interrupted
+
+    def disconnect(*_: Any, **__: Any) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pools, "_talk", talk)
+        patch.setattr(redis.Connection, "disconnect", disconnect)
+        with pytest.raises(Interrupted):
+            line.one(("ECHO", b"of another"))
+    assert line.one(("ECHO", b"mine")) == b"mine"
+    pool.disconnect()
+    used[0].disconnect()
+
+
+def test_call_is_repeated_over_the_connection_that_it_has(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait for another one would let it come later than a save is remembered."""
+    pool = make_pool(redis_server)
+    talk = pools._talk
+    calls: list[Any] = []
+
+    def lose(connection: Any, data: bytes, count: int) -> Any:
+        replies = talk(connection, data, count)
+        calls.append(connection)
+        assert not pool._free
+        if len(calls) == 1:
+            raise redis.TimeoutError
+        return replies
+
+    monkeypatch.setattr(pools, "_talk", lose)
+    assert pool.exchange(pack(("ECHO", b"1")), 1) == [b"1"]
+    assert len(calls) == 2
+    assert calls[0] is calls[1]
+    pool.disconnect()
+
+
+def test_connection_that_another_thread_ends_is_a_lost_one(redis_server: RedisServer) -> None:
+    pool = make_pool(redis_server)
+    connection = pool.get_connection()
+    pool.disconnect()
+    with pytest.raises(redis.ConnectionError):
+        pools._talk(connection, pack(("PING",)), 1)
+
+
+def test_connection_that_redis_has_ended_costs_no_call_without_retries(
+    redis_server: RedisServer,
+) -> None:
+    pool = make_pool(redis_server, retries=0)
+    with redis.Redis(port=redis_server.port) as other:
+        other.client_kill_filter(_type="normal", skipme=True)
+    assert pool.exchange(pack(("ECHO", b"1")), 1) == [b"1"]
+    pool.disconnect()

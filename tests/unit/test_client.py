@@ -165,7 +165,7 @@ def test_options_of_the_callable_make_a_client() -> None:
         ({"redis_retries": 3}, 36),
         ({"redis_socket_timeout": 10, "redis_socket_connect_timeout": 5}, 21),
         ({"redis_url": "redis://localhost?socket_timeout=30"}, 35),
-        ({"redis_url": "redis+cluster://localhost?socket_connect_timeout=1"}, 5),
+        ({"redis_url": "redis+cluster://localhost?socket_connect_timeout=1"}, 7),
         ({"redis_url": "redis+sentinel://a,b,c/service"}, 10),
         ({"redis_socket_timeout": None}, math.inf),
         ({"redis_client_callable": lambda request, **options: None}, math.inf),
