@@ -11,10 +11,11 @@ to Redis can invent, alter or transplant a value.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from ..settings import Settings, SettingsError
@@ -200,6 +201,7 @@ class Encryption:
 
     def __init__(self, keys: Iterable[bytes], prefix: str, fallback: Seal) -> None:
         try:
+            from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         except ImportError as exc:
             raise SettingsError(
@@ -207,6 +209,8 @@ class Encryption:
                 "(pip install pyramid_redis_lua_sessions[encryption])"
             ) from exc
         self._cipher = AESGCM
+        # ValueError: too short to be ours
+        self._refusals = (InvalidTag, ValueError)
         self._header = _framed(prefix)
         self._keys = [derive_key(key, b"session cipher") for key in keys]
         self._fallback = fallback
@@ -215,17 +219,24 @@ class Encryption:
         name = self._header + _framed(locator) + digest
         keys = [hashlib.blake2b(name, key=key, digest_size=32).digest() for key in self._keys]
         ciphers = [self._cipher(key) for key in keys]
-        return BoundEncryption(ciphers, self._fallback.bind(locator, digest))
+        fallback = functools.partial(self._fallback.bind, locator, digest)
+        return BoundEncryption(ciphers, fallback, self._refusals)
 
 
 class BoundEncryption:
     """The encryption of one session: a 12 byte nonce, the ciphertext, a 16 byte tag."""
 
-    __slots__ = ("_ciphers", "_fallback", "outdated")
+    __slots__ = ("_ciphers", "_fallback", "_refusals", "outdated")
 
-    def __init__(self, ciphers: list[Any], fallback: BoundSeal) -> None:
+    def __init__(
+        self,
+        ciphers: list[Any],
+        fallback: Callable[[], BoundSeal],
+        refusals: tuple[type[Exception], ...],
+    ) -> None:
         self._ciphers = ciphers
         self._fallback = fallback
+        self._refusals = refusals
         self.outdated: list[bytes] = []
 
     def seal(self, field: bytes, data: bytes) -> bytes:
@@ -234,18 +245,16 @@ class BoundEncryption:
         return _to_be_ordered(field, nonce + encrypted)
 
     def open(self, field: bytes, stored: bytes) -> bytes | None:
-        from cryptography.exceptions import InvalidTag
-
         text = _without_order(field, stored)
         for number, cipher in enumerate(self._ciphers):
             try:
                 data: bytes = cipher.decrypt(text[:_NONCE_SIZE], text[_NONCE_SIZE:], field)
-            except (InvalidTag, ValueError):  # ValueError: too short to be ours
+            except self._refusals:
                 continue
             if number:
                 self.outdated.append(field)
             return data
-        sealed = self._fallback.open(field, stored)
+        sealed = self._fallback().open(field, stored)
         if sealed is not None:
             self.outdated.append(field)
         return sealed

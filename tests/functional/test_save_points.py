@@ -21,6 +21,7 @@ from pyramid_redis_lua_sessions import (
 )
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.application import SECRET, data_fields, make_app, set_cookies, stored_sessions
+from tests.support.browser import make_browser
 from tests.support.traffic import call_names
 
 
@@ -563,3 +564,22 @@ def test_factory_that_is_set_without_includeme_saves_in_the_response_callback(
     assert len(set_cookies(app.get("/write", {"value": "1"}))) == 1
     app.get("/write", {"value": "2"})
     assert app.get("/show").text == "[('value', '2')] []"
+
+
+def test_quick_saves_leave_a_typical_session_compact(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    # What recognises repeated saves stays within what Redis keeps in a listpack.
+    browser = make_browser(redis_url)
+    typical = {
+        "user_id": 48_213,
+        "_csrft_": "x" * 43,
+        "name": "Ada Lovelace",
+        "language": "en",
+        "groups": ["editor", "staff", "member"],
+        "seen": 1_767_225_600.25,
+    }
+    browser.use(lambda session: session.update(typical))
+    for number in range(200):
+        browser.use(lambda session, number=number: session.update(seen=number))
+        assert redis_client.object("encoding", browser.key) == b"listpack", number
