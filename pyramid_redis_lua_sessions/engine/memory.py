@@ -79,7 +79,8 @@ class Memory:
     def _remember(
         self, digest: bytes, stored: dict[bytes, bytes], plain: dict[bytes, bytes]
     ) -> None:
-        size = 2 * sum(map(len, stored.values())) + OVERHEAD * (1 + len(stored))
+        size = sum(map(len, stored)) + 2 * sum(map(len, stored.values()))
+        size += OVERHEAD * (1 + len(stored))
         if size > LARGEST:
             self._younger.pop(digest, None)
             self._older.pop(digest, None)

@@ -305,6 +305,24 @@ def test_small_sessions_are_counted_with_what_they_take_beside_their_bytes() -> 
     assert len(held(memory)) < MOST // 400
 
 
+def test_names_are_counted_as_well_as_values() -> None:
+    memory = Memory(sealed())
+    size = 0
+    for token, _ in zip(tokens(), range(3 * MOST // 20_000), strict=False):
+        values = {kind + b"n" * 10_000: b"s" for kind in (b".", b"~")}
+        assert opened(memory, stored(sealed(), token, values), token) == values
+        size = max(size, sum(sum(map(len, known.stored)) for known in held(memory)))
+    assert MOST // 4 < size <= MOST + LARGEST
+
+
+@pytest.mark.parametrize("kind", [b".", b"~"])
+def test_a_session_with_a_large_name_is_not_remembered(kind: bytes) -> None:
+    memory = Memory(sealed())
+    values = {kind + b"n" * LARGEST: b"s"}
+    assert opened(memory, stored(sealed(), values=values)) == values
+    assert not held(memory)
+
+
 def test_one_session_that_changes_all_the_time_does_not_grow_what_is_remembered() -> None:
     memory = Memory(sealed())
     for number in range(5_000):
