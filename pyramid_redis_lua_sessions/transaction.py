@@ -92,6 +92,8 @@ class SessionDataManager:
         name = f"{turn.settings.prefix}{turn.state.session_id}:{id(self)}"
         self._sort_key = f"{FIRST if self._stages else LAST}pyramid_redis_lua_sessions:{name}"
         self._begun = False
+        #: What the vote has staged may set a cookie; ``None``: it has staged nothing.
+        self._may_set: bool | None = None
 
     def let_go(self) -> None:
         """The request is answered before the transaction has ended: have no part in its end."""
@@ -130,15 +132,15 @@ class SessionDataManager:
         # cookie, nor its status: the response callback saves what depends on that.
         late = turn.state.needs_cookie() or not turn.settings.save_on_exception
         if turn.response is not None or not late:
-            turn.save(stages=self._stages)
+            self._may_set = turn.save(stages=self._stages)
 
     def tpc_finish(self, transaction: Any) -> None:
         turn = self._turn
         if turn is None:
             return
         turn.joined = None
-        if self._stages and turn.response is not None:
-            turn.apply()
+        if self._stages and turn.response is not None and self._may_set is not None:
+            turn.apply(self._may_set)
 
     def tpc_abort(self, transaction: Any) -> None:
         if self._turn is not None:

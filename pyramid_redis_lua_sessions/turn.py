@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,7 @@ class Turn:
         "_last",
         "_last_error",
         "_outer_error",
+        "_postponed",
         "_read",
         "_start",
         "_store",
@@ -155,6 +157,8 @@ class Turn:
         self._last_error: BaseException | None = None
         #: The request ends in an exception that nobody handled.
         self._unhandled = False
+        #: What the application is told when the transaction has ended; ``None`` = at once.
+        self._postponed: list[Callable[[], object]] | None = None
         #: The token that the response carries; '' = it deletes the cookie.
         self._cookie_sent: Token | str | None = None
         #: An exception that was being handled already when the session was made.
@@ -236,8 +240,9 @@ class Turn:
         self.problems.append(problem)
         routine = isinstance(problem, (InvalidSession_BadCookie, InvalidSession_NotInBackend))
         log.log(logging.INFO if routine else logging.WARNING, "%s", problem)
-        if self.settings.func_invalid_logger is not None:
-            self.settings.func_invalid_logger(self.request, problem)
+        invalid_logger = self.settings.func_invalid_logger
+        if invalid_logger is not None:
+            self._tell(lambda: invalid_logger(self.request, problem))
         self._notify(SessionRejected, problem)
 
     def announce(self, what: Happened, fingerprint: str) -> None:
@@ -247,34 +252,61 @@ class Turn:
     def _notify(self, kind: Any, *args: Any) -> None:
         registry = self.request.registry
         if registry.has_listeners:
-            registry.notify(kind(self.request, *args))
+            self._tell(lambda: registry.notify(kind(self.request, *args)))
+
+    def _tell(self, tell: Callable[[], object]) -> None:
+        if self._postponed is None:
+            tell()
+        else:
+            self._postponed.append(tell)
+
+    def _tell_postponed(self) -> None:
+        postponed, self._postponed = self._postponed, None
+        for tell in postponed or ():
+            tell()
 
     # -- the steps -------------------------------------------------------------------
 
-    def save(self, stages: bool = False) -> None:
+    def save(self, stages: bool = False) -> bool | None:
         """Save what is pending.
 
         After a failure nothing is pending any more: the error was raised
         once, to where the application can see it.
 
         :param stages: only announce it, for :meth:`apply`.
+        :returns: whether the response may carry a cookie; ``None``: nothing was pending.
         """
         state = self.state
         if not state.has_work():
-            return
+            return None
         try:
+            may_set = self._may_set()
             if stages:
-                state.stage(self._may_set())
+                state.stage(may_set)
             else:
-                state.save(self._may_set())
+                state.save(may_set)
         except BaseException as exc:
             self.save_failed = True
             state.discard_changes(f"the save failed ({type(exc).__name__})")
             raise
+        return may_set
 
-    def apply(self) -> None:
-        """The transaction has committed: save what was announced. Nothing may fail any more."""
-        self._save_quietly(self._may_set())
+    def apply(self, may_set: bool) -> None:
+        """The transaction commits: save what was announced. No exception is raised.
+
+        The databases commit after it. So subscribers and ``func_invalid_logger`` are called by
+        the response callback, where an error is one like any other. What else of the application
+        fails, as an id generator, is logged; without its text, which may quote values.
+
+        :param may_set: as :meth:`save` returned it.
+        """
+        self._postponed = []
+        try:
+            self._save_quietly(may_set)
+        except Exception as exc:
+            where = "".join(traceback.format_tb(exc.__traceback__))
+            log.error("a session could not be saved: %s\n%s", type(exc).__name__, where)
+            self._give_up(exc)
 
     def on_response(self, request: Any, response: Any) -> None:
         """Response callback: save what changed late, and settle the cookie."""
@@ -367,6 +399,7 @@ class Turn:
     def _settle(self) -> None:
         """Save what is pending, and send the cookie if one is due."""
         state = self.state
+        self._tell_postponed()
         if self.joined is not None:
             self.joined.let_go()
             if self._unhandled or not self.request.environ.get("tm.active"):
@@ -426,8 +459,11 @@ class Turn:
             state.save(may_set)
         except SessionError as exc:
             log.error("a session could not be saved: %s", exc)
-            state.discard_changes(f"the save failed ({type(exc).__name__})")
-            state.ends.clear()
+            self._give_up(exc)
+
+    def _give_up(self, exc: Exception) -> None:
+        self.state.discard_changes(f"the save failed ({type(exc).__name__})")
+        self.state.ends.clear()
 
     def _send_cookie(self, ticket: Ticket | None, may_set: bool, due: bool) -> None:
         state = self.state

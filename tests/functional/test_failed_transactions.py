@@ -12,8 +12,9 @@ import transaction.interfaces
 from pyramid.httpexceptions import HTTPFound
 from pyramid.response import Response
 from webtest import TestApp
+from zope.interface import implementer
 
-from pyramid_redis_lua_sessions import StoreUnavailable, UnserializableValue
+from pyramid_redis_lua_sessions import SessionRegenerated, StoreUnavailable, UnserializableValue
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.application import make_app, set_cookies, stored_sessions
 from tests.support.ledger import UNKNOWN_ACCOUNT, Ledger
@@ -435,3 +436,146 @@ def test_failed_login_in_flight_does_not_replace_the_cookie_of_the_one_that_succ
         assert answer.cookies == []
         assert overlap.read(login.cookie) == {"a": 1}
         assert token_of(login.cookie) != token_of(cookie)
+
+
+# -- the application's own functions, when the databases have agreed ---------------------
+
+
+@implementer(transaction.interfaces.IDataManager)
+class Voting:
+    """Does something when it votes: after the session where that only stages."""
+
+    def __init__(self, request: Any, act: Callable[[], object]) -> None:
+        self.transaction_manager = request.tm
+        self._act = act
+        request.tm.get().join(self)
+
+    def abort(self, transaction: Any) -> None:
+        pass
+
+    tpc_begin = commit = tpc_finish = tpc_abort = abort
+
+    def tpc_vote(self, transaction: Any) -> None:
+        self._act()
+
+    def sortKey(self) -> str:
+        return "~"
+
+
+#: What an error may quote.
+VALUE = "a value of the session"
+
+
+class Trap:
+    """A function of the application's, which fails once it is armed.
+
+    :ivar sprung: how often it has failed.
+    """
+
+    def __init__(self, answer: object = None) -> None:
+        self._answer = answer
+        self.armed = False
+        self.sprung = 0
+
+    def __call__(self, *args: Any) -> Any:
+        if self.armed:
+            self.sprung += 1
+            raise Boom(VALUE)
+        return self._answer
+
+
+def regenerate(request: Any) -> None:
+    request.session.regenerate_id()
+    request.session["value"] = "second"
+
+
+def change(request: Any) -> None:
+    request.session["value"] = "second"
+
+
+#: (what fails, what the view does, whether the session ends before the session is saved)
+TRAPS = {
+    "subscriber": (regenerate, False),
+    "func_check_response_allow_cookies": (regenerate, False),
+    "func_invalid_logger": (change, True),
+    "id_generator": (regenerate, True),
+}
+
+
+@pytest.mark.parametrize("what", TRAPS)
+def test_databases_commit_also_where_a_function_of_the_application_fails_at_the_save(
+    redis_url: str,
+    redis_client: redis.Redis,
+    ledger: Ledger,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+) -> None:
+    act, ends = TRAPS[what]
+    trap = Trap({"func_check_response_allow_cookies": True, "id_generator": "locator"}.get(what))
+
+    def view(request: Any) -> None:
+        ledger.add(request, "paid")
+        act(request)
+
+        def vote() -> None:
+            trap.armed = True
+            if ends:
+                redis_client.flushdb()
+
+        Voting(request, vote)
+
+    def configure(config: Any) -> None:
+        config.include("pyramid_tm")
+        if what == "subscriber":
+            config.add_subscriber(trap, SessionRegenerated)
+
+    options: dict[str, Any] = {} if what == "subscriber" else {what: trap}
+    app = make_app(
+        redis_url,
+        {**VIEWS, "view": view},
+        settings=TM,
+        configure=configure,
+        on_conflict="retry",
+        **options,
+    )
+    app.get("/start")
+    if what == "id_generator":
+        app.get("/view")  # nobody sees it but the log
+        assert "could not be saved" in caplog.text
+    else:
+        with pytest.raises(Boom):  # from the response callback, as any that is late
+            app.get("/view")
+    assert ledger.entries == ["paid"]
+    assert trap.sprung == 1
+    assert VALUE not in caplog.text
+    trap.armed = False
+    assert stored_sessions(redis_client) == {}  # no token that could not be sent opens one
+    assert app.get("/show").text == "[] [] None"
+
+
+def test_subscribers_learn_when_the_databases_have_committed_what_became_of_the_session(
+    redis_url: str, ledger: Ledger, on_conflict: str
+) -> None:
+    seen: list[Any] = []
+
+    def view(request: Any) -> None:
+        ledger.add(request, "paid")
+        regenerate(request)
+
+    def configure(config: Any) -> None:
+        config.include("pyramid_tm")
+        config.add_subscriber(
+            lambda event: seen.append((type(event), ledger.entries)), SessionRegenerated
+        )
+
+    app = make_app(
+        redis_url,
+        {**VIEWS, "view": view},
+        settings=TM,
+        configure=configure,
+        on_conflict=on_conflict,
+    )
+    app.get("/start")
+    app.get("/view")
+    assert seen == [(SessionRegenerated, ["paid"])]
+    assert app.get("/show").text == "[('value', 'second')] [] None"
