@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from ..errors import InvalidSession_ChangesDropped, SessionConflict, StoreError, fingerprint
+from ..errors import InvalidSession_ChangesDropped, SessionConflict, fingerprint
 from .contents import Changes, still_so
+from .failures import was_answered
 from .plan import ADRIFT, FRESH, STORED, Act, Facts, Happened, Plan, Reason, plan
 from .scripts import Status
 from .seals import Bound, Sealer
@@ -170,8 +171,8 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
                     stage_id=state.stage_id,
                 )
             )
-        except StoreError as exc:
-            if exc.__cause__ is not None:
+        except BaseException as exc:  # also what ends a greenlet, or a signal handler raises
+            if not was_answered(exc):
                 # No browser will ever hold the new token.
                 state.store().take_back(before, token)
             raise

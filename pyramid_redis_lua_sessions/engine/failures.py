@@ -21,9 +21,17 @@ from redis.exceptions import (
 )
 
 from ..connect.naming import reason_of, where_is
-from ..errors import StoreError, StoreUnavailable
+from ..errors import SessionError, StoreError, StoreUnavailable
 
-__all__ = ["FAILURES", "failure", "is_demoted", "is_wrong_type", "raise_failed", "showable"]
+__all__ = [
+    "FAILURES",
+    "failure",
+    "is_demoted",
+    "is_wrong_type",
+    "raise_failed",
+    "showable",
+    "was_answered",
+]
 
 #: What redis-py raises; that it finds no node of a cluster is no RedisError.
 FAILURES = (RedisError, RedisClusterException)
@@ -74,6 +82,11 @@ def raise_failed(*replies: Any) -> None:
     for reply in replies:
         if isinstance(reply, StoreError):
             raise reply
+
+
+def was_answered(exc: BaseException) -> bool:
+    """Whether Redis answered the call: its effect is known. If not, it may also come late."""
+    return isinstance(exc, SessionError) and exc.__cause__ is None
 
 
 def is_demoted(reply: Any) -> bool:

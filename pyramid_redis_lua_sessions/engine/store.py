@@ -20,11 +20,11 @@ from redis.exceptions import RedisError
 
 from ..connect.client import longest_repeat
 from ..connect.lines import Command, Prepared, line_to
-from ..errors import StoreError, StoreUnavailable
+from ..errors import StoreError
 from ..settings import Settings
 from ..settings.parsers import LONGEST_GRACE
 from .calls import Call, Caller
-from .failures import FAILURES, failure, is_wrong_type, raise_failed, showable
+from .failures import FAILURES, failure, is_wrong_type, raise_failed, showable, was_answered
 from .observer import Observer, Step
 from .scripts import SCRIPTS, Status
 from .seals import Sealer
@@ -358,8 +358,9 @@ class Store(Caller):
             try:
                 replies = self._together(calls) if len(calls) > 1 else [self._call(*calls[0])]
                 raise_failed(*replies)
-            except StoreUnavailable as exc:
-                if exc.__cause__ is not None and len(calls) > 1:
+            except BaseException as exc:  # also what ends a greenlet, or a signal handler raises
+                lost = not was_answered(exc)
+                if lost and (len(calls) > 1 or not isinstance(exc, StoreError)):
                     self.end_unheard(token)
                 raise
             if ending is not None:
