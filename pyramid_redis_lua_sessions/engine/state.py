@@ -316,6 +316,7 @@ class SessionState:
             token = ticket.token
             try:
                 if host.claims:
+                    self.release()  # of a token before it, which opens nothing
                     executor.claim(self, token)
                 loaded = host.store().load(token)
             except StoreUnavailable as exc:

@@ -15,6 +15,7 @@ from pyramid.response import Response
 from transaction.interfaces import IDataManager
 from zope.interface import implementer
 
+from pyramid_redis_lua_sessions import SessionConflict
 from tests.support.application import make_app
 from tests.support.overlap import Overlap, Start, id_in, look, put, session_with
 
@@ -128,6 +129,40 @@ def test_twenty_increments_at_once_all_succeed_and_nobody_reads_what_was_not_com
     assert seen[-1] == (increments, True)
     assert committed == list(range(increments + 1))
     assert [n for n, was_committed in seen if not was_committed] == []
+
+
+def test_last_attempt_keeps_nobody_from_a_session_that_it_does_not_use(
+    redis_url: str, redis_client: Any
+) -> None:
+    """Of two cookies, the session of the first has a value that is not authentic."""
+    found: list[Any] = []
+
+    def view(request: Any) -> None:
+        if request.environ["retry.attempt"] < 2:
+            raise SessionConflict
+        found.append(request.session["n"])
+        found.append([staged(redis_client, cookie) is not None for cookie in cookies])
+
+    def begin(request: Any) -> None:
+        request.session["n"] = 1
+
+    app = make_app(
+        redis_url,
+        {"begin": begin, "view": view},
+        settings=TM,
+        configure=with_tm_and_retry,
+        on_conflict="retry",
+    )
+    cookies = []
+    for _ in range(2):
+        app.reset()
+        app.get("/begin")
+        cookies.append("session=" + app.cookies["session"])
+    app.reset()
+    redis_client.hset(f"session:{id_in(cookies[0])}", ".n", "broken")
+    app.get("/view", headers={"Cookie": "; ".join(cookies)})
+    assert found == [1, [False, True]]
+    assert [staged(redis_client, cookie) for cookie in cookies] == [None, None]
 
 
 # -- what is announced, and who waits --------------------------------------------------------
