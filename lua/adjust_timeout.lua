@@ -11,7 +11,7 @@ ARGV[3] absolute_ms   integer, absolute timeout, ms; 0 = none
 ARGV[4] use_ttl       '1' = the key has a TTL, '0' = field `expires` (LRU mode)
 ARGV[5] save_id       6 bytes, unique to this call, by which it is recognised when it
                       is repeated after a lost reply
-ARGV[6] remember_s    integer, how long it is, seconds, below 256
+ARGV[6] remember_s    integer, how long it is, seconds, below 246
 ARGV[7] new_timeout   integer, the session's own idle timeout from now on, ms,
                       0 = never; '' = unchanged
 ARGV[8] new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged

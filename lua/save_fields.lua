@@ -10,7 +10,7 @@ ARGV[5] save_id       6 bytes, unique to this save: the same call, repeated afte
                       lost reply, is recognised by it, and writes nothing over
                       what came in between
 ARGV[6] remember_s    integer, how long a repeated call is recognised, seconds,
-                      below 256
+                      below 246
 ARGV[7] n_deletes     integer, number of fields to delete
 ARGV[8...]            n_deletes fields; then field, value, ... to set; see set_fields
 

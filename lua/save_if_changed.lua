@@ -15,7 +15,7 @@ ARGV[5]  save_id       6 bytes, unique to this save: the same call, repeated aft
                        lost reply, is recognised by it, and writes nothing over
                        what came in between
 ARGV[6]  remember_s    integer, how long a repeated call is recognised, seconds,
-                       below 256
+                       below 246
 ARGV[7]  new_timeout   integer, the session's own idle timeout from now on, ms,
                        0 = never; '' = unchanged
 ARGV[8]  new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged

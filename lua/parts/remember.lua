@@ -1,13 +1,18 @@
 --[[
 Remembers this call: see `remembered`.
 
+Calls of up to 10 seconds ahead of the clock count as of now, since it may step back a little:
+an age is from -10 to 245.
+
 Needs: session_key, save_id, recent, rings, time
-       remember_s  below 256
+       remember_s  below 246
 Gives: saves  to be written by the caller
 ]]
 local moment = time[1] % 256
 local last = #recent
-while last > 0 and (moment - string.byte(recent, last)) % 256 > remember_s do last = last - 7 end
+while last > 0 and (moment - string.byte(recent, last) + 10) % 256 - 10 > remember_s do
+  last = last - 7
+end
 recent = string.sub(recent, 1, math.max(last, 0))
 if rings > 0 and recent == '' then
   redis.call('HDEL', session_key, 'saves1', 'saves2', 'saves3', 'saves4', 'saves5', 'saves6',

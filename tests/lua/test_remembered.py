@@ -36,12 +36,12 @@ def within_a_second(scripts: Scripts, call: Callable[[int], None]) -> None:
             return
 
 
-@pytest.mark.parametrize("remember", [1, 30, 120, 200, 254])
+@pytest.mark.parametrize("remember", [1, 30, 120, 200, 245])
 def test_a_save_is_remembered_for_the_time_given_and_no_longer(
     scripts: Scripts, remember: int
 ) -> None:
     # Some of these lie before the second at which the count modulo 256 began anew.
-    ages = [0, 1, 30, 31, 120, 121, 200, 201, 254, 255]
+    ages = [0, 1, 30, 31, 120, 121, 200, 201, 244, 245]
 
     def save(now: int) -> None:
         scripts.client.hset("s", "saves", held(*ages[1:8], now=now))
@@ -54,16 +54,28 @@ def test_a_save_is_remembered_for_the_time_given_and_no_longer(
 
 def test_the_oldest_that_count_modulo_256_can_tell_are_forgotten_in_time(scripts: Scripts) -> None:
     def save(now: int) -> None:
-        scripts.client.hset("s", "saves", held(5, 254, 255, now=now))
-        scripts.save(save_id="s0", remember=254)
+        scripts.client.hset("s", "saves", held(5, 244, 245, now=now))
+        scripts.save(save_id="s0", remember=244)
 
     within_a_second(scripts, save)
-    assert entries(scripts.hash()[b"saves"][1:]) == [call_id(n) for n in ("s0", "s5", "s254")]
+    assert entries(scripts.hash()[b"saves"][1:]) == [call_id(n) for n in ("s0", "s5", "s244")]
 
 
-def test_saves_from_before_the_clock_was_set_back_are_forgotten(scripts: Scripts) -> None:
+@pytest.mark.parametrize("back", [1, 10])
+def test_saves_from_before_the_clock_stepped_back_a_little_are_remembered(
+    scripts: Scripts, back: int
+) -> None:
     def save(now: int) -> None:
-        scripts.client.hset("s", "saves", held(-2, -1, now=now))
+        scripts.client.hset("s", "saves", held(-back, now=now))
+        scripts.save(save_id="s0", remember=1)
+
+    within_a_second(scripts, save)
+    assert entries(scripts.hash()[b"saves"][1:]) == [call_id("s0"), call_id(f"s{-back}")]
+
+
+def test_saves_from_long_before_the_clock_was_set_back_are_forgotten(scripts: Scripts) -> None:
+    def save(now: int) -> None:
+        scripts.client.hset("s", "saves", held(-12, -11, now=now))
         scripts.save(save_id="s0", remember=60)
 
     within_a_second(scripts, save)
@@ -102,7 +114,7 @@ def test_an_id_is_no_pattern_in_the_ring_either(scripts: Scripts, save_id: bytes
     assert scripts.values() == {b".n": b"1"}
 
 
-@pytest.mark.parametrize("remember", [0, 1, 10, 254])
+@pytest.mark.parametrize("remember", [0, 1, 10, 245])
 def test_no_list_is_ever_longer_than_a_listpack_takes(scripts: Scripts, remember: int) -> None:
     """A value over 64 bytes would unpack the listpack of the whole session."""
     scripts.create(fields={b".n": b"0"})
@@ -139,14 +151,14 @@ def test_ninety_six_saves_are_recognised_however_many_there_were(
     """Past 2,088 the byte that counts the lists has begun anew."""
     scripts.create(fields={b".n": b"0"})
     for number in range(count):
-        scripts.save(sets={b".n": b"%d" % number}, save_id=f"i{number}", remember=254)
+        scripts.save(sets={b".n": b"%d" % number}, save_id=f"i{number}", remember=245)
     before, changes = scripts.hash(), scripts.changes()
     for number in range(max(0, count - 96), count):
         reply = scripts.save(
-            sets={b".n": b"again"}, new_timeout=5, save_id=f"i{number}", remember=254
+            sets={b".n": b"again"}, new_timeout=5, save_id=f"i{number}", remember=245
         )
         assert reply[0] is Status.SAVED
-        reply = scripts.adjust(new_timeout=5, save_id=f"i{number}", remember=254)
+        reply = scripts.adjust(new_timeout=5, save_id=f"i{number}", remember=245)
         assert reply[0] is Status.ADJUSTED
     assert scripts.hash() == before
     assert scripts.changes() > changes  # its TTL is refreshed, and nothing else
