@@ -17,7 +17,7 @@ try:
 except ImportError:  # before 7.2
     get_observability_instance = cast("Any", None)
 
-__all__ = ["Argument", "Command", "Line", "Prepared", "line_to", "pack"]
+__all__ = ["Argument", "Beside", "Command", "Line", "Prepared", "line_to", "pack"]
 
 #: What is handed over: bytes and text, numbers as their digits. In a rare state of the
 #: interpreter hiredis may end the process over anything else.
@@ -52,6 +52,30 @@ class Prepared:
         return b"*%d\r\n%b%b%b" % (count, self._head, _bulk(arguments), self._tail)
 
 
+class Beside:
+    """Two commands on one key that travel in one packet; the second takes one argument more.
+
+    :param name: the first; ``before``: what comes before key and argument of the second,
+        ``after``: what comes after them.
+    """
+
+    def __init__(self, name: bytes, before: tuple[bytes, ...], after: tuple[bytes, ...]) -> None:
+        self._first, self._second = Prepared((name,)), Prepared(before, after)
+        changing = b"$%d\r\n%b\r\n"
+        first = b"*2\r\n" + _bulk((name,)) + changing
+        count = b"*%d\r\n" % (len(before) + 2 + len(after))
+        second = count + _bulk(before) + 2 * changing + _bulk(after)
+        self._template = first + second  # in which there is no other %
+
+    def commands(self, key: bytes, argument: bytes) -> list[Command]:
+        return [self._first.command((key,)), self._second.command((key, argument))]
+
+    def packed(self, key: bytes, argument: bytes) -> bytes:
+        """Return the commands in Redis' protocol (RESP)."""
+        size = len(key)
+        return self._template % (size, key, size, key, len(argument), argument)
+
+
 def _bulk(arguments: Sequence[bytes]) -> bytes:
     return b"".join([b"$%d\r\n%b\r\n" % (len(data), data) for data in arguments])
 
@@ -74,11 +98,8 @@ class Line(Protocol):
     def many(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands in one packet; errors with which Redis answers are among the replies."""
 
-    def both(self, first: Prepared, second: Prepared, *arguments: Sequence[bytes]) -> list[Any]:
-        """Send two commands that were prepared, as :meth:`many`.
-
-        :param arguments: of the one, and of the other.
-        """
+    def both(self, commands: Beside, key: bytes, argument: bytes) -> list[Any]:
+        """Send two commands that were prepared, as :meth:`many`."""
 
 
 def line_to(client: Any) -> Line:
@@ -137,12 +158,10 @@ class PoolLine:
             return self._measured.many(commands)
         return cast("list[Any]", self._exchange(b"".join(map(pack, commands)), len(commands)))
 
-    def both(self, first: Prepared, second: Prepared, *arguments: Sequence[bytes]) -> list[Any]:
+    def both(self, commands: Beside, key: bytes, argument: bytes) -> list[Any]:
         if _are_metrics_collected():
-            return self._measured.both(first, second, *arguments)
-        of_first, of_second = arguments
-        data = first.packed(of_first) + second.packed(of_second)
-        return cast("list[Any]", self._exchange(data, 2))
+            return self._measured.both(commands, key, argument)
+        return cast("list[Any]", self._exchange(commands.packed(key, argument), 2))
 
 
 class ClientLine:
@@ -180,9 +199,8 @@ class ClientLine:
             self._hang_up()
             raise
 
-    def both(self, first: Prepared, second: Prepared, *arguments: Sequence[bytes]) -> list[Any]:
-        of_first, of_second = arguments
-        return self.many([first.command(of_first), second.command(of_second)])
+    def both(self, commands: Beside, key: bytes, argument: bytes) -> list[Any]:
+        return self.many(commands.commands(key, argument))
 
     def _answer(self, command: Command) -> Any:
         try:

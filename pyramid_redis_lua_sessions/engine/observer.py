@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import redis
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
-from ..connect.lines import Command, Line, Prepared, pack
+from ..connect.lines import Beside, Command, Line, Prepared, pack
 from ..errors import StoreError
 from .scripts import Status
 
@@ -116,9 +116,8 @@ class Observer:
         self._note_answers(commands, replies)
         return replies
 
-    def both(self, first: Prepared, second: Prepared, *arguments: Sequence[bytes]) -> list[Any]:
-        of_first, of_second = arguments
-        return self.many([first.command(of_first), second.command(of_second)])
+    def both(self, commands: Beside, key: bytes, argument: bytes) -> list[Any]:
+        return self.many(commands.commands(key, argument))
 
     def _note_answers(self, commands: Sequence[Command], replies: list[Any]) -> None:
         if any(not isinstance(reply, Exception) or _answer(reply) for reply in replies):

@@ -19,7 +19,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from ..connect.client import longest_repeat
-from ..connect.lines import Command, Prepared, line_to
+from ..connect.lines import Beside, Command, line_to
 from ..errors import StoreError
 from ..settings import Settings
 from ..settings.parsers import LONGEST_GRACE
@@ -265,8 +265,8 @@ class Store(Caller):
             b"%d" % self._absolute_ms,
             self._use_ttl,
         )
-        beside = (*self._load_args, b"1")
-        self._prepared_load = Prepared((b"EVALSHA", _LOAD.sha1.encode("ascii"), b"1"), beside)
+        sha1 = _LOAD.sha1.encode("ascii")
+        self._loading = Beside(b"HGETALL", (b"EVALSHA", sha1, b"1"), (*self._load_args, b"1"))
 
     def using(self, client: Any) -> Store:
         """Return the same store over another client."""
@@ -303,14 +303,13 @@ class Store(Caller):
 
         Every request pays for this.
         """
-        args = (digest, *self._load_args)
         if self._line.packs:
             try:
-                found, reply = self._line.both(_FIELDS, self._prepared_load, (key,), (key, digest))
+                found, reply = self._line.both(self._loading, key, digest)
                 if isinstance(reply, RedisError):
                     raise reply
             except FAILURES as exc:
-                reply = self._mend(exc, _LOAD, key, args)
+                reply = self._mend(exc, _LOAD, key, (digest, *self._load_args))
             else:
                 if reply[0] != _LOADED:
                     return reply
@@ -319,9 +318,9 @@ class Store(Caller):
                     if b"created" in fields and fields.get(b"token", b"")[:16] == digest:
                         return (_LOADED, reply[1], fields)
                 # It was created, or got this token, in between.
-                reply = self._run(_LOAD, key, args)
+                reply = self._run(_LOAD, key, (digest, *self._load_args))
         else:
-            reply = self._run(_LOAD, key, args)
+            reply = self._run(_LOAD, key, (digest, *self._load_args))
         return (_LOADED, reply[1], _as_dict(reply[2])) if reply[0] == _LOADED else reply
 
     def create(
@@ -814,10 +813,6 @@ _STAGE = SCRIPTS["stage_save"]
 _END = SCRIPTS["end_session"]
 _INDEX = SCRIPTS["index_session"]
 _DESCRIBE = SCRIPTS["describe_session"]
-
-
-#: Reads all fields of a key.
-_FIELDS = Prepared((b"HGETALL",))
 
 
 def default_id() -> str:
