@@ -23,7 +23,7 @@ ARGV[9]  new_digest    16 bytes, digest of the new verifier; '' = the token stay
 ARGV[10] loaded_saves  field `saves` as it was loaded, with new_digest
 ARGV[11] restart       '1' = the session's life begins anew; '0' = it does not
 ARGV[12] end_if_empty  integer, TTL of the marker, ms, that is left if no value
-                       remains; 0 = an empty session lives on
+                       remains, and nothing is staged; 0 = an empty session lives on
 ARGV[13] stage_id      of stage_save, if that came first: it ends; '' = none
 ARGV[14] reads         fields, as in stage_save; '' = merge mode
 ARGV[15] writes        the same
@@ -109,7 +109,8 @@ if not repeated then
   for i = first_delete, first_set - 1, BATCH do
     redis.call('HDEL', session_key, unpack(ARGV, i, math.min(i + BATCH - 1, first_set - 1)))
   end
-  if end_if_empty > 0 and first_set > #ARGV then
+  -- What another has staged goes into this session when its transaction commits.
+  if end_if_empty > 0 and first_set > #ARGV and others == '' then
     local held = math.min(rings, 12)
     for i = 1, #meta do
       if meta[i] then held = held + 1 end

@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from pyramid_redis_lua_sessions import SessionConflict
 from tests.support.application import make_app
-from tests.support.overlap import Overlap, Start, id_in, look, put, session_with
+from tests.support.overlap import Overlap, Start, id_in, look, put, session_with, take
 
 TM = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
 
@@ -256,3 +256,29 @@ def test_what_a_process_that_died_had_announced_lapses_after_ten_seconds(
     assert status_of(overlap, cookie, put("n", 3)) == 200
     assert overlap.read(cookie) == {"n": 3}
     assert status_of(overlap, cookie, put("n", 4)) == 200
+
+
+# -- a session that is emptied meanwhile ------------------------------------------------------
+
+
+def test_what_is_announced_is_saved_though_another_request_empties_the_session(
+    start: Start, redis_client: Any
+) -> None:
+    overlap = start(
+        on_conflict="retry", settings=TM, configure=with_tm, invalidate_empty_session=True
+    )
+    cookie = session_with(overlap, put("n", 1))
+    found: list[int] = []
+
+    def commit() -> None:
+        found.append(status_of(overlap, cookie, take("n")))
+
+    slow = overlap.begin(cookie)
+    slow.do(put("x", 2))
+    slow.do_request(lambda request: Database(request, commit))
+    assert slow.finish().status == 200
+    assert (found, slow.problems) == ([200], [])
+    assert overlap.read(cookie) == {"x": 2}
+    # The next one that empties it finds nothing announced.
+    assert status_of(overlap, cookie, take("x")) == 200
+    assert redis_client.hexists(f"session:{id_in(cookie)}", "moved")

@@ -231,9 +231,38 @@ def test_session_with_every_field_of_the_scripts_counts_as_empty(
     held = {b"created", b"token", b"timeout", b"deadline", b"expires", b"first", b"staged"}
     rings = {b"saves%d" % number for number in range(1, min(12, (saves - 1) // 8) + 1)}
     assert set(scripts.hash()) == held | {b"saves", b".a"} | rings
-    reply = scripts.save(deletes=[b".a"], end_if_empty=MINUTE, use_ttl=False)
+    reply = scripts.save(deletes=[b".a"], end_if_empty=MINUTE, use_ttl=False, stage_id="stage")
     assert reply == [Status.EMPTIED]
     assert set(scripts.hash()) - {b"saves"} == {b"moved"}
+
+
+@pytest.mark.parametrize("retry", [False, True])
+@pytest.mark.parametrize("claimed", [False, True])
+def test_session_is_not_ended_while_it_is_empty_and_another_has_staged(
+    scripts: Scripts, retry: bool, claimed: bool
+) -> None:
+    scripts.create(fields={b".a": b"1"})
+    mark = "*" if claimed else marks(b".b")
+    scripts.stage(stage_id="other", reads=mark, writes=mark)
+    emptying = {"deletes": [b".a"], "end_if_empty": MINUTE, "stage_id": "own"}
+    if retry:
+        emptying["writes"] = marks(b".a")
+    reply = scripts.save(**emptying)
+    if retry and claimed:
+        assert reply == [Status.BUSY]
+        return
+    assert reply[0] is Status.SAVED
+    assert set(scripts.hash()) == {b"created", b"token", b"saves", b"staged"}
+    saved = scripts.save(sets={b".b": b"2"}, writes=marks(b".b"), stage_id="other")
+    assert saved[0] is Status.SAVED
+    assert scripts.values() == {b".b": b"2"}
+    assert b"staged" not in scripts.hash()
+
+
+def test_session_is_emptied_where_what_was_staged_has_lapsed(scripts: Scripts) -> None:
+    scripts.create(fields={b".a": b"1"})
+    scripts.client.hset("s", "staged", f"dead:{scripts.now() - 1}:*:*;")
+    assert scripts.save(deletes=[b".a"], end_if_empty=MINUTE) == [Status.EMPTIED]
 
 
 def test_emptied_twice_is_emptied_once(scripts: Scripts) -> None:
