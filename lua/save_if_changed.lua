@@ -41,6 +41,7 @@ Returns: {status, ...}
   5 SAVED    {5, remaining_ms, now_ms}; remaining_ms -1 = never ends
   6 CONFLICT {6} a check failed, or something was saved meanwhile; nothing was applied
   7 EMPTIED  {7} no value remained; the session ended
+  9 ENDED    {9} this call had put its token in place; the session has ended since
   10 BUSY    {10} another has staged what clashes with this; nothing was applied
 Writes: HDEL, HSET, HSET saves, PEXPIRE, PERSIST; DEL, HSET moved, PEXPIRE; or
 nothing
@@ -74,6 +75,10 @@ local meta = redis.call('HMGET', session_key,
   'created', 'token', 'timeout', 'deadline', 'expires', 'first', 'saves', 'staged', 'moved')
 local created, token, timeout, deadline, expires, first, saves, staged, moved = unpack(meta)
 -- @include clock
+-- First: who is told that this was saved would get the cookie of a session that is over.
+if moved and not created and new_digest ~= '' and string.sub(moved, 7, 22) == new_digest then
+  return {9}
+end
 local answer = {5, 0, now_ms}
 -- @include applied_before
 if moved and not created then

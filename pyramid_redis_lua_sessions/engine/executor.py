@@ -183,6 +183,10 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
             state.renewed(result, sealing, changes)
             state.announce(Happened.REGENERATED)
             return True
+        if result is Status.ENDED:
+            # It was revoked, say: what was in place must not come back as another session.
+            state.in_flight = True
+            return _drop(state, changes, Plan(Act.DROP, Reason.ENDED))
         if isinstance(result, Absent) or not _reload(state, before, changes):
             state.drift(changes)
             return False

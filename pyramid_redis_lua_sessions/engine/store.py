@@ -391,7 +391,8 @@ class Store(Caller):
         :param owner: as in :meth:`create`.
         :param stage_id: of :meth:`stage`, which this ends.
         :returns: or what became of the session: ``Absent``, ``Status.CONFLICT``,
-            ``Status.EMPTIED``, ``Status.BUSY``.
+            ``Status.EMPTIED``, ``Status.BUSY``, ``Status.ENDED`` (the renewal was applied, and
+            the session has ended before the client repeated the call).
         """
         args: list[bytes] = [token.digest, *self._life_args, os.urandom(6), self._remember_s]
         is_plain = not (self._retry_mode or end_if_empty or renewal or checks is not NO_CHECKS)
@@ -431,7 +432,7 @@ class Store(Caller):
         status = reply[0]
         if status == _SAVED:
             return Saved(reply[1], reply[2], indexed)
-        if status in (Status.CONFLICT, Status.EMPTIED, Status.BUSY):
+        if status in (Status.CONFLICT, Status.EMPTIED, Status.BUSY, Status.ENDED):
             return Status(status)
         return _absent(reply)
 

@@ -325,6 +325,32 @@ def test_renewal_that_comes_late_does_not_take_the_session_away(
     assert len([key for key in client.keys("session:*") if client.type(key) == b"hash"]) == 1
 
 
+@pytest.mark.parametrize("act", [log_in_again, regenerate])
+def test_renewal_whose_session_was_revoked_before_it_was_repeated_is_reported_as_lost(
+    act: Callable[[Any], Any], proxy: FaultProxy, client: redis.Redis
+) -> None:
+    """The first reply was lost. No cookie of the ended session goes out, nor does it come back."""
+    reports = Reports()
+    user = logged_in(proxy.url, redis_retries=1, func_invalid_logger=reports)
+    twin = user.copy()
+    revoked: list[int] = []
+
+    def lose_and_revoke() -> str:
+        if proxy.calls == 2:  # after the load
+            return "no_reply"
+        revoked.append(sum(revoke(user.wsgi.registry, owner) for owner in (7, 8)))
+        return ""
+
+    proxy.strike(lose_and_revoke, 2, times=2)
+    user.visit(act)
+    assert revoked == [1]
+    assert reports.kinds == ["InvalidSession_ChangesDropped"]
+    assert set_cookies(user.response) == []
+    assert twin.use(lambda session: (dict(session), session.owner)) == ({}, None)
+    names = [key for key in client.keys("session:*") if b"owner:" not in key]
+    assert [key for key in names if client.hexists(key, "created")] == []
+
+
 def test_session_after_one_that_could_not_be_loaded_is_one_as_any_other(
     proxy: FaultProxy, client: redis.Redis
 ) -> None:

@@ -26,7 +26,7 @@ from pyramid_redis_lua_sessions.errors import (
     fingerprint,
 )
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.application import stored_sessions
+from tests.support.application import set_cookies, stored_sessions
 from tests.support.browser import Browser, make_browser
 from tests.support.ledger import UNKNOWN_ACCOUNT, Ledger
 from tests.support.overlap import Overlap, Start, id_in, put
@@ -591,9 +591,9 @@ def test_lost_reply_to_a_login_brings_nothing_back_after_a_revoke(
     assert ended == [1]
     assert stored_sessions(redis_client) == {}
     assert browser.session_id == before
-    # A save was applied, and what it had saved was revoked: nothing is lost but that.
-    dropped = [InvalidSession_ChangesDropped] if what == "log in" else []
-    assert [type(problem) for problem in problems] == dropped
+    # No login has succeeded, and no cookie of the ended session goes out.
+    assert set_cookies(browser.response) == []
+    assert [type(problem) for problem in problems] == [InvalidSession_ChangesDropped]
     assert owner_of(browser) is None
     client.close()
 

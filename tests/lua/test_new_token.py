@@ -185,12 +185,17 @@ def test_new_token_repeated_after_the_next_one_leaves_that_in_place(scripts: Scr
     assert before[b"token"][:16] == NEWER
 
 
-def test_new_token_repeated_after_the_end_was_put_in_place(scripts: Scripts) -> None:
+@pytest.mark.parametrize("saves", [0, 1, 20])
+def test_new_token_repeated_after_the_end_is_told_that_its_session_has_ended(
+    scripts: Scripts, saves: int
+) -> None:
     scripts.create(fields={b".a": b"1"})
     renew(scripts, save_id="one")
-    scripts.end(digest=NEW)
+    for _ in range(saves):
+        scripts.save(digest=NEW)
+    scripts.end(digest=b"")
     before, changes = scripts.hash(), scripts.changes()
-    assert renew(scripts, save_id="one")[:2] == [Status.SAVED, 0]
+    assert renew(scripts, save_id="one") == [Status.ENDED]
     status, since = renew(scripts, save_id="two", new_digest=NEWER)
     assert status is Status.MOVED
     assert 0 <= since < MINUTE

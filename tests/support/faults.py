@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
@@ -50,7 +50,7 @@ class FaultProxy(CountingProxy):
         """Let a fault happen to the n-th call from now on, and to the ones after it.
 
         :param fault: one of ``FAULTS``; or a function that is called before the call is
-            passed on.
+            passed on, and may return one of these.
         :param times: to how many calls in all.
         """
         assert callable(fault) or fault in FAULTS
@@ -106,7 +106,7 @@ class FaultProxy(CountingProxy):
                     pass
                 return
             if callable(fault):
-                fault()
+                fault = cast("str", fault())
             if fault == "before":
                 return
             if fault == "late":
