@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from ..errors import InvalidSession_ChangesDropped, SessionConflict, fingerprint
 from .contents import Changes, still_so
 from .failures import was_answered
-from .plan import ADRIFT, FRESH, STORED, Act, Facts, Happened, Plan, Reason, plan
+from .plan import ADRIFT, FRESH, Act, Facts, Happened, Plan, Reason, plan
 from .scripts import Status
 from .seals import Bound, Sealer
 from .serializers import OWNER_FIELD, field_of
@@ -18,7 +18,7 @@ from .store import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Save
 from .tokens import Token, draw_verifier
 
 if TYPE_CHECKING:
-    from .state import SessionState
+    from .state import Ending, SessionState
 
 __all__ = ["abandon", "claim", "create", "end_sessions", "release", "settle", "stage"]
 
@@ -82,9 +82,16 @@ def logs_in(state: SessionState, fields: Set[bytes]) -> bool:
 
 def create(state: SessionState, changes: Changes, _: Plan | None = None) -> bool:
     """Create the session; one that was invalidated before it ends in the same call."""
+    return _create(state, changes, state.ends[0] if state.ends else None)
+
+
+def _create(state: SessionState, changes: Changes, ending: Ending | None) -> bool:
+    """Create the session.
+
+    :param ending: the first of what was invalidated, if it is to end with this call.
+    """
     sealing = Sealing(state.sealer, changes.values)
     owner = changes.values.get(OWNER_FIELD)
-    ending = state.ends[0] if state.ends else None
     if ending is not None and ending.checks != NO_CHECKS:
         # What is put into the new session may stand on what was read of the old one.
         end_next(state, ending.checks)
@@ -259,6 +266,8 @@ def end_next(state: SessionState, checks: Checks = NO_CHECKS) -> None:
 def _note_ending(state: SessionState, result: Status | Absent, again: bool = False) -> None:
     ending = state.ends.pop(0)
     if result is Status.ENDED:
+        if state.staged == ending.token:
+            state.stage_id, state.staged = "", None  # it went with the session
         name = fingerprint(ending.token.locator)
         state.announce(Happened.INVALIDATED, name)
         if state.trace is not None:
@@ -284,12 +293,20 @@ def stage(state: SessionState, cookie_can_go: bool) -> None:
     """
     changes = state.changes()
     decided = plan(facts_of(state, changes, cookie_can_go))
-    if decided.act in (Act.CREATE, Act.DROP):
+    if decided.act is Act.CREATE:
+        # What was invalidated ends when the transaction has committed: another attempt needs
+        # it. Until then nobody may change what was read of it: the new one may stand on that.
+        if state.ends and state.ends[0].checks != NO_CHECKS:
+            ending = state.ends[0]
+            _stage(state, ending.token, ending.checks, Changes({}, []), False, PATIENCE)
         # There is nothing yet that anybody else could touch.
-        _ACTS[decided.act](state, changes, decided)
+        _create(state, changes, None)
+    elif decided.act is Act.DROP:
+        _drop(state, changes, decided)
     elif decided.act is not Act.REST:
         everything = decided.act is Act.RENEW
-        _stage(state, state.stored_token(), changes, everything, PATIENCE)
+        checks = state.contents.checks()
+        _stage(state, state.stored_token(), checks, changes, everything, PATIENCE)
 
 
 def claim(state: SessionState, token: Token) -> None:
@@ -297,14 +314,18 @@ def claim(state: SessionState, token: Token) -> None:
 
     :raises SessionConflict: others hold it for too long.
     """
-    _stage(state, token, Changes({}, []), True, LAST_PATIENCE)
+    _stage(state, token, NO_CHECKS, Changes({}, []), True, LAST_PATIENCE)
 
 
 def _stage(
-    state: SessionState, token: Token, changes: Changes, everything: bool, patience: float
+    state: SessionState,
+    token: Token,
+    checks: Checks,
+    changes: Changes,
+    everything: bool,
+    patience: float,
 ) -> None:
     state.stage_id = state.stage_id or secrets.token_urlsafe(6)
-    checks = NO_CHECKS if state.phase is not STORED else state.contents.checks()
     result = _in_turn(
         lambda: state.store().stage(
             token, state.stage_id, checks, changes.values, changes.deletes, everything

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pyramid.request import Request
 from pyramid.response import Response
-from transaction.interfaces import IDataManager
+from transaction.interfaces import IDataManager, TransientError
 from zope.interface import implementer
 
 from pyramid_redis_lua_sessions import SessionConflict
@@ -282,3 +282,96 @@ def test_what_is_announced_is_saved_though_another_request_empties_the_session(
     # The next one that empties it finds nothing announced.
     assert status_of(overlap, cookie, take("x")) == 200
     assert redis_client.hexists(f"session:{id_in(cookie)}", "moved")
+
+
+# -- a session that is invalidated, and another one begun ---------------------------------------
+
+
+def start_over(session: Any) -> None:
+    """Log in as cautious applications do: nothing but the cart comes along."""
+    cart = session.get("cart")
+    session.invalidate()
+    session.owner = "ada"
+    session["cart"] = cart
+
+
+def living(client: Any) -> list[str]:
+    """The locators of all sessions that live."""
+    names = (key.decode() for key in client.keys("session:*") if b"owner:" not in key)
+    return [name.removeprefix("session:") for name in names if client.hexists(name, "created")]
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_attempt_that_a_database_has_repeated_finds_the_session_that_the_one_before_invalidated(
+    start: Start, redis_client: Any, failures: int
+) -> None:
+    overlap = start(on_conflict="retry", settings=TM, configure=with_tm_and_retry)
+    cookie = session_with(overlap, put("cart", "full"))
+    csrf = overlap.begin(cookie)
+    token = csrf.do(lambda session: session.get_csrf_token())
+    csrf.finish()
+    left = [TransientError()] * failures
+
+    def commit() -> None:
+        if left:
+            raise left.pop()
+
+    login = overlap.begin(cookie)
+    for attempt in range(failures + 1):
+        assert login.do(lambda session: session.get_csrf_token()) == token
+        login.do(start_over)
+        login.do_request(lambda request: Database(request, commit))
+        if attempt < failures:
+            assert login.finish_attempt()
+            assert living(redis_client) == [id_in(cookie)]
+    answer = login.finish()
+    assert (answer.status, login.problems) == (200, [])
+    assert living(redis_client) == [id_in(answer.cookie)]
+    reader = overlap.begin(answer.cookie)
+    assert reader.do(lambda session: (session["cart"], session.owner)) == ("full", "ada")
+    reader.finish()
+
+
+def test_invalidated_session_lives_until_the_databases_have_voted(
+    overlap: Overlap, redis_client: Any
+) -> None:
+    cookie = session_with(overlap, put("cart", "full"), put("other", 1))
+    found: list[Any] = []
+
+    def commit() -> None:
+        found.append(overlap.read(cookie)["cart"])
+        found.append(status_of(overlap, cookie, put("cart", "empty")))  # what it has read
+        found.append(status_of(overlap, cookie, put("other", 2)))
+
+    login = overlap.begin(cookie)
+    login.do(start_over)
+    login.do_request(lambda request: Database(request, commit))
+    answer = login.finish()
+    assert (answer.status, found) == (200, ["full", 409, 200])
+    assert living(redis_client) == [id_in(answer.cookie)]
+
+
+def test_invalidated_session_that_was_changed_meanwhile_is_a_conflict(overlap: Overlap) -> None:
+    cookie = session_with(overlap, put("cart", "full"))
+    committed: list[bool] = []
+    login = overlap.begin(cookie)
+    login.do(start_over)
+    login.do_request(lambda request: Database(request, lambda: committed.append(True)))
+    assert status_of(overlap, cookie, put("cart", "empty")) == 200
+    assert (login.finish().status, committed) == (409, [])
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_no_session_is_left_over_when_the_database_refuses_a_login_that_starts_over(
+    overlap: Overlap, redis_client: Any, reads: bool
+) -> None:
+    cookie = session_with(overlap, put("cart", "full"))
+    login = overlap.begin(cookie)
+    if reads:
+        login.do(look("cart"))
+    login.do(lambda session: session.invalidate())
+    login.do(put("new", 1))
+    login.do_request(lambda request: Database(request, refuse))
+    answer = login.finish()
+    # It was asked for, and is done whatever becomes of the transaction.
+    assert (answer.status, answer.deletes, living(redis_client)) == (503, True, [])
