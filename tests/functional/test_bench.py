@@ -321,6 +321,17 @@ def test_a_part_measured_again_replaces_that_part_only(
         python(*again, "--pages", copy)
 
 
+def test_the_committed_round_trips_of_peers_are_those_of_the_libraries(redis_binary: str) -> None:
+    trips = json.loads(python("-m", "bench.peers", "--trips", "--server", redis_binary))
+    table = (CHECKOUT / "docs" / "peers.inc").read_text(encoding="utf-8")
+    head, *rows = (row.strip().splitlines() for row in table.split("* - ")[1:])
+    names = list(trips["pyramid_redis_lua_sessions"])
+    assert [cell.strip(" -") for cell in head[2:]] == names
+    shown = {row[0]: [re.findall(r"\((\d)\)", cell)[0] for cell in row[2:]] for row in rows}
+    assert shown == {name: [*map(str, counts.values())] for name, counts in trips.items()}
+    assert trips["pyramid_redis_lua_sessions"] == {"read": 1, "write one key": 2, "first write": 1}
+
+
 LOADED = """
 import os, sys
 from bench.__main__ import main
