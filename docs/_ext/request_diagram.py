@@ -109,7 +109,7 @@ STYLE = """
 TEXT = (
     "The browser sends a request with its cookie to the application. As long as nobody looks at "
     "the session's content, nothing is sent to Redis. The first look verifies the cookie and "
-    "calls load_and_touch, which returns all fields and refreshes the idle timeout; every seal "
+    "sends HGETALL and load_and_touch, which refreshes the idle timeout, in one packet; every seal "
     "is checked. The view reads and changes values, which is only remembered. At the save point, "
     "right after the view, one table decides what is sent. The response callback settles the "
     "cookie: it is sent only if the token is new, or the cookie is due again."

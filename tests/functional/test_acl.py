@@ -63,7 +63,9 @@ NOT_OF_THIS_USER = (
 OUTSIDE = (
     "prefix two_applications redis_is_the_client tweens_above_see_the_response two_factories "
     "what_is_hostile every_session_of_a_request several_sessions_page ini_file_of_a_predecessor "
-    "index_cannot_be_tidied own_commands_of_the_application predecessors_documentation"
+    "index_cannot_be_tidied own_commands_of_the_application predecessors_documentation "
+    "swept_in_batches redis_says_unasked interrupted_too connection_that_it_has "
+    "another_thread_ends redis_has_ended"
 ).split()
 
 

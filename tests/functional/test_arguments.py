@@ -60,9 +60,16 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         commands.append(self.command(arguments))
         return packed(self, arguments)
 
+    packed_both = lines.Beside.packed
+
+    def note_both(self: lines.Beside, key: bytes, argument: bytes) -> bytes:
+        commands.extend(self.commands(key, argument))
+        return packed_both(self, key, argument)
+
     monkeypatch.setattr(hiredis, "pack_command", note)
     monkeypatch.setattr(lines, "pack", note)
     monkeypatch.setattr(lines.Prepared, "packed", note_prepared)
+    monkeypatch.setattr(lines.Beside, "packed", note_both)
     return commands
 
 
