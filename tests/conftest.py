@@ -46,6 +46,9 @@ ONE_SERVER_TESTS = {
     "test_bench.py::test_only_the_requests_that_are_counted_lie_between_two_marks": (
         "the benchmark is of one server"
     ),
+    "test_cli_check.py::test_check_warns_of_a_client_with_which_a_page_can_hang_for_long": (
+        "its client is of one server"
+    ),
     "test_client_callable.py::test_callable_by_dotted_name": "its client is of one server",
     "test_first_timeout.py::test_flood_without_cookies_leaves_only_the_last_minute": (
         "it measures the memory of one server"
@@ -54,7 +57,13 @@ ONE_SERVER_TESTS = {
     "test_owner.py::test_login_does_not_fail_when_the_index_cannot_be_tidied": (
         "its ACL user is known to one node"
     ),
+    "test_owner_of_many.py::test_limit_holds_with_a_client_of_the_applications_own": (
+        "its client is of one server"
+    ),
     "test_packaging.py": "its program knows only redis-py, and URLs of one server",
+    "test_preload.py::test_script_that_was_lost_once_stays_however_many_others_run": (
+        "it asks one server; for a node there is a test of its own"
+    ),
     "test_regenerate.py::test_new_id_that_cannot_be_completed_is_taken_back": (
         "its client is of one server"
     ),
