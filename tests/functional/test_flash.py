@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions.testing import CountingProxy
+from tests.support.application import is_compact
 from tests.support.browser import Browser, Reports, data_fields, make_browser, take_along
 
 QUEUES = [
@@ -344,7 +345,7 @@ def test_many_texts_of_a_request_share_a_field(browser: Browser, redis_client: r
 
 def test_few_messages_leave_a_session_compact(browser: Browser, redis_client: redis.Redis) -> None:
     browser.use(lambda session: [session.flash("Your changes were saved.") for _ in range(8)])
-    assert redis_client.object("encoding", browser.key) == b"listpack"
+    assert is_compact(redis_client, browser.key)
 
 
 def test_many_messages_grow_by_those_of_other_requests_alone(

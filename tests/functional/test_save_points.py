@@ -20,7 +20,14 @@ from pyramid_redis_lua_sessions import (
     UnserializableValue,
 )
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
-from tests.support.application import SECRET, data_fields, make_app, set_cookies, stored_sessions
+from tests.support.application import (
+    SECRET,
+    data_fields,
+    is_compact,
+    make_app,
+    set_cookies,
+    stored_sessions,
+)
 from tests.support.browser import make_browser
 from tests.support.traffic import call_names
 
@@ -582,4 +589,4 @@ def test_quick_saves_leave_a_typical_session_compact(
     browser.use(lambda session: session.update(typical))
     for number in range(200):
         browser.use(lambda session, number=number: session.update(seen=number))
-        assert redis_client.object("encoding", browser.key) == b"listpack", number
+        assert is_compact(redis_client, browser.key), number

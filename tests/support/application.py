@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import redis
 from pyramid.config import Configurator
 from pyramid.response import Response
 from webtest import TestApp
@@ -122,6 +123,11 @@ def stored_sessions(client: Any, prefix: str = "session:") -> dict[str, dict[byt
             fields.pop(b"saves", None)
             found[key.decode()[len(prefix) :]] = fields
     return found
+
+
+def is_compact(client: redis.Redis, key: str | bytes) -> bool:
+    """Whether a hash is one piece of memory: a listpack, which Redis 6.2 calls a ziplist."""
+    return client.object("encoding", key) in (b"listpack", b"ziplist")
 
 
 def data_fields(fields: Mapping[bytes, bytes]) -> set[bytes]:
