@@ -253,6 +253,10 @@ def test_the_committed_traffic_is_that_of_the_code(part: str, found: Any, commit
         }, what
 
 
+#: Redis takes memory in steps: what is a few bytes below one in a run can be above it in another.
+A_STEP = 0.16
+
+
 def test_the_committed_memory_is_that_of_the_code(found: Any, committed: Any) -> None:
     """As above; another version of Redis stores the same otherwise."""
     theirs, ours = (one["run"]["Redis"].rsplit(".", 1)[0] for one in (committed, found))
@@ -266,7 +270,7 @@ def test_the_committed_memory_is_that_of_the_code(found: Any, committed: Any) ->
         }
 
     assert measured(found) == {
-        where: (pytest.approx(size, abs=A_FEW_BYTES), encoding)
+        where: (pytest.approx(size, rel=A_STEP), encoding)
         for where, (size, encoding) in measured(committed).items()
     }
 
