@@ -194,9 +194,10 @@ class Pool(redis.ConnectionPool):
         self._wake()
 
     def _give_back(self, connection: Any) -> None:
-        """Give back what :meth:`_take_fresh` gave."""
+        """Let others have a connection, where it is still one of this pool."""
         if not self.owns_connection(connection):
-            connection.disconnect()
+            self._close(connection)
+            return
         self._free.append(connection)
         if self._waiting:
             self._wake()
@@ -216,15 +217,10 @@ class Pool(redis.ConnectionPool):
         error = sys.exc_info()[1]
         # An error that Redis answers with was read to its end.
         is_clean = id(error) == before or isinstance(error, ResponseError)
-        if not self.owns_connection(connection):
+        if not is_clean or connection.should_reconnect():
             connection.disconnect()
-            self._made.discard(connection)
-        else:
-            if not is_clean or connection.should_reconnect():
-                connection.disconnect()
-            connection.left = time.monotonic()
-            self._free.append(connection)
-        self._wake()
+        connection.left = time.monotonic()
+        self._give_back(connection)
 
     def _loan(self) -> tuple[int, int, int]:
         """Which pool lends a connection, to which thread, and what that is handling already."""
@@ -335,12 +331,12 @@ def _parse_error(text: str) -> Exception:
 def _talk(connection: Any, data: bytes, count: int) -> list[Any]:
     """Send commands over a connection, and read so many replies."""
     sock = _socket(connection)
+    if sock is None:  # another thread disconnects what is in use
+        raise ConnectionError("Connection closed.")
     mine, reader = connection.__dict__.get("reader") or (None, cast("Any", None))
     if mine is not sock:
         reader = hiredis.Reader(replyError=_parse_error, notEnoughData=_MORE)
         connection.reader = (sock, reader)
-    if sock is None:  # another thread disconnects what is in use
-        raise ConnectionError("Connection closed.")
     replies: list[Any] = []
     try:
         sock.sendall(data)
