@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import redis
 
+from pyramid_redis_lua_sessions.engine.tokens import DIGEST_SIZE
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 
 from .contenders import Contender, libraries
@@ -25,9 +26,6 @@ CONNECTIONS = 50
 RANDOM = "__rand_int__"
 #: Random numbers that hardly ever meet one that was drawn before.
 MANY = 10**11
-
-#: Bytes of a token's digest.
-DIGEST = 16
 
 #: A read of ``pyramid_session_redis`` sends other commands once a second.
 MOST_RECORDINGS = 5
@@ -123,7 +121,7 @@ def _let_in_placeholders(client: redis.Redis, model: bytes) -> None:
     """Give a session of ours, for its token, the placeholder that stands in the commands."""
     if client.type(model) == b"hash":
         token = cast("bytes", client.hget(model, "token"))
-        client.hset(model, "token", b"x" * DIGEST + token[DIGEST:])
+        client.hset(model, "token", b"x" * DIGEST_SIZE + token[DIGEST_SIZE:])
 
 
 def _recorded(lane: Lane, proxy: CountingProxy, pause: float) -> list[tuple[bytes, ...]]:

@@ -13,6 +13,7 @@ from . import errors
 from .engine.contents import exact_key
 from .engine.serializers import LABEL_FIELD
 from .engine.store import Description, Store
+from .engine.tokens import digest_stored
 from .events import SessionInvalidated
 from .factory import RedisSessionFactory
 from .session import RedisSession
@@ -147,7 +148,8 @@ def _info(
 def _label(factory: RedisSessionFactory, session_id: str, known: Description) -> str | None:
     if not known.label:
         return None
-    data = factory.sealer.bind(session_id, known.token[:16]).open(LABEL_FIELD, known.label)
+    bound = factory.sealer.bind(session_id, digest_stored(known.token))
+    data = bound.open(LABEL_FIELD, known.label)
     if data is None:
         return None
     try:

@@ -12,6 +12,7 @@ from ..census import Stored
 from ..engine.seals import Bound, NoSeal, Sealer
 from ..engine.serializers import FLASH_KIND, LABEL_FIELD, OWNER_FIELD, UNIT_SEPARATOR, key_of
 from ..engine.store import milliseconds
+from ..engine.tokens import digest_stored
 from ..errors import fingerprint
 from ..migrate import OLD_KEY_FIELD
 from ..settings import Settings
@@ -109,7 +110,7 @@ class Found:
 
     def bound(self, sealer: Sealer) -> Bound:
         """Return what protects its values."""
-        return sealer.bind(self.session_id, self.stored.fields.get(b"token", b"")[:16])
+        return sealer.bind(self.session_id, digest_stored(self.stored.fields.get(b"token", b"")))
 
 
 # No seal protects these: whoever can write to Redis may have put anything there. What

@@ -44,7 +44,7 @@ from .store import (
     Store,
     sha1,
 )
-from .tokens import Ticket, Token
+from .tokens import DIGEST_SIZE, Ticket, Token, as_stored
 
 __all__ = [
     "CSRF_KEY",
@@ -433,7 +433,7 @@ class SessionState:
 
     def token_ms(self) -> int | None:
         """Return when its token was put in place, ms since the epoch, as :meth:`created_ms`."""
-        return number(self.contents.raw.get(b"token", b"")[16:])
+        return number(self.contents.raw.get(b"token", b"")[DIGEST_SIZE:])
 
     def csrf_token(self) -> str | None:
         """Derive the CSRF token of the token; ``None`` where that is yet to be made.
@@ -687,7 +687,7 @@ class SessionState:
         self.token_made, self.wrote = True, sealing.data.keys()
         raw = {
             b"created": b"%d" % created.created_ms,
-            b"token": created.token.digest + b"%d" % created.token_ms,
+            b"token": as_stored(created.token.digest, created.token_ms),
             **sealing.sealed,
         }
         self.contents.rebase(raw, dict(sealing.data), sealing.data)
@@ -710,7 +710,7 @@ class SessionState:
         self.wrote = {*changes.values, *(f for f in changes.deletes if f in self.contents.raw)}
         self.remaining_ms = saved.remaining_ms
         stays = {f: v for f, v in self.contents.raw.items() if f in PLAIN_FIELDS}
-        stays[b"token"] = token.digest + b"%d" % saved.now_ms
+        stays[b"token"] = as_stored(token.digest, saved.now_ms)
         if self.restarts:
             stays[b"created"] = b"%d" % saved.now_ms
         self.contents.rebase({**stays, **sealing.sealed}, sealing.data, changes.values)

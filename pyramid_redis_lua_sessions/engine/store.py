@@ -29,7 +29,7 @@ from .observer import Observer, Step
 from .scripts import SCRIPTS, Status
 from .seals import Sealer
 from .serializers import OWNER_FIELD
-from .tokens import Token, draw_verifier
+from .tokens import Token, digest_stored, draw_verifier
 
 __all__ = [
     "MARKER_MS",
@@ -303,25 +303,22 @@ class Store(Caller):
 
         Every request pays for this.
         """
-        if self._line.packs:
-            try:
-                found, reply = self._line.both(self._loading, key, digest)
-                if isinstance(reply, RedisError):
-                    raise reply
-            except FAILURES as exc:
-                reply = self._mend(exc, _LOAD, key, (digest, *self._load_args))
-            else:
-                if reply[0] != _LOADED:
-                    return reply
-                if not isinstance(found, RedisError):
-                    fields = _as_dict(found)
-                    if b"created" in fields and fields.get(b"token", b"")[:16] == digest:
-                        return (_LOADED, reply[1], fields)
-                # It was created, or got this token, in between.
-                reply = self._run(_LOAD, key, (digest, *self._load_args))
-        else:
-            reply = self._run(_LOAD, key, (digest, *self._load_args))
-        return (_LOADED, reply[1], _as_dict(reply[2])) if reply[0] == _LOADED else reply
+        if not self._line.packs:
+            return _with_dict(self._run(_LOAD, key, (digest, *self._load_args)))
+        try:
+            found, reply = self._line.both(self._loading, key, digest)
+            if isinstance(reply, RedisError):
+                raise reply
+        except FAILURES as exc:
+            return _with_dict(self._mend(exc, _LOAD, key, (digest, *self._load_args)))
+        if reply[0] != _LOADED:
+            return reply
+        if not isinstance(found, RedisError):
+            fields = _as_dict(found)
+            if b"created" in fields and fields.get(b"token", b"").startswith(digest):
+                return (_LOADED, reply[1], fields)
+        # It was created, or got this token, in between.
+        return _with_dict(self._run(_LOAD, key, (digest, *self._load_args)))
 
     def create(
         self,
@@ -401,7 +398,7 @@ class Store(Caller):
             args.append(b"%d" % len(deletes))
         else:
             script = _SAVE
-            reads, writes = self._marks(checks, values, deletes, renewal)
+            reads, writes = self._marks(checks, values, deletes, renewal is not None)
             args += (
                 _optional(lifetime.timeout_ms),
                 _optional(lifetime.deadline_ms),
@@ -463,7 +460,7 @@ class Store(Caller):
         :param values: fields that it will set, or all with ``everything``.
         :returns: ``SAVED``, ``CONFLICT`` or ``BUSY``.
         """
-        reads, writes = self._marks(checks, values, deletes, everything or None)
+        reads, writes = self._marks(checks, values, deletes, everything)
         return self._stage(token, stage_id, STAGE_MS, reads, writes, checks)
 
     def unstage(self, token: Token, stage_id: str) -> None:
@@ -568,7 +565,7 @@ class Store(Caller):
                 if known.status is Status.GONE:
                     found.gone.append(locator)
                 continue
-            bound = self._sealer.bind(locator, known.token[:16])
+            bound = self._sealer.bind(locator, digest_stored(known.token))
             if known.owner and bound.open(OWNER_FIELD, known.owner) == owner:
                 found.owned.append((locator, known))
             else:
@@ -790,12 +787,12 @@ class Store(Caller):
         return (_END, self._key(locator), args)
 
     def _marks(
-        self, checks: Checks, values: Iterable[bytes], deletes: Iterable[bytes], everything: Any
+        self, checks: Checks, values: Iterable[bytes], deletes: Iterable[bytes], everything: bool
     ) -> tuple[bytes, bytes]:
         """Return what a save reads and writes, as staged saves are compared by."""
         if not self._retry_mode:
             return b"", b""
-        if everything is not None:
+        if everything:
             return b"*", b"*"
         reads = "*" if checks.names else "".join(sha1(field)[:8] for field in checks.fields)
         writes = "".join(sha1(field)[:8] for field in (*values, *deletes))
@@ -868,6 +865,11 @@ def _as_dict(found: Any) -> dict[bytes, bytes]:
         return found
     pairs = iter(found)
     return dict(zip(pairs, pairs, strict=True))
+
+
+def _with_dict(reply: Any) -> Any:
+    """Return a reply of ``load_and_touch``, the fields in it as a dict."""
+    return (_LOADED, reply[1], _as_dict(reply[2])) if reply[0] == _LOADED else reply
 
 
 def _flag(on: bool) -> bytes:

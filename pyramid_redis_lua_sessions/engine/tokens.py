@@ -11,7 +11,18 @@ import hashlib
 import secrets
 from typing import NamedTuple
 
-__all__ = ["Ticket", "Token", "digest_of", "draw_verifier"]
+__all__ = [
+    "DIGEST_SIZE",
+    "Ticket",
+    "Token",
+    "as_stored",
+    "digest_of",
+    "digest_stored",
+    "draw_verifier",
+]
+
+#: Bytes of a digest.
+DIGEST_SIZE = 16
 
 
 class Token(NamedTuple):
@@ -64,4 +75,17 @@ def digest_of(verifier: str) -> bytes:
     It has no key: a verifier of 128 random bits cannot be guessed from it.
     """
     data = verifier.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(data, digest_size=16, person=b"session token").digest()
+    return hashlib.blake2b(data, digest_size=DIGEST_SIZE, person=b"session token").digest()
+
+
+def as_stored(digest: bytes, placed_ms: int) -> bytes:
+    """Return the field ``token`` of a session.
+
+    :param placed_ms: when the token was put in place, ms since the epoch.
+    """
+    return digest + b"%d" % placed_ms
+
+
+def digest_stored(field: bytes) -> bytes:
+    """Return the digest that the field ``token`` holds; shorter where somebody spoilt it."""
+    return field[:DIGEST_SIZE]
