@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,10 +37,21 @@ from .contenders import (
     Predecessor,
     StockCall,
 )
-from .driving import make_lanes
+from .driving import Lane, make_lanes
 from .scenarios import FIRST_WRITE, LOGIN, READ, READ_IN_WINDOW, WRITE
 
-__all__ = ["BUDGETS", "Budget", "main", "passed", "ratio", "read_counts", "report"]
+__all__ = [
+    "BUDGETS",
+    "WARM_UP",
+    "Budget",
+    "count",
+    "main",
+    "passed",
+    "ratio",
+    "read_counts",
+    "report",
+    "run_marked",
+]
 
 #: The function of the C library at which counting starts and ends.
 MARK = "getppid"
@@ -79,26 +90,44 @@ TOLERANCE = 1.05
 
 
 def serve(url: str, requests: int) -> list[tuple[str, str]]:
-    """Send the requests, with a mark before and after each kind; return their order."""
+    """Send the requests of all contenders, as :func:`run_marked`."""
+    typical = contents.typical()
+    return run_marked(
+        (
+            (contender.name, lane)
+            for contender in (make() for make in CONTENDERS)
+            for lane in make_lanes(contender, url, typical, SCENARIOS, WARM_UP)
+        ),
+        requests,
+    )
+
+
+def run_marked(lanes: Iterable[tuple[str, Lane]], requests: int) -> list[tuple[str, str]]:
+    """Send requests, with a mark before and after each kind; return their order.
+
+    :param lanes: with the name of whom it is of.
+    """
     order = []
-    for make in CONTENDERS:
-        contender = make()
-        for lane in make_lanes(contender, url, contents.typical(), SCENARIOS, WARM_UP):
-            lane.run(WARM_UP)
-            os.getppid()
-            lane.run(requests)
-            os.getppid()
-            order.append((contender.name, lane.scenario.name))
+    for name, lane in lanes:
+        lane.run(WARM_UP)
+        os.getppid()
+        lane.run(requests)
+        os.getppid()
+        order.append((name, lane.scenario.name))
     return order
 
 
-def count(server: str, requests: int) -> dict[str, dict[str, int]]:
-    """Return the instructions of one request: contender to scenario to count."""
+def count(program: str, server: str, requests: int) -> dict[str, dict[str, int]]:
+    """Return the instructions of one request: name to scenario to count.
+
+    :param program: a module that, run with ``--serve URL --requests N``, sends them as
+        :func:`run_marked`, and prints their order as JSON.
+    """
     with tempfile.TemporaryDirectory() as directory, RedisServer(server) as redis_server:
         out = Path(directory) / "counts"
         command = [
             *("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--quiet"),
-            *(f"--dump-before={MARK}", sys.executable, "-m", __spec__.name),
+            *(f"--dump-before={MARK}", sys.executable, "-m", program),
             *("--serve", redis_server.url, "--requests", str(requests)),
         ]
         environ = {**os.environ, "PYTHONHASHSEED": "0"}
@@ -173,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     if shutil.which("valgrind") is None:
         print("valgrind is needed: apt-get install valgrind", file=sys.stderr)
         return 2
-    found = count(options.server or find_redis_server(), options.requests)
+    found = count(__spec__.name, options.server or find_redis_server(), options.requests)
     print(report(found))
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -11,11 +11,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import secrets
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -27,7 +24,10 @@ from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer, find_
 from . import contents
 from .contenders import SECRET, NoSession, Ours, Predecessor, make_app
 from .driving import Lane
-from .instructions import MARK, WARM_UP, read_counts
+from .instructions import WARM_UP, count, run_marked
+from .measuring import A_LITTLE_MORE_THAN_A_SECOND
+from .pages import as_rst
+from .report import Table
 from .scenarios import FIRST_WRITE, READ, WRITE, Scenario
 
 __all__ = ["PEERS", "main", "table"]
@@ -37,9 +37,6 @@ SECONDS = 1200
 
 #: Below the name of a framework, its request without a session.
 FLOOR = "no session, "
-
-#: pyramid_session_redis writes a session on a read if a second has passed since the last write.
-A_LITTLE_MORE_THAN_A_SECOND = 1.1
 
 #: ``(url, with sessions) -> WSGI application``
 Make = Callable[[str, bool], Any]
@@ -286,30 +283,9 @@ PEERS = (
 
 
 def serve(url: str, requests: int) -> list[tuple[str, str]]:
-    """Send the requests, with a mark before and after each kind; return their order."""
-    order = []
-    for peer in PEERS:
-        for lane in peer.lanes(url, WARM_UP):
-            lane.run(WARM_UP)
-            os.getppid()
-            lane.run(requests)
-            os.getppid()
-            order.append((peer.name, lane.scenario.name))
-    return order
-
-
-def count_instructions(server: str, requests: int) -> dict[str, dict[str, int]]:
-    """Return the instructions of one request: name to scenario to count."""
-    with tempfile.TemporaryDirectory() as directory, RedisServer(server) as redis_server:
-        out = Path(directory) / "counts"
-        command = [
-            *("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--quiet"),
-            *(f"--dump-before={MARK}", sys.executable, "-m", __spec__.name),
-            *("--serve", redis_server.url, "--requests", str(requests)),
-        ]
-        environ = {**os.environ, "PYTHONHASHSEED": "0"}
-        done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, check=True, text=True)
-        return read_counts(out, json.loads(done.stdout), requests)
+    """Send the requests of all peers, as :func:`.instructions.run_marked`."""
+    lanes = ((peer.name, lane) for peer in PEERS for lane in peer.lanes(url, WARM_UP))
+    return run_marked(lanes, requests)
 
 
 def count_round_trips(server: str) -> dict[str, dict[str, int]]:
@@ -329,21 +305,20 @@ def count_round_trips(server: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def table(instructions: dict[str, dict[str, int]], trips: dict[str, dict[str, int]]) -> str:
-    """Return a table in reStructuredText: thousands of instructions above the framework's own
-    request, and round trips in parentheses."""
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    rows = [["library", "framework", *(scenario.name for scenario in MEASURED)]]
+def table(instructions: dict[str, dict[str, int]], trips: dict[str, dict[str, int]]) -> Table:
+    """Show thousands of instructions above the framework's own request, and round trips in
+    parentheses."""
+    names = [scenario.name for scenario in MEASURED]
+    rows = []
     for peer in PEERS:
         if peer.has_sessions:
             counts, floor = instructions[peer.name], instructions[FLOOR + peer.framework]
             rows.append([peer.name, peer.framework])
-            for name in (scenario.name for scenario in MEASURED):
+            for name in names:
                 own = (counts[name] - floor[name]) / 1000
                 rows[-1].append(f"{own:,.0f} ({trips[peer.name][name]})")
-    for row in rows:
-        lines += [f"   {'*' if not number else ' '} - {cell}" for number, cell in enumerate(row)]
-    return "\n".join(lines) + "\n"
+    title = "Thousands of instructions, and round trips"
+    return Table("peers", title, ["library", "framework", *names], rows)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -362,7 +337,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.trips:
         print(json.dumps(trips))
         return 0
-    text = table(count_instructions(server, options.requests), trips)
+    text = as_rst(table(count(__spec__.name, server, options.requests), trips))
     print(text)
     if options.page is not None:
         options.page.write_text(text, encoding="utf-8")
