@@ -17,14 +17,13 @@ from pyramid.request import Request
 from pyramid.response import Response
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from transaction.interfaces import IDataManager
-from zope.interface import implementer
 
 from pyramid_redis_lua_sessions import SessionConflict, StoreError
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.application import make_app, stored_sessions
 from tests.support.overlap import Overlap, Start, loaded, look, put, session_with, take
+from tests.support.voting import Voting
 
 #: Everybody who takes part in a race.
 CONTENDERS = 50
@@ -941,29 +940,8 @@ def test_a_logout_does_not_conflict(start: Start) -> None:
     assert overlap.read(cookie) == {}
 
 
-@implementer(IDataManager)
-class Meanwhile:
-    """Has something happen when its turn to vote comes: after the session's, and before the
-    database's, which commits in its vote."""
-
-    def __init__(
-        self, request: Any, happening: Callable[[], object], name: str = "right before zope"
-    ) -> None:
-        self.transaction_manager = request.tm
-        self.happening = happening
-        self.name = name
-        request.tm.get().join(self)
-
-    def abort(self, transaction: Any) -> None:
-        pass
-
-    tpc_begin = commit = tpc_finish = tpc_abort = abort
-
-    def tpc_vote(self, transaction: Any) -> None:
-        self.happening()
-
-    def sortKey(self) -> str:
-        return self.name
+#: Votes after the session, and before the database, which commits in its vote.
+BEFORE_ZOPE = "right before zope"
 
 
 def test_nothing_is_put_back_when_the_session_has_gone_meanwhile(
@@ -974,7 +952,7 @@ def test_nothing_is_put_back_when_the_session_has_gone_meanwhile(
     slow = loaded(overlap, cookie)
     slow.do(put("n", 2))
     slow.do(take("gone"))
-    slow.do_request(lambda request: Meanwhile(request, redis_client.flushdb))
+    slow.do_request(lambda request: Voting(request, redis_client.flushdb, BEFORE_ZOPE))
     slow.do_request(lambda request: database.pay(request, order_id=404))
     assert slow.finish().status == 503
     assert redis_client.keys() == []
@@ -990,7 +968,7 @@ def test_no_database_votes_when_the_session_conflicts_whatever_its_sort_key(
     slow = loaded(overlap, cookie)
     slow.do(count)
     overlap.run(cookie, count)
-    slow.do_request(lambda request: Meanwhile(request, lambda: votes.append(name), name))
+    slow.do_request(lambda request: Voting(request, lambda: votes.append(name), name))
     assert slow.finish_attempt(), "it must be repeated"
     assert votes == []
 
@@ -1022,7 +1000,7 @@ def test_a_failed_save_is_taken_back_though_another_request_wrote_another_key_in
 ) -> None:
     def pay(request: Any) -> None:
         count(request.session)
-        request.tm.get().join(Meanwhile(request, lambda: overlap.run(cookie, put("seen", 1))))
+        Voting(request, lambda: overlap.run(cookie, put("seen", 1)), BEFORE_ZOPE)
         database.pay(request, order_id=404)
 
     overlap = transactional(start, "retry")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +11,13 @@ import transaction.interfaces
 from pyramid.httpexceptions import HTTPFound
 from pyramid.response import Response
 from webtest import TestApp
-from zope.interface import implementer
 
 from pyramid_redis_lua_sessions import SessionRegenerated, StoreUnavailable, UnserializableValue
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.application import make_app, set_cookies, stored_sessions
 from tests.support.ledger import UNKNOWN_ACCOUNT, Ledger
 from tests.support.overlap import Overlap, token_of
+from tests.support.voting import Voting
 
 TM = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
 
@@ -34,11 +33,6 @@ class Retryable(transaction.interfaces.TransientError):
 @pytest.fixture(params=["merge", "retry"])
 def on_conflict(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path)
 
 
 def start(request: Any) -> None:
@@ -439,27 +433,6 @@ def test_failed_login_in_flight_does_not_replace_the_cookie_of_the_one_that_succ
 
 
 # -- the application's own functions, when the databases have agreed ---------------------
-
-
-@implementer(transaction.interfaces.IDataManager)
-class Voting:
-    """Does something when it votes: after the session where that only stages."""
-
-    def __init__(self, request: Any, act: Callable[[], object]) -> None:
-        self.transaction_manager = request.tm
-        self._act = act
-        request.tm.get().join(self)
-
-    def abort(self, transaction: Any) -> None:
-        pass
-
-    tpc_begin = commit = tpc_finish = tpc_abort = abort
-
-    def tpc_vote(self, transaction: Any) -> None:
-        self._act()
-
-    def sortKey(self) -> str:
-        return "~"
 
 
 #: What an error may quote.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,21 +22,6 @@ EXPLICIT = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
 @pytest.fixture(params=["merge", "retry"])
 def on_conflict(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path)
-
-
-@pytest.fixture
-def tm() -> Iterator[transaction.TransactionManager]:
-    """As in the ``conftest.py`` of Pyramid's cookiecutter and tutorials."""
-    manager = transaction.TransactionManager(explicit=True)
-    manager.begin()
-    manager.doom()
-    yield manager
-    manager.abort()
 
 
 def with_tm(config: Any) -> None:

@@ -30,6 +30,7 @@ from tests.support.application import set_cookies, stored_sessions
 from tests.support.browser import Browser, make_browser
 from tests.support.ledger import UNKNOWN_ACCOUNT, Ledger
 from tests.support.overlap import Overlap, Start, id_in, put
+from tests.support.voting import Voting
 
 
 def log_in(browser: Browser, owner: Any = "ada", label: str | None = None) -> Browser:
@@ -686,8 +687,8 @@ def test_aborted_transaction_does_not_revive_a_session_that_was_ended_meanwhile(
 
     def commit_fails(request: Any) -> None:
         ledger.add(request, "x", account=UNKNOWN_ACCOUNT)
-        manager = EndMeanwhile(request.tm, lambda: holder.pop()())
-        request.tm.get().join(manager)
+        # After the session, and before the database.
+        Voting(request, lambda: holder.pop()(), "!~")
 
     if how == "revoke":
         holder.append(lambda: revoke(overlap.registry, "ada"))
@@ -699,25 +700,6 @@ def test_aborted_transaction_does_not_revive_a_session_that_was_ended_meanwhile(
         driven.finish()
     assert holder == [], "the session was not ended while its new id stood"
     assert still_owned(redis_client) == []
-
-
-class EndMeanwhile:
-    """Takes part in a transaction after the session and before the database."""
-
-    def __init__(self, manager: Any, action: Callable[[], object]) -> None:
-        self.transaction_manager = manager
-        self.action = action
-
-    def sortKey(self) -> str:
-        return "!~"
-
-    def abort(self, transaction: Any) -> None:
-        pass
-
-    tpc_begin = commit = tpc_finish = tpc_abort = abort
-
-    def tpc_vote(self, transaction: Any) -> None:
-        self.action()
 
 
 def test_cookie_of_a_revoked_session_is_not_sent_again(start: Start) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from pyramid.request import Request
 from pyramid.response import Response
-from transaction.interfaces import IDataManager, TransientError
-from zope.interface import implementer
+from transaction.interfaces import TransientError
 
 from pyramid_redis_lua_sessions import SessionConflict
 from tests.support.application import make_app
 from tests.support.overlap import Overlap, Start, id_in, look, put, session_with, take
+from tests.support.voting import Voting
 
 TM = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
 
@@ -27,27 +27,6 @@ COMMIT = 0.005
 
 class Refused(Exception):
     """What a database says that does not commit."""
-
-
-@implementer(IDataManager)
-class Database:
-    """Votes after the session, as databases do: there it commits, or refuses to."""
-
-    def __init__(self, request: Any, commit: Callable[[], object]) -> None:
-        self.transaction_manager = request.tm
-        self._commit = commit
-        request.tm.get().join(self)
-
-    def abort(self, transaction: Any) -> None:
-        pass
-
-    tpc_begin = commit = tpc_finish = tpc_abort = abort
-
-    def tpc_vote(self, transaction: Any) -> None:
-        self._commit()
-
-    def sortKey(self) -> str:
-        return "~database"
 
 
 def with_tm(config: Any) -> None:
@@ -84,7 +63,7 @@ def test_twenty_increments_at_once_all_succeed_and_nobody_reads_what_was_not_com
             time.sleep(COMMIT)
             committed.append(n + 1)
 
-        Database(request, commit)
+        Voting(request, commit)
 
     def fail(request: Any) -> None:
         request.session["n"] = -1
@@ -93,7 +72,7 @@ def test_twenty_increments_at_once_all_succeed_and_nobody_reads_what_was_not_com
             time.sleep(COMMIT)
             raise Refused
 
-        Database(request, commit)
+        Voting(request, commit)
 
     def show(request: Any) -> None:
         n = request.session["n"]
@@ -199,7 +178,7 @@ def test_who_touches_the_same_fields_conflicts_while_a_commit_is_under_way(
     slow = overlap.begin(cookie)
     slow.do(look("read"))
     slow.do(put("n", 2))
-    slow.do_request(lambda request: Database(request, commit))
+    slow.do_request(lambda request: Voting(request, commit))
     assert slow.finish().status == 200
     assert found == {
         "same field": 409,
@@ -225,7 +204,7 @@ def test_nothing_stays_announced_when_the_database_refuses(
 
     slow = overlap.begin(cookie)
     slow.do(put("n", 2))
-    slow.do_request(lambda request: Database(request, commit))
+    slow.do_request(lambda request: Voting(request, commit))
     assert slow.finish().status == 503
     assert held[0]
     assert staged(redis_client, cookie) is None
@@ -242,7 +221,7 @@ def test_what_a_process_that_died_had_announced_lapses_after_ten_seconds(
     slow = overlap.begin(cookie)
     slow.do(put("n", 2))
     slow.do_request(
-        lambda request: Database(request, lambda: left.append(redis_client.hget(key, "staged")))
+        lambda request: Voting(request, lambda: left.append(redis_client.hget(key, "staged")))
     )
     assert slow.finish().status == 200
     # What stands there if it dies before it can save, or give up.
@@ -275,7 +254,7 @@ def test_what_is_announced_is_saved_though_another_request_empties_the_session(
 
     slow = overlap.begin(cookie)
     slow.do(put("x", 2))
-    slow.do_request(lambda request: Database(request, commit))
+    slow.do_request(lambda request: Voting(request, commit))
     assert slow.finish().status == 200
     assert (found, slow.problems) == ([200], [])
     assert overlap.read(cookie) == {"x": 2}
@@ -320,7 +299,7 @@ def test_attempt_that_a_database_has_repeated_finds_the_session_that_the_one_bef
     for attempt in range(failures + 1):
         assert login.do(lambda session: session.get_csrf_token()) == token
         login.do(start_over)
-        login.do_request(lambda request: Database(request, commit))
+        login.do_request(lambda request: Voting(request, commit))
         if attempt < failures:
             assert login.finish_attempt()
             assert living(redis_client) == [id_in(cookie)]
@@ -345,7 +324,7 @@ def test_invalidated_session_lives_until_the_databases_have_voted(
 
     login = overlap.begin(cookie)
     login.do(start_over)
-    login.do_request(lambda request: Database(request, commit))
+    login.do_request(lambda request: Voting(request, commit))
     answer = login.finish()
     assert (answer.status, found) == (200, ["full", 409, 200])
     assert living(redis_client) == [id_in(answer.cookie)]
@@ -356,7 +335,7 @@ def test_invalidated_session_that_was_changed_meanwhile_is_a_conflict(overlap: O
     committed: list[bool] = []
     login = overlap.begin(cookie)
     login.do(start_over)
-    login.do_request(lambda request: Database(request, lambda: committed.append(True)))
+    login.do_request(lambda request: Voting(request, lambda: committed.append(True)))
     assert status_of(overlap, cookie, put("cart", "empty")) == 200
     assert (login.finish().status, committed) == (409, [])
 
@@ -371,7 +350,7 @@ def test_no_session_is_left_over_when_the_database_refuses_a_login_that_starts_o
         login.do(look("cart"))
     login.do(lambda session: session.invalidate())
     login.do(put("new", 1))
-    login.do_request(lambda request: Database(request, refuse))
+    login.do_request(lambda request: Voting(request, refuse))
     answer = login.finish()
     # It was asked for, and is done whatever becomes of the transaction.
     assert (answer.status, answer.deletes, living(redis_client)) == (503, True, [])

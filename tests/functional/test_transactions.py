@@ -1,7 +1,6 @@
 """Sessions under pyramid_tm, beside a real database."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +23,6 @@ class Boom(Exception):
 
 SETTINGS = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
 VETO = {**SETTINGS, "tm.commit_veto": "pyramid_tm.default_commit_veto"}
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path)
 
 
 def with_tm(config: Any) -> None:

@@ -6,7 +6,6 @@ transaction of its own that is doomed, and that the requests find in their envir
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,15 +171,6 @@ def engine(tmp_path: Path) -> sa.Engine:
 @pytest.fixture
 def app(engine: sa.Engine, redis_url: str) -> Any:
     return main(engine, **{"redis.sessions.url": redis_url, "redis.sessions.secret": SECRET})
-
-
-@pytest.fixture
-def tm() -> Iterator[transaction.TransactionManager]:
-    manager = transaction.TransactionManager(explicit=True)
-    manager.begin()
-    manager.doom()
-    yield manager
-    manager.abort()
 
 
 class Wiki(webtest.TestApp):
