@@ -32,7 +32,6 @@ local n_deletes = tonumber(ARGV[7])
 local first_delete = 8
 local first_set = first_delete + n_deletes
 local new_timeout, new_deadline
-local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
 
 local created, token, timeout, deadline, expires, first, saves, moved = unpack(
   redis.call('HMGET', session_key,
@@ -47,9 +46,7 @@ if not repeated then
 end
 -- @include life
 if not repeated then
-  for i = first_delete, first_set - 1, BATCH do
-    redis.call('HDEL', session_key, unpack(ARGV, i, math.min(i + BATCH - 1, first_set - 1)))
-  end
+  -- @include delete_fields
   -- @include remember
   ARGV[#ARGV + 1] = 'saves'
   ARGV[#ARGV + 1] = saves

@@ -69,7 +69,6 @@ local first_check = 19
 local first_delete = first_check + 2 * n_checks
 local last_check = first_delete - 1
 local first_set = first_delete + n_deletes
-local BATCH = 4000 -- arguments of one call; unpack takes about 8,000
 
 local meta = redis.call('HMGET', session_key,
   'created', 'token', 'timeout', 'deadline', 'expires', 'first', 'saves', 'staged', 'moved')
@@ -111,9 +110,7 @@ if not repeated then
     -- First: where memory is short, Redis refuses it like the index before it, and no other.
     redis.call('HSET', session_key, 'token', new_digest .. string.format('%.0f', now_ms))
   end
-  for i = first_delete, first_set - 1, BATCH do
-    redis.call('HDEL', session_key, unpack(ARGV, i, math.min(i + BATCH - 1, first_set - 1)))
-  end
+  -- @include delete_fields
   -- What another has staged goes into this session when its transaction commits.
   if end_if_empty > 0 and first_set > #ARGV and others == '' then
     local held = math.min(rings, 12)

@@ -128,9 +128,7 @@ MUTATIONS = {
         "  end\n",
         SAVING,
     ),
-    "save: nothing is deleted": Mutation(
-        SAVE, "for i = first_delete, first_set - 1, BATCH do", "for i = 1, 0 do", SAVING
-    ),
+    "save: nothing is deleted": Mutation(SAVE, "-- @include delete_fields\n", "", SAVING),
     "save: the request decides that a session is empty": Mutation(
         SAVE, "if redis.call('HLEN', session_key) == held then", "if true then", ORDERS
     ),
@@ -157,8 +155,8 @@ MUTATIONS = {
     ),
     "save: a renewal puts no new token in place": Mutation(
         SAVE,
-        "new_digest .. string.format('%.0f', now_ms))\n  end\n  for",
-        "token)\n  end\n  for",
+        "new_digest .. string.format('%.0f', now_ms))\n  end\n  -- @include delete_fields",
+        "token)\n  end\n  -- @include delete_fields",
         RENEWING,
     ),
     "plain save: a repeated one writes over what came in between": Mutation(
@@ -168,7 +166,7 @@ MUTATIONS = {
         ORDERS,
     ),
     "plain save: nothing is deleted": Mutation(
-        PLAIN_SAVE, "for i = first_delete, first_set - 1, BATCH do", "for i = 1, 0 do", ORDERS
+        PLAIN_SAVE, "-- @include delete_fields\n", "", ORDERS
     ),
     "staged: nobody waits": Mutation(STAGED, "if clash then return {10} end", "", STAGING),
     "staged: it holds for ever": Mutation(
