@@ -274,7 +274,14 @@ class SessionState:
         self.cookie_expires: Any = UNSET
 
     def stand(self, phase: Phase) -> None:
-        """Hold nothing, and stand so."""
+        """Hold nothing, and stand so.
+
+        As in :meth:`_load`, what is called comes first: a deadline from outside may end a request
+        at each call, and must not find it half changed.
+        """
+        contents = self._make_contents({}, {})
+        self._ask_nothing()
+        self.contents = contents
         self.phase = phase
         self.token = None
         self.new = True
@@ -282,8 +289,6 @@ class SessionState:
         self.token_made = False
         self.failure = None
         self._aside = None
-        self._ask_nothing()
-        self.contents = self._make_contents({}, {})
 
     def _ask_nothing(self) -> None:
         self.lifetime = NO_LIFETIME

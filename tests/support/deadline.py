@@ -73,9 +73,12 @@ def fail_within(seconds: float, function: Callable[[], Any]) -> bool:
     return False
 
 
-#: What a request does that a deadline ends.
+#: What a request does that a deadline ends. The one that begins anew comes with a cookie that
+#: opens nothing any more.
 PAGES: dict[str, Callable[[Any], Any]] = {
     "reads": dict,
+    "begins anew": lambda session: session.__setitem__("user", "c"),
+    "logs out": lambda session: (session.invalidate(), session.__setitem__("more", 1)),
     "writes": lambda session: session.__setitem__("more", 1),
     "logs in": lambda session: (session.regenerate_id(), session.__setitem__("user", "c")),
 }
@@ -92,6 +95,8 @@ def check_every_step(browser: Browser, page: str, stride: int = 1) -> None:
         user.use(lambda session, number=number: session.__setitem__("name", number))
     cookies = browser.another()
     cookies.use(lambda session: session.__setitem__("name", "c"))
+    if page == "begins anew":
+        cookies.copy().use(lambda session: session.invalidate())
     step, came_so_far = 1, True
     while came_so_far:
         victim = cookies.copy()
