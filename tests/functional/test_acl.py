@@ -1,4 +1,4 @@
-"""Least privilege: the ACL rule that docs/security.rst shows suffices, and no more is in reach."""
+"""Least privilege: docs/redis-user.rst has the ACL rule that suffices; no more is in reach."""
 
 from __future__ import annotations
 

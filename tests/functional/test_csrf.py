@@ -261,7 +261,7 @@ def test_token_is_derived_without_a_secret_too(redis_url: str, options: dict[str
 
 
 def test_token_follows_the_first_secret(redis_url: str) -> None:
-    """As docs/security.rst says of a rotation; a stored one stays."""
+    """As docs/secrets.rst says of a rotation; a stored one stays."""
     old, new = "old" * 11, "new" * 11
     browser = make_browser(redis_url, secret=old)
     browser.use(lambda session: session.update(a=1))

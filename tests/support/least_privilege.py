@@ -1,4 +1,4 @@
-"""A pytest plugin: the applications of the tests log in to Redis as the user of docs/security.rst.
+"""A pytest plugin: the tests' applications log in to Redis as the user of docs/redis-user.rst.
 
 ``pytest -p tests.support.least_privilege tests/functional``. The tests themselves look into
 Redis as its default user, as ever.
@@ -17,7 +17,7 @@ from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 USER = "sessions"
 PASSWORD = "a-password-of-the-tests"
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "security.rst"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "redis-user.rst"
 
 
 def rule() -> list[str]:
