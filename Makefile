@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVERS := $(VENV)/.servers
+# Some files of tests at a time, each file in one process, with servers of its own.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 PYTEST_ARGS ?=
 REDIS_URL ?=
 
@@ -34,7 +36,7 @@ demo: $(STAMP) ## Run a small application on an embedded Redis
 	$(BIN)/python -m demo
 
 test: $(STAMP) ## Run all tests; PYTEST_ARGS="-k name" for some
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 lint: $(STAMP) ## Check style and formatting
 	$(BIN)/ruff check .
@@ -74,18 +76,18 @@ check: lint types test docs ## Run lint, types, test and docs
 
 torture: $(STAMP) ## Run the tests with many threads and processes, at ten times their size
 	TORTURE_EXAMPLES=100000 TORTURE_SCALE=10 TORTURE_MUTATIONS=1 \
-		$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
+		$(BIN)/python -m pytest -m torture $(PARALLEL) $(PYTEST_ARGS)
 
 servers: $(SERVERS) ## Install more servers to test on: Redis 8.2, Valkey 9.1 and 8.1
 
 test-servers: $(SERVERS) ## Run all tests on every Redis and Valkey found; prints a table
-	$(BIN)/python -m tests.support.servers $(PYTEST_ARGS)
+	$(BIN)/python -m tests.support.servers $(PARALLEL) $(PYTEST_ARGS)
 
 test-cluster: $(STAMP) ## Run the functional tests on a Redis Cluster
-	REDIS_TOPOLOGY=cluster $(BIN)/python -m pytest $(PYTEST_ARGS)
+	REDIS_TOPOLOGY=cluster $(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-sentinel: $(STAMP) ## Run the functional tests on a primary behind sentinels
-	REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(PYTEST_ARGS)
+	REDIS_TOPOLOGY=sentinel $(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 clean: ## Remove all that these commands made, .venv included
 	rm -rf $(VENV) build dist docs/_build *.egg-info

