@@ -25,6 +25,7 @@ from .errors import (
     UnserializableValue,
 )
 from .events import (
+    SessionConflicted,
     SessionCreated,
     SessionEvent,
     SessionInvalidated,
@@ -46,6 +47,7 @@ __all__ = [
     "RawDeserializationError",
     "RedisSessionFactory",
     "SessionConflict",
+    "SessionConflicted",
     "SessionCreated",
     "SessionError",
     "SessionEvent",

@@ -15,6 +15,7 @@ from zope.interface import implementer
 from .connect.client import client_options, make_client, waits_long
 from .cookies import CookiePolicy
 from .engine.memory import Memory
+from .engine.observer import Step, Watcher, guarded
 from .engine.seals import make_sealer
 from .engine.serializers import make_codec
 from .engine.store import Store
@@ -78,6 +79,8 @@ class RedisSessionFactory:
             from .migrate import Migration
 
             self.migration = Migration(settings, self.codec, self.sealer)
+        #: Those who are told of each step and event: metrics, traces.
+        self.watchers: tuple[Watcher, ...] = ()
         self.afterlife = Afterlife(self)
         #: No request has been answered yet.
         self.unproven = True
@@ -113,8 +116,14 @@ class RedisSessionFactory:
                 made = self._store.using(make_client(self.settings))
                 found = self._stores.setdefault(place, made)
             store = found
+        if self.watchers:
+            store = store.watched(self._tell)
         watched = None if request is None else request.environ.get(WATCHED)
         return store if watched is None else store.watched(watched.append)
+
+    def _tell(self, step: Step) -> None:
+        for watcher in self.watchers:
+            guarded(watcher.step, step)
 
     def note_proxy(self, environ: Mapping[str, Any]) -> None:
         """Warn, once, if a request over http says that it came over https before."""

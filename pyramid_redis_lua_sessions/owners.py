@@ -11,10 +11,11 @@ from pyramid.interfaces import ISessionFactory
 
 from . import errors
 from .engine.contents import exact_key
+from .engine.plan import Cause
 from .engine.serializers import LABEL_FIELD
 from .engine.store import Description, Store
 from .engine.tokens import digest_stored
-from .events import SessionInvalidated
+from .events import SessionInvalidated, send
 from .factory import RedisSessionFactory
 from .session import RedisSession
 
@@ -90,7 +91,7 @@ def revoke(
         owned = [name for name, _ in store.survey(encoded, wanted).owned]
         ended = store.end_all(owned)
         for name in ended:
-            _announce(request_or_registry, name)
+            _announce(request_or_registry, factory, name)
         # Only what this call ended itself: all else in the index may be that of a login under way.
         store.forget(encoded, ended)
         count += len(ended)
@@ -109,11 +110,11 @@ def _with(current: str | None, batches: Iterable[list[str]]) -> Iterator[list[st
     yield [*before, cast("str", current)] if missing else before
 
 
-def _announce(request_or_registry: Any, session_id: str) -> None:
+def _announce(request_or_registry: Any, factory: RedisSessionFactory, session_id: str) -> None:
     registry = getattr(request_or_registry, "registry", request_or_registry)
     request = None if registry is request_or_registry else request_or_registry
-    if registry.has_listeners:
-        registry.notify(SessionInvalidated(request, errors.fingerprint(session_id)))
+    name = errors.fingerprint(session_id)
+    send(registry, factory.watchers, SessionInvalidated(request, name, Cause.REVOKE.value))
 
 
 def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str | None]:

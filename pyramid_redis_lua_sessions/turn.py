@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cookies import DELETE, NOTHING, cookie_action
 from .engine.observer import Step
-from .engine.plan import UNREAD, Happened, Reason
+from .engine.plan import UNREAD, Cause, Happened, Reason
 from .engine.state import UNSET, SessionState, Trace
 from .engine.store import Store
 from .engine.tokens import Ticket, Token
@@ -22,7 +22,14 @@ from .errors import (
     SessionError,
     StoreError,
 )
-from .events import SessionCreated, SessionInvalidated, SessionRegenerated, SessionRejected
+from .events import (
+    SessionConflicted,
+    SessionCreated,
+    SessionInvalidated,
+    SessionRegenerated,
+    SessionRejected,
+    send,
+)
 from .session import RedisSession
 
 if TYPE_CHECKING:
@@ -63,6 +70,7 @@ EVENTS = {
     Happened.CREATED: SessionCreated,
     Happened.REGENERATED: SessionRegenerated,
     Happened.INVALIDATED: SessionInvalidated,
+    Happened.CONFLICTED: SessionConflicted,
 }
 
 
@@ -89,7 +97,7 @@ class Afterlife:
     def report(self, problem: InvalidSession) -> None:
         log.warning("%s", problem)
 
-    def announce(self, what: Happened, fingerprint: str) -> None:
+    def announce(self, what: Happened, fingerprint: str | None, cause: Cause) -> None:
         raise RuntimeError("the request of this session is over")
 
 
@@ -245,14 +253,14 @@ class Turn:
             self._tell(lambda: invalid_logger(self.request, problem))
         self._notify(SessionRejected, problem)
 
-    def announce(self, what: Happened, fingerprint: str) -> None:
+    def announce(self, what: Happened, fingerprint: str | None, cause: Cause) -> None:
         """Send an event to the application."""
-        self._notify(EVENTS[what], fingerprint)
+        self._notify(EVENTS[what], fingerprint, cause.value)
 
     def _notify(self, kind: Any, *args: Any) -> None:
-        registry = self.request.registry
-        if registry.has_listeners:
-            self._tell(lambda: registry.notify(kind(self.request, *args)))
+        registry, watchers = self.request.registry, self.factory.watchers
+        if registry.has_listeners or watchers:
+            self._tell(lambda: send(registry, watchers, kind(self.request, *args)))
 
     def _tell(self, tell: Callable[[], object]) -> None:
         if self._postponed is None:

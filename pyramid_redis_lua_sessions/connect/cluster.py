@@ -11,10 +11,11 @@ from typing import Any, cast
 
 import redis
 from redis.cluster import ClusterNode, RedisCluster
-from redis.exceptions import TimeoutError
+from redis.exceptions import AskError, MovedError, TimeoutError
 
 from .addresses import Address
 from .pools import NO_NOTIFICATIONS, PACKER, Pool, make_retry
+from .tally import note_redirection
 
 __all__ = ["LazyCluster", "NodePool", "longest_call", "make_cluster_client"]
 
@@ -154,6 +155,31 @@ class _TimedLock:
         self._lock.release()
 
 
+class _Redirected:
+    """A connection that notes when its node sends a call to another one."""
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return cast("Any", super()).read_response(*args, **options)
+        except (AskError, MovedError):
+            note_redirection()
+            raise
+
+
+class NodeConnection(_Redirected, redis.Connection):
+    """A connection to a node."""
+
+
+class NodeSSLConnection(_Redirected, redis.SSLConnection):
+    """A connection to a node over TLS."""
+
+
+NOTING: dict[Any, Any] = {
+    redis.Connection: NodeConnection,
+    redis.SSLConnection: NodeSSLConnection,
+}
+
+
 class NodePool(Pool):
     """Connections to one node.
 
@@ -162,7 +188,10 @@ class NodePool(Pool):
 
     def __init__(self, deadline: _Deadline, **options: Any) -> None:
         self._deadline = deadline
-        super().__init__(command_packer=PACKER, **options)
+        kind: Any = options.get("connection_class", redis.Connection)
+        super().__init__(
+            command_packer=PACKER, **{**options, "connection_class": NOTING.get(kind, kind)}
+        )
 
     def get_connection(self, *args: Any, **options: Any) -> Any:
         if self._deadline.remaining() <= 0:

@@ -10,7 +10,7 @@ import hiredis
 from redis.cluster import RedisCluster
 from redis.exceptions import RedisError, ResponseError
 
-from .pools import Pool
+from .pools import Pool, PoolUse
 
 try:
     from redis.observability.providers import get_observability_instance
@@ -101,6 +101,9 @@ class Line(Protocol):
     def both(self, commands: Beside, key: bytes, argument: bytes) -> list[Any]:
         """Send two commands that were prepared, as :meth:`many`."""
 
+    def use(self) -> PoolUse | None:
+        """Tell how the connections to Redis stand; ``None`` where their pool is none of ours."""
+
 
 def line_to(client: Any) -> Line:
     """Return the way to Redis over a client.
@@ -134,6 +137,7 @@ class PoolLine:
     packs = True
 
     def __init__(self, client: Any) -> None:
+        self._pool = client.connection_pool
         self._exchange = client.connection_pool.exchange
         self._measured = ClientLine(client)
 
@@ -162,6 +166,9 @@ class PoolLine:
         if _are_metrics_collected():
             return self._measured.both(commands, key, argument)
         return cast("list[Any]", self._exchange(commands.packed(key, argument), 2))
+
+    def use(self) -> PoolUse | None:
+        return cast("Pool", self._pool).use()
 
 
 class ClientLine:
@@ -201,6 +208,14 @@ class ClientLine:
 
     def both(self, commands: Beside, key: bytes, argument: bytes) -> list[Any]:
         return self.many(commands.commands(key, argument))
+
+    def use(self) -> PoolUse | None:
+        if not isinstance(self._client, RedisCluster) or "nodes_manager" not in vars(self._client):
+            return None  # or it would connect
+        clients = [node.redis_connection for node in cast("Any", self._client).get_nodes()]
+        pools = [client.connection_pool for client in clients if client is not None]
+        uses = [pool.use() for pool in pools if isinstance(pool, Pool)]
+        return PoolUse(*map(sum, zip(*uses, strict=True))) if uses else None
 
     def _answer(self, command: Command) -> Any:
         try:

@@ -7,7 +7,7 @@ import math
 import sys
 import threading
 import time
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakSet
 
 import hiredis
@@ -24,6 +24,8 @@ from redis.exceptions import (
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from .tally import note_wait
+
 try:
     from redis.driver_info import DriverInfo
 except ImportError:  # before 7.2
@@ -31,7 +33,15 @@ except ImportError:  # before 7.2
 else:
     _UNNAMED = {"driver_info": DriverInfo(name="", lib_version="")}
 
-__all__ = ["LONGEST_BACKOFF", "NO_NOTIFICATIONS", "NO_SETINFO", "PACKER", "Pool", "make_retry"]
+__all__ = [
+    "LONGEST_BACKOFF",
+    "NO_NOTIFICATIONS",
+    "NO_SETINFO",
+    "PACKER",
+    "Pool",
+    "PoolUse",
+    "make_retry",
+]
 
 OSTimeout = builtins.TimeoutError
 
@@ -74,6 +84,18 @@ def _as_bytes(argument: Any) -> bytes:
 
 #: What connections to one server take as ``command_packer``.
 PACKER = ScriptPacker()
+
+
+class PoolUse(NamedTuple):
+    """How a pool stands.
+
+    :ivar used: connections that are out; ``idle``: that are free; ``limit``: how many there may
+        be.
+    """
+
+    used: int
+    idle: int
+    limit: int
 
 
 class Pool(redis.ConnectionPool):
@@ -229,6 +251,7 @@ class Pool(redis.ConnectionPool):
     def _wait(self) -> Any:
         """Make a connection where there may be one more, or else wait for one."""
         end = time.monotonic() + self.patience()
+        waited = 0
         while True:
             turn = threading.Lock()
             turn.acquire()
@@ -238,7 +261,9 @@ class Pool(redis.ConnectionPool):
                 connection = self._take()
                 remaining = end - time.monotonic()
                 if connection is None and remaining > 0:
+                    began = time.perf_counter_ns()
                     turn.acquire(timeout=min(remaining, threading.TIMEOUT_MAX))
+                    waited += time.perf_counter_ns() - began
                     connection = self._take()
             finally:
                 try:
@@ -246,6 +271,8 @@ class Pool(redis.ConnectionPool):
                 except ValueError:  # woken: then another one may look, too
                     if self._free:
                         self._wake()
+            if waited and (connection is not None or remaining <= 0):
+                note_wait(waited)
             if connection is not None:
                 return connection
             if remaining <= 0:
@@ -270,6 +297,11 @@ class Pool(redis.ConnectionPool):
     def patience(self) -> float:
         """Seconds to wait for a connection at most."""
         return math.inf if self.timeout is None else self.timeout
+
+    def use(self) -> PoolUse:
+        """Tell how the pool stands."""
+        made, idle = len(self._made), len(self._free)
+        return PoolUse(max(0, made - idle), idle, self.max_connections)
 
     def make_connection(self) -> Any:
         connection = self.connection_class(**self.connection_kwargs)

@@ -11,6 +11,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from ..connect.lines import Argument, Command, Prepared, line_to
+from ..connect.tally import note_redirection
 from ..errors import StoreError
 from .failures import FAILURES, failure, is_demoted, is_wrong_type, showable
 from .observer import Observer
@@ -107,6 +108,7 @@ class Caller:
         pool = getattr(self.client, "connection_pool", None) if is_demoted(exc) else None
         if pool is None:
             return False
+        note_redirection()
         pool.disconnect(inuse_connections=False)
         return True
 

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from ..errors import InvalidSession_ChangesDropped, SessionConflict, fingerprint
+from ..errors import InvalidSession_ChangesDropped, fingerprint
 from .contents import Changes, still_so
 from .failures import was_answered
-from .plan import ADRIFT, FRESH, Act, Facts, Happened, Plan, Reason, plan
+from .plan import ADRIFT, FRESH, Act, Cause, Facts, Happened, Plan, Reason, plan
 from .scripts import Status
 from .seals import Bound, Sealer
 from .serializers import OWNER_FIELD, field_of
@@ -111,7 +111,8 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
         moved = created.status is Status.MOVED
         return _drop(state, changes, Plan(Act.DROP, Reason.ENDED if moved else Reason.EXPIRED))
     state.adopt(created, sealing)
-    state.announce(Happened.CREATED)
+    filled = Cause.FIRST_WRITE if changes.values else Cause.ENSURE_ID
+    state.announce(Happened.CREATED, filled if owner is None else Cause.LOGIN)
     if owner is not None:
         state.entered = (owner, created.index)
     return True
@@ -122,6 +123,7 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
     sealed = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
     empties = state.settings.invalidate_empty_session and contents.would_empty(changes)
     result = _in_turn(
+        state,
         lambda: state.store().save(
             state.stored_token(),
             sealed,
@@ -130,7 +132,7 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
             contents.checks(),
             end_if_empty=empties,
             stage_id=state.stage_id,
-        )
+        ),
     )
     if isinstance(result, Saved):
         state.stage_id, state.staged = "", None
@@ -140,10 +142,10 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
         return False
     elif result is Status.EMPTIED:
         # The cookie stays: this response may arrive after that of a login.
-        state.announce(Happened.INVALIDATED)
+        state.announce(Happened.INVALIDATED, Cause.EMPTIED)
         state.stand(FRESH)
     else:
-        raise SessionConflict
+        raise state.conflict()
     return True
 
 
@@ -168,6 +170,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
         renewal = Renewal(token, contents.raw.get(b"saves", b""), state.restarts)
         try:
             result = _in_turn(
+                state,
                 lambda renewal=renewal, sealed=sealed, owner=owner: state.store().save(  # type: ignore[misc]
                     before,
                     sealed,
@@ -176,7 +179,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
                     renewal=renewal,
                     owner=owner,
                     stage_id=state.stage_id,
-                )
+                ),
             )
         except BaseException as exc:  # also what ends a greenlet, or a signal handler raises
             if not was_answered(exc):
@@ -187,8 +190,9 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
             state.stage_id, state.staged = "", None
             if owner is not None and state.login:
                 state.entered = (owner, result.index)
+            cause = Cause.LOGIN if state.login else Cause.REGENERATE_ID
             state.renewed(result, sealing, changes)
-            state.announce(Happened.REGENERATED)
+            state.announce(Happened.REGENERATED, cause)
             return True
         if result is Status.ENDED:
             # It was revoked, say: what was in place must not come back as another session.
@@ -197,7 +201,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
         if isinstance(result, Absent) or not _reload(state, before, changes):
             state.drift(changes)
             return False
-    raise SessionConflict
+    raise state.conflict()
 
 
 def _reload(state: SessionState, token: Token, changes: Changes) -> bool:
@@ -213,7 +217,7 @@ def _reload(state: SessionState, token: Token, changes: Changes) -> bool:
         return False
     fields = cast("Loaded", loaded).fields
     if not still_so(checks, fields):
-        raise SessionConflict
+        raise state.conflict()
     state.contents.reload(fields, plain, changes.values)
     return True
 
@@ -259,7 +263,7 @@ def end_next(state: SessionState, checks: Checks = NO_CHECKS) -> None:
     result = state.store().end(ending.token, checks)
     if result is Status.CONFLICT:
         state.tried = state.tried - {ending.token}
-        raise SessionConflict
+        raise state.conflict()
     _note_ending(state, result, again)
 
 
@@ -269,7 +273,7 @@ def _note_ending(state: SessionState, result: Status | Absent, again: bool = Fal
         if state.staged == ending.token:
             state.stage_id, state.staged = "", None  # it went with the session
         name = fingerprint(ending.token.locator)
-        state.announce(Happened.INVALIDATED, name)
+        state.announce(Happened.INVALIDATED, Cause.INVALIDATE, name)
         if state.trace is not None:
             state.trace.ended.append(name)
     elif not again and isinstance(result, Absent) and (ending.seen or state.just_ended(result)):
@@ -327,6 +331,7 @@ def _stage(
 ) -> None:
     state.stage_id = state.stage_id or secrets.token_urlsafe(6)
     result = _in_turn(
+        state,
         lambda: state.store().stage(
             token, state.stage_id, checks, changes.values, changes.deletes, everything
         ),
@@ -337,7 +342,7 @@ def _stage(
     elif result is Status.SAVED:
         state.staged = token
     else:
-        raise SessionConflict
+        raise state.conflict()
 
 
 def release(state: SessionState) -> None:
@@ -348,7 +353,7 @@ def release(state: SessionState) -> None:
         state.store().unstage(token, stage_id)
 
 
-def _in_turn(call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
+def _in_turn(state: SessionState, call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
     """Make a call until nobody has staged what clashes with it.
 
     :raises SessionConflict: that takes too long.
@@ -359,7 +364,7 @@ def _in_turn(call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
         if answer is not Status.BUSY:
             return answer
         if time.monotonic() >= until:
-            raise SessionConflict
+            raise state.conflict(Cause.BUSY)
         time.sleep(PAUSE)
 
 

@@ -1,19 +1,28 @@
-"""Who watches a store: told of each step, what it was, what came of it and what it cost."""
+"""Who watches sessions: told of each step, what it was, what came of it and what it cost.
+
+This is the one source for the debug toolbar, the demo, metrics and traces. Of what becomes of
+sessions a :class:`Watcher` is told by the events that an application's subscribers get.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import redis
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 
 from ..connect.lines import Beside, Command, Line, Prepared, pack
+from ..connect.pools import PoolUse
+from ..connect.tally import TALLY, Tally
 from ..errors import StoreError
 from .scripts import Status
 
-__all__ = ["Observer", "Step"]
+__all__ = ["Observer", "Step", "Watcher", "guarded"]
+
+log = logging.getLogger(__package__)
 
 
 class Step(NamedTuple):
@@ -32,6 +41,12 @@ class Step(NamedTuple):
     :ivar bytes_received: of their replies.
     :ivar prefix: the setting ``prefix`` of the session's factory, where an
         application has several.
+    :ivar waits: how often it waited for a connection, as all were in use;
+        ``microseconds_waited``: for how long in all.
+    :ivar redirections: how often a node of a cluster sent it to another one, or a
+        server that had become a replica refused it.
+    :ivar connections: how the connections stood when it was over; ``None`` where
+        the application brings its own client.
     """
 
     names: tuple[str, ...]
@@ -41,6 +56,10 @@ class Step(NamedTuple):
     bytes_sent: int
     bytes_received: int
     prefix: str
+    waits: int = 0
+    microseconds_waited: int = 0
+    redirections: int = 0
+    connections: PoolUse | None = None
 
     @property
     def name(self) -> str:
@@ -53,18 +72,53 @@ class Step(NamedTuple):
         return " + ".join(self.statuses)
 
 
+class Watcher(Protocol):
+    """Who is told what becomes of all sessions of a factory, in any thread.
+
+    What it raises is logged, and reaches no request.
+    """
+
+    def step(self, step: Step) -> object:
+        """Take note of a step that was just taken."""
+
+    def event(self, event: Any) -> object:
+        """Take note of an event, as subscribers get it."""
+
+
+#: Seconds between two lines of the log about a watcher that fails.
+FAILURES_LOGGED = 60.0
+
+_failure_logged = -FAILURES_LOGGED
+
+
+def guarded(tell: Callable[[Any], object], what: Any) -> None:
+    """Tell a watcher; that it fails is no matter of a request."""
+    global _failure_logged
+    try:
+        tell(what)
+    except Exception as exc:
+        now = time.monotonic()
+        if now - _failure_logged >= FAILURES_LOGGED:
+            _failure_logged = now
+            log.warning(
+                "what watches the sessions fails, and misses what happens (%s)", type(exc).__name__
+            )
+
+
 class Observer:
     """Told by a store of each step; it is also the line over which the store sends, and counts.
 
+    It is of one request: no two threads use it at a time.
+
     :param line: over which the store would send.
-    :param tell: called with each :class:`Step`.
     :param prefix: the setting ``prefix``.
     """
 
-    def __init__(self, line: Line, tell: Callable[[Step], object], prefix: str) -> None:
+    def __init__(self, line: Line, prefix: str) -> None:
         self._line = line
         self.packs = line.packs
-        self._tell = tell
+        #: Called with each :class:`Step`.
+        self.listeners: list[Callable[[Step], object]] = []
         self._prefix = prefix
         self._noting = False
         self._trips = self._sent = self._received = 0
@@ -80,6 +134,8 @@ class Observer:
             return step()  # a part of a step that is noted already
         self._noting = True
         self._trips = self._sent = self._received = 0
+        tally = Tally()
+        token = TALLY.set(tally)
         statuses: tuple[str, ...] = ()
         began = time.perf_counter_ns()
         try:
@@ -92,8 +148,12 @@ class Observer:
         finally:
             took = (time.perf_counter_ns() - began) // 1000
             self._noting = False
+            TALLY.reset(token)
             counts = (self._trips, took, self._sent, self._received)
-            self._tell(Step(names, statuses, *counts, self._prefix))
+            met = (tally.waits, tally.waited_ns // 1000, tally.redirections, self._line.use())
+            noted = Step(names, statuses, *counts, self._prefix, *met)
+            for listener in self.listeners:
+                listener(noted)
 
     # -- as a line -------------------------------------------------------------------
 
@@ -118,6 +178,9 @@ class Observer:
 
     def both(self, commands: Beside, key: bytes, argument: bytes) -> list[Any]:
         return self.many(commands.commands(key, argument))
+
+    def use(self) -> PoolUse | None:
+        return self._line.use()
 
     def _note_answers(self, commands: Sequence[Command], replies: list[Any]) -> None:
         if any(not isinstance(reply, Exception) or _answer(reply) for reply in replies):

@@ -19,6 +19,7 @@ __all__ = [
     "TABLE",
     "UNREAD",
     "Act",
+    "Cause",
     "Facts",
     "Happened",
     "Phase",
@@ -80,6 +81,26 @@ class Happened(enum.Enum):
     REGENERATED = "regenerated"
     #: It was ended by the application.
     INVALIDATED = "invalidated"
+    #: A request could not save it.
+    CONFLICTED = "conflicted"
+
+
+class Cause(enum.Enum):
+    """Why that happened."""
+
+    LOGIN = "login"
+    FIRST_WRITE = "first write"
+    ENSURE_ID = "ensure_id"
+    REGENERATE_ID = "regenerate_id"
+    INVALIDATE = "invalidate"
+    REVOKE = "revoke"
+    EMPTIED = "emptied"
+    #: Its owner has too many.
+    OWNER_SESSIONS = "owner_sessions"
+    #: What was read is no longer so.
+    OUTDATED = "outdated"
+    #: Another save is under way.
+    BUSY = "busy"
 
 
 class Facts(NamedTuple):

@@ -21,6 +21,7 @@ from ..errors import (
     InvalidSession_PayloadTimeout,
     InvalidSession_StoreUnavailable,
     RawDeserializationError,
+    SessionConflict,
     StoreUnavailable,
     fingerprint,
 )
@@ -28,7 +29,7 @@ from ..settings import Settings
 from . import executor
 from .contents import Changes, Contents
 from .memory import Memory
-from .plan import ADRIFT, FRESH, STORED, UNREAD, Happened, Phase, Reason
+from .plan import ADRIFT, FRESH, STORED, UNREAD, Cause, Happened, Phase, Reason
 from .scripts import Status
 from .seals import Bound, Sealer, csrf_token
 from .serializers import OWNER_FIELD, Codec
@@ -93,7 +94,7 @@ class Host(Protocol):
     def report(self, problem: InvalidSession) -> None:
         """Log a refused session or lost change, and tell ``func_invalid_logger``."""
 
-    def announce(self, what: Happened, fingerprint: str) -> None:
+    def announce(self, what: Happened, fingerprint: str | None, cause: Cause) -> None:
         """Send an event to the application."""
 
 
@@ -501,12 +502,18 @@ class SessionState:
             name = fingerprint(self.token.locator)
         self._host.report(kind(reason, name))
 
-    def announce(self, what: Happened, name: str | None = None) -> None:
+    def announce(self, what: Happened, cause: Cause, name: str | None = None) -> None:
         """Send an event.
 
         :param name: fingerprint of a session that is not this one.
         """
-        self._host.announce(what, name or fingerprint(self.stored_token().locator))
+        self._host.announce(what, name or fingerprint(self.stored_token().locator), cause)
+
+    def conflict(self, cause: Cause = Cause.OUTDATED) -> SessionConflict:
+        """Send the event, and return what is to be raised."""
+        name = None if self.token is None else fingerprint(self.token.locator)
+        self._host.announce(Happened.CONFLICTED, name, cause)
+        return SessionConflict()
 
     # -- what the application asks for ---------------------------------------------------
 
@@ -776,7 +783,7 @@ class SessionState:
             if self.token is not None:
                 tidied = self.store().tidy(owner, self.token.locator, indexed)
                 for ended in tidied.ended:
-                    self.announce(Happened.INVALIDATED, fingerprint(ended))
+                    self.announce(Happened.INVALIDATED, Cause.OWNER_SESSIONS, fingerprint(ended))
                 if not tidied.stays:
                     # In a browser that sent both, its cookie must not replace the newer one's.
                     self.report(InvalidSession_ChangesDropped, Reason.ENDED.value)

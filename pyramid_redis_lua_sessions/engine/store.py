@@ -276,11 +276,17 @@ class Store(Caller):
         return other
 
     def watched(self, tell: Callable[[Step], object]) -> Store:
-        """Return the same store, which tells of each step."""
-        other = copy.copy(self)
-        prefix = self._prefix.decode("utf-8", "surrogatepass")
-        other._line = other.observer = Observer(self._line, tell, prefix)
-        return other
+        """Return the same store, which tells of each step.
+
+        :param tell: called with each; who had asked for it before is told as well.
+        """
+        watched = self
+        if watched.observer is None:
+            watched = copy.copy(self)
+            prefix = self._prefix.decode("utf-8", "surrogatepass")
+            watched._line = watched.observer = Observer(self._line, prefix)
+        watched.observer.listeners.append(tell)
+        return watched
 
     # -- one method per script ---------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..engine.contents import Contents, exact_key
 from ..engine.memory import Memory
-from ..engine.plan import Happened
+from ..engine.plan import Cause, Happened
 from ..engine.scripts import Status
 from ..engine.seals import make_sealer
 from ..engine.serializers import LABEL_FIELD, OWNER_FIELD, make_codec
@@ -103,7 +103,7 @@ class _Host:
     def report(self, problem: InvalidSession) -> None:
         pass
 
-    def announce(self, what: Happened, fingerprint: str) -> None:
+    def announce(self, what: Happened, fingerprint: str | None, cause: Cause) -> None:
         pass
 
     # -- as a store: what a view can ask for before the end of its request ------------

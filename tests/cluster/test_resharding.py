@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from pyramid_redis_lua_sessions.watch import watch
 from tests.support.browser import make_browser
 from tests.support.least_privilege import PAGE, rule, with_user
 from tests.support.load import Load
@@ -63,7 +64,16 @@ def test_slot_that_is_on_its_way_to_a_node_without_slots(
         session["changed"] = 1
         return seen
 
-    assert browser.use(change) == {"stays": 1}
+    redirected = []
+
+    def asked(request: Any) -> dict[Any, Any]:
+        calls = watch(request)
+        found = change(request.session)
+        redirected.append(calls[0].redirections)
+        return found
+
+    assert browser.visit(asked) == {"stays": 1}
+    assert redirected == [2]  # once more for the script, which the node lacks
     assert browser.use(dict) == {"stays": 1, "changed": 1}
     assert source.ask("CLUSTER", "COUNTKEYSINSLOT", slot) == 0
 

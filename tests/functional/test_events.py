@@ -13,6 +13,8 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_redis_lua_sessions import (
+    SessionConflict,
+    SessionConflicted,
     SessionCreated,
     SessionEvent,
     SessionInvalidated,
@@ -98,6 +100,7 @@ def test_session_that_ends_because_it_is_empty_is_invalidated(
     browser.use(lambda session: session.clear())
     (event,) = events.take()
     assert (type(event), event.fingerprint) == (SessionInvalidated, name)
+    assert event.reason == "emptied"
 
 
 def test_session_that_ends_for_a_later_login_is_invalidated(redis_url: str, events: Events) -> None:
@@ -106,41 +109,46 @@ def test_session_that_ends_for_a_later_login_is_invalidated(redis_url: str, even
     events.take()
     second = first.another()
     second.use(lambda session: setattr(session, "owner", "ada"))
-    found = [(type(event), event.fingerprint) for event in events.take()]
-    assert found == [(SessionCreated, name_of(second)), (SessionInvalidated, name_of(first))]
+    found = [(type(event), event.fingerprint, event.reason) for event in events.take()]
+    assert found == [
+        (SessionCreated, name_of(second), "login"),
+        (SessionInvalidated, name_of(first), "owner_sessions"),
+    ]
 
 
 @pytest.mark.parametrize(
-    "use",
+    ("use", "reason"),
     [
-        pytest.param(lambda s: s.update(a=VALUE), id="first write"),
-        pytest.param(lambda s: s.ensure_id(), id="ensure_id"),
-        pytest.param(lambda s: s.flash(VALUE), id="flash"),
-        pytest.param(lambda s: setattr(s, "owner", VALUE), id="login"),
+        pytest.param(lambda s: s.update(a=VALUE), "first write", id="first write"),
+        pytest.param(lambda s: s.ensure_id(), "ensure_id", id="ensure_id"),
+        pytest.param(lambda s: s.flash(VALUE), "first write", id="flash"),
+        pytest.param(lambda s: setattr(s, "owner", VALUE), "login", id="login"),
     ],
 )
-def test_created(browser: Browser, events: Events, use: Callable[[Any], Any]) -> None:
+def test_created(browser: Browser, events: Events, use: Callable[[Any], Any], reason: str) -> None:
     browser.use(use)
     (event,) = events.take()
-    assert type(event) is SessionCreated
+    assert (type(event), event.reason) == (SessionCreated, reason)
     assert event.fingerprint == name_of(browser)
     assert isinstance(event.request, Request)
 
 
 @pytest.mark.parametrize(
-    "use",
+    ("use", "reason"),
     [
-        pytest.param(lambda s: s.regenerate_id(), id="regenerate_id"),
-        pytest.param(lambda s: setattr(s, "owner", VALUE), id="login"),
+        pytest.param(lambda s: s.regenerate_id(), "regenerate_id", id="regenerate_id"),
+        pytest.param(lambda s: setattr(s, "owner", VALUE), "login", id="login"),
     ],
 )
-def test_regenerated(browser: Browser, events: Events, use: Callable[[Any], Any]) -> None:
+def test_regenerated(
+    browser: Browser, events: Events, use: Callable[[Any], Any], reason: str
+) -> None:
     browser.use(lambda session: session.update(a=VALUE))
     before = browser.token
     events.take()
     browser.use(use)
     (event,) = events.take()
-    assert type(event) is SessionRegenerated
+    assert (type(event), event.reason) == (SessionRegenerated, reason)
     assert event.fingerprint == name_of(browser)
     assert browser.token != before
 
@@ -151,7 +159,7 @@ def test_invalidated(browser: Browser, events: Events) -> None:
     events.take()
     browser.use(lambda session: session.invalidate())
     (event,) = events.take()
-    assert type(event) is SessionInvalidated
+    assert (type(event), event.reason) == (SessionInvalidated, "invalidate")
     assert event.fingerprint == name
     browser.use(lambda session: session.invalidate())
     assert events.take() == []
@@ -197,7 +205,7 @@ def test_revoke_sends_invalidated_for_each_session_that_it_ends(
     else:
         revoke(browser.wsgi.registry, "ada")
     sent = events.take()
-    assert [type(event) for event in sent] == [SessionInvalidated] * 3
+    assert [(type(event), event.reason) for event in sent] == [(SessionInvalidated, "revoke")] * 3
     assert {event.fingerprint for event in sent} == {name_of(device) for device in devices}
     assert [event.request is None for event in sent] == [by == "registry"] * 3
 
@@ -328,6 +336,29 @@ def test_rejected_when_changes_are_dropped(redis_url: str, events: Events) -> No
     (event,) = events.take()
     assert type(event) is SessionRejected
     assert event.reason == "session has ended; changes dropped"
+    assert event.fingerprint == fingerprint(id_in(cookie))
+
+
+def test_conflict_is_sent_with_its_reason(redis_url: str, events: Events) -> None:
+    def count(session: Any) -> None:
+        session["n"] = session.get("n", 0) + 1
+
+    def sorry(request: Any) -> Response:
+        return Response(status=409)
+
+    def configure(config: Configurator) -> None:
+        events.configure(config)
+        config.add_exception_view(sorry, context=SessionConflict)
+
+    with Overlap(redis_url, configure=configure, on_conflict="retry") as overlap:
+        cookie = overlap.run(None, count).cookie
+        slow = overlap.begin(cookie)
+        slow.do(count)
+        overlap.run(cookie, count)
+        events.take()
+        assert slow.finish().status == 409
+    (event,) = events.take()
+    assert (type(event), event.reason) == (SessionConflicted, "outdated")
     assert event.fingerprint == fingerprint(id_in(cookie))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -11,9 +13,11 @@ import redis
 from pyramid.testing import DummyRequest
 
 from pyramid_redis_lua_sessions import RedisSessionFactory, StoreUnavailable, revoke, sessions_of
+from pyramid_redis_lua_sessions.connect.pools import PoolUse
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from pyramid_redis_lua_sessions.watch import Call, watch
-from tests.support.browser import SECRET, Browser, make_browser
+from tests.support.browser import SECRET, Browser, make_browser, take_along
+from tests.support.waiting import wait_until
 
 
 def watched(browser: Browser, view: Callable[[Any], Any]) -> list[Call]:
@@ -175,6 +179,61 @@ def test_calls_of_an_owners_sessions_are_recorded(browser: Browser, proxy: Count
         ("zrem", "", 1),
     ]
     assert_equal(calls, proxy)
+
+
+def test_wait_for_a_connection_is_recorded_with_how_they_stand(browser: Browser) -> None:
+    narrow = take_along(browser, browser.factory.settings.redis_url or "", redis_max_connections=1)
+    pool = narrow.factory.store_for(None).client.connection_pool
+
+    def view(request: Any) -> list[Call]:
+        calls = watch(request)
+        taken = pool.get_connection()
+        with ThreadPoolExecutor(1) as threads:
+            reading = threads.submit(copy_context().run, request.session.get, "a")
+            wait_until(lambda: bool(pool._waiting))
+            pool.release(taken)
+            reading.result()
+        request.session["b"] = 1
+        return calls
+
+    waited, free = narrow.visit(view)
+    assert (waited.waits, free.waits) == (1, 0)
+    assert 0 < waited.microseconds_waited <= waited.microseconds
+    assert free.microseconds_waited == 0
+    assert waited.connections == PoolUse(used=0, idle=1, limit=1)
+    taken = pool.get_connection()
+    assert pool.use() == PoolUse(used=1, idle=0, limit=1)
+    pool.release(taken)
+
+
+def test_server_that_has_become_a_replica_is_a_redirection(
+    new_redis_server: Callable[..., RedisServer],
+) -> None:
+    server = new_redis_server()
+    browser = make_browser(server.url)
+    browser.use(lambda session: session.update(a=1))
+    with server.client() as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        calls: list[Call] = []
+
+        def view(request: Any) -> None:
+            calls.extend([watch(request)])
+            request.session["a"] = 2
+
+        with pytest.raises(StoreUnavailable):
+            browser.visit(view)
+    (load, *_) = calls[0]
+    assert (load.status, load.redirections) == ("StoreUnavailable", 2)  # it is tried again
+
+
+def test_who_comes_later_is_told_too(browser: Browser) -> None:
+    """A store that is watched already is not watched anew: nobody would be forgotten."""
+    first, second = [], []
+    store = browser.factory.store_for(None).watched(first.append)
+    assert store.watched(second.append) is store
+    store.describe(["nobody"])
+    assert first == second
+    assert [call.name for call in first] == ["describe_session"]
 
 
 def test_list_fills_while_the_request_runs(browser: Browser) -> None:

@@ -24,6 +24,7 @@ LAYERS = (
     "settings",
     # From settings to a client of Redis.
     "connect.addresses",
+    "connect.tally",
     "connect.pools",
     "connect.sentinels",
     "connect.lines",
