@@ -273,10 +273,13 @@ def measure(
     :returns: the name of each part, and what it found; first ``run``: on what.
     """
     with RedisServer(binary) as server, placed(server, cpus) as placement:
+        with server.client() as client:
+            info: Any = client.info("server")
+        valkey = f" (Valkey {info['valkey_version']})" if "valkey_version" in info else ""
         yield (
             "run",
             {
-                "Redis": ".".join(map(str, server.version)),
+                "Redis": info["redis_version"] + valkey,
                 "CPUs of application and Redis": PLACED[placement],
             },
         )

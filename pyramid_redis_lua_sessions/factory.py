@@ -12,7 +12,8 @@ from pyramid.interfaces import ISessionFactory, ITweens
 from pyramid.threadlocal import get_current_request
 from zope.interface import implementer
 
-from .connect.client import client_options, make_client, waits_long
+from .connect.client import client_options, make_client
+from .connect.waits import waits_long
 from .cookies import CookiePolicy
 from .engine.memory import Memory
 from .engine.observer import Step, Watcher, guarded

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..connect.client import waits_long
+from ..connect.waits import waits_long
 from ..engine.scripts import Status
 from ..engine.seals import Bound
 from ..engine.store import MARKER_MS, Absent, Created, Lifetime, Loaded, Renewal, Saved

@@ -20,7 +20,7 @@ from .cluster import longest_call, make_cluster_client
 from .pools import LONGEST_BACKOFF, NO_SETINFO, PACKER, Pool, make_retry
 from .sentinels import SENTINEL_TIMEOUT, make_primary_client
 
-__all__ = ["client_at", "client_options", "longest_repeat", "make_client", "waits_long"]
+__all__ = ["client_at", "client_options", "longest_repeat", "make_client"]
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
@@ -112,33 +112,6 @@ def longest_repeat(settings: Settings) -> float:
         # It waits for a connection anew before each try, until this has passed.
         return float(longest_call(reply, connect, retries) + connecting)
     return float(retries * (reply + connecting))
-
-
-#: Seconds that a page can hang, from which on that is worth a warning.
-LONG = 10.0
-
-
-def waits_long(client: Any) -> str:
-    """Say how long a call over an application's client can hang, where that is long.
-
-    :param client: as the application made it; of ours, and of those that do not tell, nothing
-        is said.
-    """
-    pool = getattr(client, "connection_pool", None) if isinstance(client, redis.Redis) else None
-    if pool is None or isinstance(pool, Pool):
-        return ""
-    connection = pool.connection_class(**pool.connection_kwargs)  # does not connect
-    retries, reply = connection.retry.get_retries(), connection.socket_timeout
-    if reply is not None and retries >= 0 and (retries + 1) * reply <= LONG:
-        return ""
-    how_long = "for ever"
-    if reply is not None and retries >= 0:
-        how_long = f"for {(retries + 1) * reply:g} s and more"
-    return (
-        f"where Redis hangs, a page hangs {how_long}: the application's own redis client has "
-        f"socket_timeout={reply} and repeats a call {retries} times; give it a shorter timeout, "
-        "and retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), 1)"
-    )
 
 
 def client_at(address: Address, defaults: Mapping[str, Any], retries: int) -> Any:

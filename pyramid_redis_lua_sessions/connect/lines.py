@@ -17,7 +17,7 @@ try:
 except ImportError:  # before 7.2
     get_observability_instance = cast("Any", None)
 
-__all__ = ["Argument", "Beside", "Command", "Line", "Prepared", "line_to", "pack"]
+__all__ = ["Argument", "Beside", "Command", "Line", "Prepared", "is_multi_db", "line_to", "pack"]
 
 #: What is handed over: bytes and text, numbers as their digits. In a rare state of the
 #: interpreter hiredis may end the process over anything else.
@@ -122,7 +122,7 @@ def _are_metrics_collected() -> bool:
     return get_observability_instance().get_provider_manager() is not None
 
 
-def _is_multi_db(client: Any) -> bool:
+def is_multi_db(client: Any) -> bool:
     """Whether it is redis-py's client of several databases, whose pipelines are transactions.
 
     Its module is not imported here: that needs a package which redis-py itself does not.
@@ -193,7 +193,7 @@ class ClientLine:
         return self.one(command.command(arguments))
 
     def many(self, commands: Sequence[Command]) -> list[Any]:
-        if _is_multi_db(self._client):
+        if is_multi_db(self._client):
             return [self._answer(command) for command in commands]
         try:
             with self._client.pipeline(transaction=False) as pipeline:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from pyramid_redis_lua_sessions import StoreError, revoke
+from pyramid_redis_lua_sessions.connect.waits import waits_long
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.watch import watch
 from tests.support.browser import Browser, make_browser, stored_values
@@ -70,12 +73,15 @@ def test_lost_script_stays_on_its_node_once_it_was_called(
 
 
 def test_client_of_redis_py_that_the_application_brings(
-    cluster: Cluster, cluster_client: redis.RedisCluster
+    cluster: Cluster, cluster_client: redis.RedisCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without anything of ours."""
     browser = make_browser(
         "redis://localhost:1/0", redis_client_callable=lambda request, **options: cluster_client
     )
+    said = waits_long(cluster_client)
+    assert said.startswith("where Redis hangs, a page hangs for ")
+    assert [record.message for record in caplog.records] == [said]
     browser.use(write)
     for node in cluster.primaries():
         node.ask("SCRIPT", "FLUSH")
@@ -88,6 +94,19 @@ def test_client_of_redis_py_that_the_application_brings(
     assert old.use(dict) == {}
     browser.use(lambda session: session.invalidate())
     assert browser.use(dict) == {}
+
+
+def test_client_of_a_cluster_with_which_no_page_hangs_for_long_is_no_warning(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    short: Any = {"socket_timeout": 2, "retry": Retry(NoBackoff(), 1)}
+    with redis.RedisCluster("127.0.0.1", cluster.nodes[0].port, **short) as client:
+        assert waits_long(client) == ""
+        make_browser("redis://localhost:1/0", client_callable=lambda request, **options: client)
+        client.set_retry(Retry(NoBackoff(), 9))
+        assert "hangs for 20 s and more" in waits_long(client)
+    make_browser(cluster.url)
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("path", ["", "/5"])

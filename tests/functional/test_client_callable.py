@@ -16,6 +16,7 @@ from redis.multidb.config import DatabaseConfig, MultiDbConfig
 from redis.retry import Retry
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
+from pyramid_redis_lua_sessions.connect.waits import waits_long
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.browser import SECRET, Browser, make_browser, stored_values
@@ -298,6 +299,31 @@ def test_client_with_which_a_page_can_hang_for_long_is_a_warning(
         assert record.levelname == "WARNING"
         words = "for 55 s and more" if name == "stock" else "for ever"
         assert f"a page hangs {words}" in record.message
+
+
+@pytest.mark.filterwarnings("ignore:MultiDBClient is an experimental")
+@pytest.mark.parametrize(
+    ("again", "words"),
+    [(0, ""), (1, "hangs for 12 s and more"), (-1, "hangs for ever")],
+)
+def test_client_of_several_databases_with_which_a_page_can_hang_is_a_warning(
+    redis_server: RedisServer, again: int, words: str
+) -> None:
+    """It repeats calls itself; the clients of its databases do not, as it makes them."""
+    databases = [
+        DatabaseConfig(from_url=redis_server.url, client_kwargs={"socket_timeout": seconds})
+        for seconds in (6, 1)
+    ]
+    config = MultiDbConfig(
+        databases, command_retry=Retry(NoBackoff(), again), auto_fallback_interval=-1
+    )
+    client = MultiDBClient(config)
+    try:
+        said = waits_long(client)
+        assert words in said
+        assert bool(words) == bool(said)
+    finally:
+        client.close()
 
 
 def test_client_may_come_over_a_unix_socket(
