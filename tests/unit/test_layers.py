@@ -30,6 +30,7 @@ LAYERS = (
     "connect.lines",
     "connect.cluster",
     "connect.client",
+    "connect.waits",
     "connect.naming",
     "connect",
     # A session in Redis: neither Pyramid nor cookies.
