@@ -15,9 +15,11 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 
 from pyramid_redis_lua_sessions.connect.client import make_client
+from pyramid_redis_lua_sessions.engine.fields import field_of
+from pyramid_redis_lua_sessions.engine.protocol import NO_LIFETIME, Created
 from pyramid_redis_lua_sessions.engine.seals import make_sealer
-from pyramid_redis_lua_sessions.engine.serializers import field_of, make_codec
-from pyramid_redis_lua_sessions.engine.store import NO_LIFETIME, Created, Store
+from pyramid_redis_lua_sessions.engine.serializers import make_codec
+from pyramid_redis_lua_sessions.engine.store import Store
 from pyramid_redis_lua_sessions.engine.tokens import Token
 from pyramid_redis_lua_sessions.settings import Settings
 
@@ -182,7 +184,7 @@ return redis.call('HGETALL', KEYS[1])
             seal = sealer.bind(token.locator, token.digest).seal
             return {field: seal(field, value) for field, value in encoded.items()}
 
-        store = Store(self._client, self._settings, sealer)
+        store = Store(self._client, self._settings)
         names = []
         for _ in range(self.KEYS):
             created, _ = store.create(sealed, NO_LIFETIME)

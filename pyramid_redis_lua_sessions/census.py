@@ -11,7 +11,9 @@ from redis.exceptions import AskError, RedisError, TryAgainError
 
 from .connect.lines import Command, line_to
 from .engine.failures import FAILURES, failure, is_wrong_type, showable
-from .engine.store import MARKER_MS, Absent, Store, batches, encoded, texts
+from .engine.owner_index import scan
+from .engine.protocol import Absent, encoded, texts
+from .engine.store import MARKER_MS, Store, batches
 
 __all__ = ["SIMULATED", "Census", "Stored", "primaries"]
 
@@ -73,15 +75,15 @@ class Census(Store):
 
         :returns: how many ids were removed; how many are left.
         """
-        before = self._command("ZCARD", index_key) or 0
+        before = self.command("ZCARD", index_key) or 0
         limit_us = (self.now_ms(index_key) - MARKER_MS) * 1000
         removed = 0
-        for found in self._scan_index(index_key):
+        for found in scan(self, index_key):
             names = texts(name for name, score in found or () if score < limit_us)
             looked = zip(names, self.describe(names), strict=True)
             gone = [n for n, known in looked if isinstance(known, Absent) and known.status == 0]
             if gone:
-                removed += self._command("ZREM", index_key, *map(encoded, gone)) or 0
+                removed += self.command("ZREM", index_key, *map(encoded, gone)) or 0
         return removed, before - removed
 
     def now_ms(self, key: bytes) -> int:
@@ -103,7 +105,7 @@ class Census(Store):
         :returns: those that are there.
         """
         found = {}
-        names = {self._key(session_id): session_id for session_id in session_ids}
+        names = {self.key(session_id): session_id for session_id in session_ids}
         try:
             for client, keys in self._by_node(names):
                 line = line_to(client)

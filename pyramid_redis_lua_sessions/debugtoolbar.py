@@ -14,8 +14,8 @@ from pyramid.exceptions import ConfigurationError
 from pyramid_debugtoolbar.panels import DebugPanel
 from pyramid_debugtoolbar.toolbar import IPanelMap, IToolbarWSGIApp
 
+from .engine.fields import FLASH_KIND, KEY_KINDS, UNIT_SEPARATOR, key_of
 from .engine.plan import Phase
-from .engine.serializers import FLASH_KIND, KEY_KINDS, UNIT_SEPARATOR, key_of
 from .engine.state import Overview, Trace, number
 from .errors import InvalidSession_ChangesDropped
 from .turn import TURNS, Turn

@@ -72,7 +72,7 @@ class RedisSessionFactory:
         self._client_options = client_options(settings)
         if self._client_callable is None:
             make_client(settings)  # does not connect: are the settings good?
-        self._store = Store(None, settings, self.sealer)
+        self._store = Store(None, settings)
         #: The stores, by process id and kind of sockets.
         self._stores: dict[tuple[int, type[socket.socket]], Store] = {}
         self.migration: Any = None

@@ -10,10 +10,11 @@ from typing import Any, cast
 from pyramid.interfaces import ISessionFactory
 
 from . import errors
-from .engine.contents import exact_key
+from .engine.fields import LABEL_FIELD, exact_key
+from .engine.owner_index import OwnerIndex
 from .engine.plan import Cause
-from .engine.serializers import LABEL_FIELD
-from .engine.store import Description, Store
+from .engine.protocol import Description
+from .engine.store import Store
 from .engine.tokens import digest_stored
 from .events import SessionInvalidated, send
 from .factory import RedisSessionFactory
@@ -54,11 +55,11 @@ def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]
     :raises StoreError: Redis failed.
     """
     factory, store, current = _context(request_or_registry)
-    encoded = factory.codec.encode(exact_key(owner))
+    index = _index(factory, store, owner)
     infos = [
         _info(factory, name, known, name == current)
-        for members in _with(current, store.members(encoded))
-        for name, known in store.survey(encoded, members).owned
+        for members in _with(current, index.members())
+        for name, known in index.survey(members).owned
     ]
     return sorted(infos, key=lambda info: info.created)
 
@@ -81,21 +82,25 @@ def revoke(
     :raises StoreError: Redis failed; some sessions may have been ended.
     """
     factory, store, current = _context(request_or_registry)
-    encoded = factory.codec.encode(exact_key(owner))
+    index = _index(factory, store, owner)
     spared = current if except_current else None
     count = 0
-    for members in _with(current, store.members(encoded)):
+    for members in _with(current, index.members()):
         wanted = [name for name in members if name != spared]
         if fingerprint is not None:
             wanted = [name for name in wanted if errors.fingerprint(name) == fingerprint]
-        owned = [name for name, _ in store.survey(encoded, wanted).owned]
+        owned = [name for name, _ in index.survey(wanted).owned]
         ended = store.end_all(owned)
         for name in ended:
             _announce(request_or_registry, factory, name)
         # Only what this call ended itself: all else in the index may be that of a login under way.
-        store.forget(encoded, ended)
+        index.forget(ended)
         count += len(ended)
     return count
+
+
+def _index(factory: RedisSessionFactory, store: Store, owner: str | int) -> OwnerIndex:
+    return OwnerIndex(store, factory.sealer, factory.codec.encode(exact_key(owner)))
 
 
 def _with(current: str | None, batches: Iterable[list[str]]) -> Iterator[list[str]]:

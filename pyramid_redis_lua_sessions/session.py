@@ -15,11 +15,11 @@ from typing import Any, cast
 from pyramid.interfaces import ISession
 from zope.interface import implementer
 
-from .engine.contents import Contents, exact_key
+from .engine.contents import Contents
+from .engine.fields import LABEL_FIELD, OWNER_FIELD, exact_key
 from .engine.plan import STORED, UNREAD
-from .engine.serializers import LABEL_FIELD, OWNER_FIELD
+from .engine.protocol import milliseconds
 from .engine.state import CSRF_KEY, SessionState
-from .engine.store import milliseconds
 from .errors import fingerprint
 from .settings.parsers import MAX_SECONDS, seconds
 
@@ -215,7 +215,7 @@ class RedisSession(MutableMapping[Any, Any]):
             message in the queue.
         """
         if allow_duplicate or msg not in self.peek_flash(queue):
-            self._writing().contents.add_flash(msg, queue)
+            self._writing().contents.flash(read=False).add(msg, queue)
 
     def pop_flash(self, queue: str = "") -> list[Any]:
         """Remove and return the messages of a queue, oldest first."""
@@ -223,7 +223,7 @@ class RedisSession(MutableMapping[Any, Any]):
 
     def peek_flash(self, queue: str = "") -> list[Any]:
         """Return the messages of a queue, oldest first, and leave them."""
-        return self._loaded().peek_flash(queue)
+        return self._loaded().flash().peek(queue)
 
     # -- CSRF --------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class RedisSession(MutableMapping[Any, Any]):
     @property
     def session_id_safecheck(self) -> str | None:
         """The id, created if need be; ``None`` for an empty session."""
-        if self or any(self._loaded().queues().values()):
+        if self or self._loaded().flash():
             return self.ensure_id()
         return None
 

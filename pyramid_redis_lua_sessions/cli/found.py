@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..census import Stored
+from ..engine.fields import FLASH_KIND, LABEL_FIELD, OWNER_FIELD, UNIT_SEPARATOR, key_of
+from ..engine.protocol import milliseconds
 from ..engine.seals import Bound, NoSeal, Sealer
-from ..engine.serializers import FLASH_KIND, LABEL_FIELD, OWNER_FIELD, UNIT_SEPARATOR, key_of
-from ..engine.store import milliseconds
 from ..engine.tokens import digest_stored
 from ..errors import fingerprint
 from ..migrate import OLD_KEY_FIELD
@@ -233,7 +233,7 @@ def forget_predecessors(target: Target, session_ids: Iterable[str]) -> int:
         migration = target.migration
         may_be = [migration.token(old_id, secret).locator for secret in migration.secrets]
         if bound.open_all(stored.fields) and session_id in may_be:
-            target.store.delete_foreign(old_id)
+            target.store.command("DEL", old)
         else:
             left += 1
     return left

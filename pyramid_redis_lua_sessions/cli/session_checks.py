@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..connect.waits import waits_long
+from ..engine.owner_index import OwnerIndex
+from ..engine.protocol import Absent, Created, Lifetime, Loaded, Renewal, Saved
 from ..engine.scripts import Status
 from ..engine.seals import Bound
-from ..engine.store import MARKER_MS, Absent, Created, Lifetime, Loaded, Renewal, Saved
+from ..engine.store import MARKER_MS
 from ..engine.tokens import Token
 from ..errors import StoreError
 from ..migrate import OLD_KEY_FIELD
@@ -127,6 +129,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
     lifetime = Lifetime(timeout_ms=MARKER_MS)
     store, began = target.store, time.perf_counter()
     owner = target.codec.encode(f"check {secrets.token_hex(16)}")
+    index = OwnerIndex(store, target.sealer, owner)
     field, value = b".check", target.codec.encode("value")
 
     def seal(token: Token) -> dict[bytes, bytes]:
@@ -151,10 +154,10 @@ def try_a_session(target: Target) -> Iterator[Finding]:
         lived += [
             # Nothing was put in place: something was saved since that load.
             store.save(token, {}, [], renewal=Renewal(token, saves, False)) is Status.CONFLICT,
-            sum(len(store.survey(owner, names).owned) for names in store.members(owner)) == 1,
+            sum(len(index.survey(names).owned) for names in index.members()) == 1,
             store.end(token) is Status.ENDED,
         ]
-        store.forget(owner, [token.locator])
+        index.forget([token.locator])
         if not all(lived):
             raise StoreError("a session vanished while it was used")
     except StoreError as exc:
@@ -162,7 +165,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
         return
     finally:
         if isinstance(created, Created):
-            _tidy_up(target, owner, created.token)
+            _tidy_up(target, index, created.token)
     took = (time.perf_counter() - began) * 1000
     yield Finding(
         OK,
@@ -172,9 +175,9 @@ def try_a_session(target: Target) -> Iterator[Finding]:
     )
 
 
-def _tidy_up(target: Target, owner: bytes, token: Token) -> None:
+def _tidy_up(target: Target, index: OwnerIndex, token: Token) -> None:
     try:
-        target.store.forget(owner, [token.locator])
+        index.forget([token.locator])
         target.store.end(token)
     except StoreError:
         pass  # what failed before is what is reported

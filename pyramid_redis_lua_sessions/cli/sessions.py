@@ -8,8 +8,9 @@ import re
 from contextlib import suppress
 from typing import Any
 
+from ..engine.fields import DATA_KINDS, LABEL_FIELD, OWNER_FIELD
+from ..engine.owner_index import OwnerIndex
 from ..engine.seals import Bound
-from ..engine.serializers import DATA_KINDS, LABEL_FIELD, OWNER_FIELD
 from ..migrate import OLD_KEY_FIELD
 from ..owners import revoke as revoke_owner
 from .console import Console, RedisFailure, UsageError, duration, plural, size
@@ -116,8 +117,9 @@ def gather(
     if owner is not None:
         store, names = target.store, []
         for encoded in owners_named(target, owner).values():
-            for members in store.members(encoded):
-                names += [name for name, _ in store.survey(encoded, members).owned]
+            index = OwnerIndex(store, target.sealer, encoded)
+            for members in index.members():
+                names += [name for name, _ in index.survey(members).owned]
         looked = store.look(names, *META).items() if names else ()
         sessions = [Found(name, stored, target.settings) for name, stored in looked]
         sessions = [session for session in sessions if session.alive]
@@ -317,7 +319,7 @@ def revoke_one(console: Console, args: argparse.Namespace, target: Target) -> tu
     stored = session.stored.fields.get(OWNER_FIELD)
     owner = stored and session.bound(target.sealer).open(OWNER_FIELD, stored)
     if owner:
-        store.forget(owner, [session.session_id])
+        OwnerIndex(store, target.sealer, owner).forget([session.session_id])
     if not args.json:
         console.out(f"ended session {name}")
     return 1, left

@@ -27,6 +27,7 @@ from pyramid.response import Response
 from redis.exceptions import RedisClusterException, RedisError
 
 from ..census import SIMULATED, primaries
+from ..engine.protocol import encoded
 from ..errors import SessionError
 from ..factory import RedisSessionFactory
 from ..tween import session_tween_factory
@@ -384,6 +385,6 @@ class Users:
         for cookie in self._cookies:
             for ticket in self._factory.cookies.read(cookie)[0]:
                 try:
-                    self._store.delete_foreign(f"{self._prefix}{ticket.token.locator}")
+                    self._store.command("DEL", encoded(self._prefix + ticket.token.locator))
                 except SessionError:
                     return  # they will expire

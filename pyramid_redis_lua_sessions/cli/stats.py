@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ..engine.serializers import OWNER_FIELD
+from ..engine.fields import OWNER_FIELD
 from .console import Console, duration, plural, size
 from .found import all_hashes
 from .target import Target, connected

@@ -82,7 +82,7 @@ class Target:
 
     @cached_property
     def store(self) -> Census:
-        return Census(self.client, self.settings, self.sealer)
+        return Census(self.client, self.settings)
 
     @cached_property
     def migration(self) -> Migration:

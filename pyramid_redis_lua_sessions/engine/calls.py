@@ -49,9 +49,9 @@ class Caller:
 
     def __init__(self, client: Any) -> None:
         self.client = client
-        self._line = line_to(client)
+        self.line = line_to(client)
 
-    def _call(self, script: Script, key: bytes, args: Sequence[bytes]) -> Any:
+    def call(self, script: Script, key: bytes, args: Sequence[bytes]) -> Any:
         if self.observer is not None:
             step = self._run
             return self.observer.note((script.name,), lambda: [step(script, key, args)])[0]
@@ -59,7 +59,7 @@ class Caller:
 
     def _run(self, script: Script, key: bytes, args: Sequence[bytes]) -> Any:
         try:
-            return self._line.prepared(_PREPARED[script.name], (key, *args))
+            return self.line.prepared(_PREPARED[script.name], (key, *args))
         except FAILURES as exc:
             return self._mend(exc, script, key, args)
 
@@ -88,8 +88,8 @@ class Caller:
                 with suppress(ResponseError):  # that one user may not is no matter
                     node = cluster.get_node_from_key(key)
                     cluster.execute_command("SCRIPT LOAD", script.source, target_nodes=node)
-                return self._line.one(call)
-            _, reply = self._line.many([load, call])
+                return self.line.one(call)
+            _, reply = self.line.many([load, call])
             if isinstance(reply, Exception):
                 raise reply
             return reply
@@ -119,7 +119,7 @@ class Caller:
         except StoreError as exc:
             log.warning("after a failed call: %s", exc)
 
-    def _command(self, *command: Argument) -> Any:
+    def command(self, *command: Argument) -> Any:
         """Send a command; ``None`` where something of another type is stored at its key."""
         if self.observer is not None:
             step = self._send
@@ -129,13 +129,13 @@ class Caller:
 
     def _send(self, command: Command) -> Any:
         try:
-            return self._line.one(command)
+            return self.line.one(command)
         except FAILURES as exc:
             if is_wrong_type(exc):
                 return None
             raise failure(str(command[0]).lower(), exc, self.client) from showable(exc)
 
-    def _together(self, calls: list[Call]) -> list[Any]:
+    def together(self, calls: list[Call]) -> list[Any]:
         """Make calls in one pipeline; on Redis Cluster one after the other, in order.
 
         :returns: their replies; for a call that failed the ``StoreError``.
@@ -145,23 +145,15 @@ class Caller:
         return self._in_turn(calls)
 
     def _in_turn(self, calls: list[Call]) -> list[Any]:
-        """Make calls one after the other, as :meth:`_together`."""
+        """Make calls one after the other, as :meth:`together`."""
         replies: list[Any] = []
-        goes_on = True
         for call in calls:
-            if not goes_on:
-                replies.append(replies[-1])  # what comes later stands on it
-                continue
             try:
-                replies.append(self._call(*call))
+                replies.append(self.call(*call))
             except StoreError as exc:
-                replies.append(exc)
-            goes_on = self._goes_on(call, replies[-1])
+                # What comes later stands on it.
+                return replies + [exc] * (len(calls) - len(replies))
         return replies
-
-    def _goes_on(self, call: Call, reply: Any) -> bool:
-        """Tell whether the calls after this one are still to be made."""
-        return not isinstance(reply, StoreError)
 
     def _pipeline(self, calls: list[Call]) -> list[Any]:
         """Send calls together; return their replies, or what they failed with."""
@@ -172,7 +164,7 @@ class Caller:
 
     def _run_all(self, calls: list[Call]) -> list[Any]:
         try:
-            replies = self._line.many(
+            replies = self.line.many(
                 [("EVALSHA", script.sha1, b"1", key, *args) for script, key, args in calls]
             )
         except FAILURES as exc:

@@ -6,33 +6,26 @@ when they are looked at; what a save would send is found by comparing.
 
 from __future__ import annotations
 
-import math
-import numbers
-import secrets
 from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import UnserializableValue
-from .serializers import (
-    ATOMS,
+from .exposed import Exposed, is_bad
+from .fields import (
     DATA_KINDS,
     FLASH_KIND,
     KEY_KINDS,
-    UNIT_SEPARATOR,
-    ChangedType,
-    Codec,
+    equal_key,
+    exact_key,
     field_of,
     key_of,
     order_of,
 )
-from .store import NO_CHECKS, Checks, sha1
+from .flash import Flash, is_of_queue
+from .protocol import NO_CHECKS, Checks, names_digest, sha1
+from .serializers import ATOMS, ChangedType, Codec
 
-__all__ = ["Changes", "Contents", "equal_key", "exact_key", "still_so"]
-
-
-#: So many new flash messages get a field each, which as a rule keeps a session compact in
-#: Redis; where there are more, texts that follow each other share one.
-MOST_APART = 8
+__all__ = ["Changes", "Contents"]
 
 
 class Changes(NamedTuple):
@@ -61,7 +54,6 @@ class Contents:
 
     __slots__ = (
         "_accessed",
-        "_added",
         "_assigned",
         "_bad",
         "_beneath",
@@ -105,8 +97,7 @@ class Contents:
         """Stand as just loaded, or as last saved."""
         self._data: dict[Any, Any] = {}
         self._complete = False
-        self._flash: dict[str, list[tuple[bytes, list[Any]]]] | None = None
-        self._added: set[bytes] = set()
+        self._flash: Flash | None = None
         self._assigned: set[Any] = set()
         self._accessed: set[Any] = set()
         self._deleted: set[bytes] = set()
@@ -180,7 +171,7 @@ class Contents:
 
     def is_bad(self, key: Any) -> bool:
         """Tell whether a value was found under a key that does not decode."""
-        return _is_bad(key, self._bad)
+        return is_bad(key, self._bad)
 
     def clear(self) -> None:
         """Delete all keys and flash messages, also those that do not decode."""
@@ -188,8 +179,7 @@ class Contents:
         self._assigned.clear()
         self._accessed.clear()
         self._bad.clear()
-        self._flash = {}
-        self._added.clear()
+        self._flash = Flash(self._codec)
         self._complete = self._names_read = True
         self._deleted.update(field for field in self._plain if field[:1] in DATA_KINDS)
 
@@ -246,53 +236,28 @@ class Contents:
 
     # -- flash messages ----------------------------------------------------------
 
-    def queues(self, read: bool = True) -> dict[str, list[tuple[bytes, list[Any]]]]:
-        """Return the flash messages by queue, in order: (field, messages).
+    def flash(self, read: bool = True) -> Flash:
+        """Return the flash messages.
 
         :param read: whether the caller looks at what is there.
         """
         if read:
             self._names_read = True
         if self._flash is None:
-            self._flash = {}
-            for field in self._flash_fields():
-                try:
-                    name = field[1:].rpartition(UNIT_SEPARATOR)[0]
-                    queue = name.decode("utf-8", "surrogatepass")
-                    messages = self._codec.decode_messages(self._plain[field])
-                except Exception:
-                    self._bad.add(field)
-                    self.undecodable += 1
-                    continue
-                self._flash.setdefault(queue, []).append((field, messages))
+            fields = [field for field in self._plain if field[:1] == FLASH_KIND]
+            fields.sort(key=lambda field: order_of(field, self.raw[field]))
+            self._flash = Flash(self._codec)
+            bad = self._flash.load((field, self._plain[field]) for field in fields)
+            self._bad |= bad
+            self.undecodable += len(bad)
         return self._flash
-
-    def add_flash(self, message: Any, queue: str) -> None:
-        """Add a message to the end of a queue."""
-        held = self.queues(read=False).setdefault(queue, [])
-        if held and len(self._added) >= MOST_APART and self._codec.joins(message):
-            field, messages = held[-1]
-            if field in self._added and self._codec.joins(messages[-1]):
-                messages.append(message)
-                return
-        name = queue.encode("utf-8", "surrogatepass")
-        field = FLASH_KIND + name + UNIT_SEPARATOR + secrets.token_urlsafe(8).encode("ascii")
-        self._added.add(field)
-        held.append((field, [message]))
-
-    def peek_flash(self, queue: str) -> list[Any]:
-        """Return the messages of a queue that decode."""
-        return [message for _, messages in self.queues().get(queue, ()) for message in messages]
 
     def pop_flash(self, queue: str) -> list[Any]:
         """Remove the messages of a queue, and return those that decode."""
-        messages = self.peek_flash(queue)
-        fields = {field for field, _ in self.queues().pop(queue, ())}
-        self._added -= fields
+        messages, fields = self.flash().pop(queue)
         self._deleted |= fields & self.raw.keys()
         if self._bad:
-            kind = FLASH_KIND + queue.encode("utf-8", "surrogatepass")
-            bad = {field for field in self._bad if field.rpartition(UNIT_SEPARATOR)[0] == kind}
+            bad = {field for field in self._bad if is_of_queue(field, queue)}
             self._deleted |= bad
             self._bad -= bad
         return messages
@@ -358,7 +323,7 @@ class Contents:
             self._assigned
             or self._accessed
             or self._deleted
-            or self._added
+            or (self._flash is not None and self._flash.added)
             or isinstance(self._data, Exposed)
             or self._meta
             or self._beneath
@@ -402,11 +367,9 @@ class Contents:
                 now = self._encode(key, value)
                 if self._differs(now, stored):
                     values[field] = now
-        if self._added:
-            for held in (self._flash or {}).values():
-                for field, messages in held:
-                    if field in self._added:
-                        values[field] = self._encode_messages(messages)
+        if self._flash is not None:
+            for field, messages in self._flash.new():
+                values[field] = self._encode_messages(messages)
         deletes = sorted(self._deleted)
         for field, value in self._meta.items():
             if value is not None:
@@ -515,7 +478,8 @@ class Contents:
         self._accessed.update(key for key in self._assigned if type(self._data[key]) not in ATOMS)
         self._assigned.clear()
         self._deleted.clear()
-        self._added.clear()
+        if self._flash is not None:
+            self._flash.added.clear()
         self._meta.clear()
         self._reads = {}
         self._names_read = False
@@ -568,124 +532,9 @@ class Contents:
         for key, value in self._data.items():
             if field_of(key) in changes.values:
                 other.assign(key, value)
-        for queue, messages in (self._flash or {}).items():
-            own = [(field, list(held)) for field, held in messages if field in changes.values]
-            other._added.update(field for field, _ in own)
-            other.queues(read=False).setdefault(queue, []).extend(own)
+        if self._flash is not None:
+            other._flash = self._flash.own(changes.values)
         other._meta = {field: value for field, value in self._meta.items() if value is not None}
         if self._beneath is not None:
             other.lay_over(self._beneath.own(changes))
         return other
-
-    def _flash_fields(self) -> list[bytes]:
-        """Return the fields that hold flash messages, in the order of these."""
-        fields = [field for field in self._plain if field[:1] == FLASH_KIND]
-        return sorted(fields, key=lambda field: order_of(field, self.raw[field]))
-
-
-class Exposed(dict[Any, Any]):
-    """All keys and values, as an application may change them.
-
-    What does not decode is not among them; removed by name, or with all, it is
-    removed as well.
-
-    :param bad: the fields that do not decode; ``deleted``: those to delete.
-    """
-
-    __slots__ = ("_bad", "_deleted")
-
-    def __init__(self, data: dict[Any, Any], bad: set[bytes], deleted: set[bytes]) -> None:
-        super().__init__(data)
-        self._bad = bad
-        self._deleted = deleted
-
-    def _remove_bad(self, fields: set[bytes]) -> None:
-        self._deleted |= fields
-        self._bad -= fields
-
-    def __delitem__(self, key: Any) -> None:
-        if _is_bad(key, self._bad):
-            self._remove_bad({field_of(equal_key(key))})
-        else:
-            super().__delitem__(key)
-
-    def pop(self, key: Any, *default: Any) -> Any:
-        if _is_bad(key, self._bad):
-            self._remove_bad({field_of(equal_key(key))})
-        return super().pop(key, *default)
-
-    def clear(self) -> None:
-        super().clear()
-        self._remove_bad({field for field in self._bad if field[:1] in KEY_KINDS})
-
-    def __reduce__(self) -> Any:
-        return dict, (dict(self),)  # elsewhere it is a dict as any other
-
-
-def _is_bad(key: Any, bad: set[bytes]) -> bool:
-    try:
-        return bool(bad) and field_of(equal_key(key)) in bad
-    except KeyError:
-        return False
-
-
-# -- keys --------------------------------------------------------------------------
-
-
-def exact_key(key: Any) -> str | int:
-    """Return the exact ``str`` or ``int`` for a key that is assigned.
-
-    :raises TypeError: session keys are ``str`` or ``int``; ``bool`` is none.
-    """
-    if isinstance(key, str):
-        return str.__str__(key)
-    if isinstance(key, int) and not isinstance(key, bool):
-        return int.__index__(key)
-    raise TypeError(f"session keys are str or int, not {type(key).__name__}")
-
-
-def equal_key(key: Any) -> str | int:
-    """Return the session key that equals a key that is looked up.
-
-    As a ``dict`` does, it finds 1 under ``True`` and under ``1.0``.
-
-    :raises KeyError: no session key can equal it.
-    :raises TypeError: the key is unhashable.
-    """
-    hash(key)
-    if isinstance(key, str):
-        return str.__str__(key)
-    if isinstance(key, numbers.Real):
-        try:
-            number: int = math.trunc(key)  # type: ignore[assignment]
-        except (ValueError, OverflowError):
-            raise KeyError(key) from None
-        if number == key:
-            return number
-    raise KeyError(key)
-
-
-# -- digests -----------------------------------------------------------------------
-
-
-def names_digest(raw: Mapping[bytes, bytes]) -> str:
-    """Digest of the set of data fields; the scripts compute the same.
-
-    It does not depend on order: a count, and a sum of 48-bit hashes.
-    """
-    hashes = [int(sha1(field)[:12], 16) for field in raw if field and field[:1] in DATA_KINDS]
-    return f"{len(hashes)}:{sum(hashes) % 2**48}"
-
-
-def still_so(checks: Checks, raw: Mapping[bytes, bytes]) -> bool:
-    """Tell whether what was read is so in a later state of the stored hash."""
-    if checks.names and checks.names != names_digest(raw):
-        return False
-    for field, check in checks.fields.items():
-        stored = raw.get(field)
-        if stored is None:
-            if check:
-                return False
-        elif check not in ("+", sha1(stored)):
-            return False
-    return True

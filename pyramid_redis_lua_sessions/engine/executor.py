@@ -8,13 +8,13 @@ from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..errors import InvalidSession_ChangesDropped, fingerprint
-from .contents import Changes, still_so
+from .contents import Changes
 from .failures import was_answered
+from .fields import OWNER_FIELD, field_of
 from .plan import ADRIFT, FRESH, Act, Cause, Facts, Happened, Plan, Reason, plan
+from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Saved, still_so
 from .scripts import Status
 from .seals import Bound, Sealer
-from .serializers import OWNER_FIELD, field_of
-from .store import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Saved
 from .tokens import Token, draw_verifier
 
 if TYPE_CHECKING:

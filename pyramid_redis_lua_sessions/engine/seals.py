@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from ..settings import Settings, SettingsError
-from .serializers import DATA_KINDS, FLASH_KIND, ORDER_SIZE, SEALED_META, UNORDERED
+from .fields import DATA_KINDS, FLASH_KIND, ORDER_SIZE, SEALED_META, UNORDERED
 from .tokens import Token
 
 __all__ = [

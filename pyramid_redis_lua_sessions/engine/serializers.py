@@ -1,9 +1,4 @@
-"""How session keys and values are encoded.
-
-A key is stored as the field ``.key`` (``str``) or ``#1`` (``int``); a flash
-message, or several texts of one save, as ``~queue``, unit separator, unique id. A
-value is encoded as one byte that tells its type, and its bytes.
-"""
+"""How values are encoded: as one byte that tells the type, and the value's bytes."""
 
 from __future__ import annotations
 
@@ -26,14 +21,8 @@ else:
 
 __all__ = [
     "ATOMS",
-    "DATA_KINDS",
-    "LABEL_FIELD",
-    "OWNER_FIELD",
-    "SEALED_META",
     "ChangedType",
     "Codec",
-    "field_of",
-    "key_of",
     "make_codec",
 ]
 
@@ -47,58 +36,6 @@ _DOUBLE = struct.Struct(">d")
 #: Begins the value of a field that holds several flash messages, all ``str``, and what
 #: stands between them.
 _JOINED, _SEPARATOR = b"*", "\0"
-
-KEY_KINDS = b".#"
-FLASH_KIND = b"~"
-DATA_KINDS = KEY_KINDS + FLASH_KIND
-
-OWNER_FIELD = b"owner"
-LABEL_FIELD = b"label"
-#: Fields that are no session values, but protected like them.
-SEALED_META = frozenset((OWNER_FIELD, LABEL_FIELD))
-UNIT_SEPARATOR = b"\x1f"
-
-#: A stored flash message begins with its place in the order: 7 bytes, the moment of the
-#: save in microseconds by the clock of Redis, and 2 bytes, which of that save's it is.
-ORDER_SIZE = 9
-#: What the scripts put that in place of.
-UNORDERED = b"\xff" * ORDER_SIZE
-
-
-def order_of(field: bytes, stored: bytes) -> bytes:
-    """Return what stands before the protected part: the order of a message, or nothing."""
-    return stored[:ORDER_SIZE] if field[:1] == FLASH_KIND else b""
-
-
-# -- keys ------------------------------------------------------------------------
-
-
-def field_of(key: Any) -> bytes:
-    """Return the field under which a session key is stored.
-
-    :raises TypeError: the key is neither ``str`` nor ``int``.
-    """
-    if type(key) is str:
-        return b"." + key.encode("utf-8", "surrogatepass")
-    if type(key) is int:
-        return b"#%d" % key
-    raise TypeError(f"session keys are str or int, not {type(key).__name__}")
-
-
-def key_of(field: bytes) -> str | int:
-    """Return the session key that a field of the kinds ``.`` and ``#`` stands for.
-
-    :raises ValueError: no key is stored so.
-    """
-    if field[:1] == b".":
-        return field[1:].decode("utf-8", "surrogatepass")
-    number = int(field[1:])
-    if field != b"#%d" % number:
-        raise ValueError("not the field of a session key")
-    return number
-
-
-# -- encoding --------------------------------------------------------------------
 
 
 class Codec:

@@ -28,23 +28,15 @@ from ..errors import (
 from ..settings import Settings
 from . import executor
 from .contents import Changes, Contents
+from .fields import OWNER_FIELD
 from .memory import Memory
+from .owner_index import OwnerIndex
 from .plan import ADRIFT, FRESH, STORED, UNREAD, Cause, Happened, Phase, Reason
+from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Created, Lifetime, Loaded, Saved, sha1
 from .scripts import Status
 from .seals import Bound, Sealer, csrf_token
-from .serializers import OWNER_FIELD, Codec
-from .store import (
-    NO_CHECKS,
-    NO_LIFETIME,
-    Absent,
-    Checks,
-    Created,
-    Lifetime,
-    Loaded,
-    Saved,
-    Store,
-    sha1,
-)
+from .serializers import Codec
+from .store import Store
 from .tokens import DIGEST_SIZE, Ticket, Token, as_stored
 
 __all__ = [
@@ -781,7 +773,8 @@ class SessionState:
         if self.entered is not None:
             (owner, indexed), self.entered = self.entered, None
             if self.token is not None:
-                tidied = self.store().tidy(owner, self.token.locator, indexed)
+                index = OwnerIndex(self.store(), self.sealer, owner)
+                tidied = index.tidy(self.token.locator, indexed)
                 for ended in tidied.ended:
                     self.announce(Happened.INVALIDATED, Cause.OWNER_SESSIONS, fingerprint(ended))
                 if not tidied.stays:

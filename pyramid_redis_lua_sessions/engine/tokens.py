@@ -16,6 +16,7 @@ __all__ = [
     "Ticket",
     "Token",
     "as_stored",
+    "default_id",
     "digest_of",
     "digest_stored",
     "draw_verifier",
@@ -59,6 +60,11 @@ class Ticket(NamedTuple):
     issued: int
     max_age: int | None
     outdated: bool
+
+
+def default_id() -> str:
+    """Return a session id of 256 random bits, 43 characters."""
+    return secrets.token_urlsafe(32)
 
 
 def draw_verifier() -> str:

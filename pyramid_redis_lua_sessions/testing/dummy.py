@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..engine.contents import Contents, exact_key
+from ..engine.contents import Contents
+from ..engine.fields import LABEL_FIELD, OWNER_FIELD, exact_key
 from ..engine.memory import Memory
 from ..engine.plan import Cause, Happened
+from ..engine.protocol import Absent, Created, Lifetime, Loaded, milliseconds
 from ..engine.scripts import Status
 from ..engine.seals import make_sealer
-from ..engine.serializers import LABEL_FIELD, OWNER_FIELD, make_codec
+from ..engine.serializers import make_codec
 from ..engine.state import SessionState
-from ..engine.store import Absent, Created, Lifetime, Loaded, default_id, milliseconds
-from ..engine.tokens import Ticket, Token, draw_verifier
+from ..engine.tokens import Ticket, Token, default_id, draw_verifier
 from ..errors import InvalidSession
 from ..session import RedisSession
 from ..settings import Settings

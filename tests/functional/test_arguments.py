@@ -152,7 +152,7 @@ def test_every_argument_of_the_command_is_bytes_or_text(
     visit(browser)
     factory = browser.factory
     del packed[:]
-    census = Census(factory.store_for(None).client, factory.settings, factory.sealer)
+    census = Census(factory.store_for(None).client, factory.settings)
     for _, names in census.scan_sessions():
         census.look(names, b"created")
         census.describe(names)

@@ -505,7 +505,7 @@ def test_old_cookie_leads_to_its_session_in_every_step_of_a_rotation(
     old.do("session['a'] = 1")
     first = moving(redis_url, secret=steps(newer)[moved_in])
     if bulk:
-        census = Census(redis_client, first.factory.settings, first.factory.sealer)
+        census = Census(redis_client, first.factory.settings)
         signed = SECRET.encode()
         assert migrate_all(first.factory.migration, census, signed, names=None).moved == 1
     else:
@@ -762,7 +762,7 @@ def test_payload_that_is_broken_is_left_and_reported(
     assert reports.kinds[0] == "InvalidSession_DeserializationError"
     assert redis_client.get(key) == stored
     # Nor does it stop those who move all sessions.
-    census = Census(redis_client, new.factory.settings, new.factory.sealer)
+    census = Census(redis_client, new.factory.settings)
     for dry_run in (True, False):
         summary = migrate_all(
             new.factory.migration, census, SECRET.encode(), names=None, dry_run=dry_run
@@ -934,7 +934,7 @@ def test_session_moves_on_a_cluster(
         factory = new.factory
         summary = migrate_all(
             factory.migration,
-            Census(factory.store_for(None).client, factory.settings, factory.sealer),
+            Census(factory.store_for(None).client, factory.settings),
             SECRET.encode(),
             names=old_name(factory.settings),
         )

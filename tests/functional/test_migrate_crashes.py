@@ -11,9 +11,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pyramid_redis_lua_sessions import migrate
+from pyramid_redis_lua_sessions.engine.protocol import NO_LIFETIME
+from pyramid_redis_lua_sessions.engine.scripts import Status
 from pyramid_redis_lua_sessions.errors import StoreUnavailable
-from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD
+from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, moves
+from pyramid_redis_lua_sessions.migrate.foreign import create_under
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.browser import Browser, Reports
 from tests.support.predecessors import SECRET
@@ -161,12 +163,12 @@ def test_new_session_that_nobody_gave_its_life_is_not_trusted(
     (key,) = old_keys(redis_client)
     token = migration.token(key.decode(), SECRET.encode())
     now, _ = redis_client.time()
-    made, _ = store.create_under(
-        token, {OLD_KEY_FIELD: key}, migrate.Lifetime(), now * 1000, (now + 30) * 1000, 0
+    made, _ = create_under(
+        store, token, {OLD_KEY_FIELD: key}, NO_LIFETIME, now * 1000, (now + 30) * 1000, 0
     )
     redis_client.pexpire(f"session:{token.locator}", 1)
     wait_until(lambda: not redis_client.exists(f"session:{token.locator}"))
-    assert made is migrate.Status.CREATED
+    assert made is Status.CREATED
     assert come_back(new, old) == {"a": 1}
     assert redis_client.ttl(new.key) > 1190
 
@@ -293,7 +295,7 @@ def test_delayed_request_does_not_bring_a_session_back(
     """Not while the marker is there, and not when the marker has been forgotten."""
     for forgotten in (False, True):
         redis_client.flushdb()
-        monkeypatch.setattr(migrate, "PATIENCE_MS", 30 if forgotten else 30_000)
+        monkeypatch.setattr(moves, "PATIENCE_MS", 30 if forgotten else 30_000)
         old = psr()
         old.do("session['user'] = 'Ann'")
         pause = Pause(number)
@@ -304,7 +306,7 @@ def test_delayed_request_does_not_bring_a_session_back(
         )
         thread.start()
         assert pause.reached.wait(20)
-        monkeypatch.setattr(migrate, "PATIENCE_MS", 30_000)
+        monkeypatch.setattr(moves, "PATIENCE_MS", 30_000)
         fast = moving(redis_server.url)
         come_back(fast, old, lambda session: getattr(session, ends)())
         if forgotten:

@@ -10,9 +10,11 @@ import redis
 from pyramid.config import Configurator
 
 from pyramid_redis_lua_sessions import SessionInvalidated, revoke, sessions_of
+from pyramid_redis_lua_sessions.engine.fields import OWNER_FIELD
+from pyramid_redis_lua_sessions.engine.owner_index import MOST_ENDED
+from pyramid_redis_lua_sessions.engine.protocol import NO_LIFETIME, Created
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
-from pyramid_redis_lua_sessions.engine.serializers import OWNER_FIELD
-from pyramid_redis_lua_sessions.engine.store import BATCH, MOST_ENDED, NO_LIFETIME, Created
+from pyramid_redis_lua_sessions.engine.store import BATCH
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.browser import Browser, make_browser

@@ -49,7 +49,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from pyramid_redis_lua_sessions import SessionConflict, revoke
-from pyramid_redis_lua_sessions.engine.serializers import FLASH_KIND, OWNER_FIELD, key_of
+from pyramid_redis_lua_sessions.engine.fields import FLASH_KIND, OWNER_FIELD, key_of
 from pyramid_redis_lua_sessions.engine.tokens import Token
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped, StoreUnavailable
 from tests.support.application import SECRET, SetCookie, set_cookies, token_in
@@ -411,7 +411,7 @@ class After:
 
     def index_of(self, owner: str) -> list[str]:
         factory = self.app.factory
-        key = factory._store._index_key(factory.codec.encode(owner))
+        key = factory._store.index_key(factory.codec.encode(owner))
         return self.indexes.get(key, [])
 
 

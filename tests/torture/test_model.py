@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 )
 from pyramid.interfaces import ISessionFactory
 
-from pyramid_redis_lua_sessions.engine.serializers import FLASH_KIND, key_of, order_of
+from pyramid_redis_lua_sessions.engine.fields import FLASH_KIND, key_of, order_of
 from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.model import CSRF, Cookie, ModelRequest, World, messages_of, values_of

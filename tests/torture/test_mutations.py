@@ -222,8 +222,8 @@ MUTATIONS = {
     ),
     "owners: a revoke forgets what it did not end": Mutation(
         "pyramid_redis_lua_sessions/owners.py",
-        "store.forget(encoded, ended)",
-        "store.forget(encoded, members)",
+        "index.forget(ended)",
+        "index.forget(members)",
         ORDERS,
     ),
     "request: all keys are saved": Mutation(

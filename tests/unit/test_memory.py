@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyramid_redis_lua_sessions.engine.fields import ORDER_SIZE
 from pyramid_redis_lua_sessions.engine.memory import LARGEST, MOST, Memory
 from pyramid_redis_lua_sessions.engine.seals import Bound, Encryption, NoSeal, Seal, Sealer
-from pyramid_redis_lua_sessions.engine.serializers import ORDER_SIZE
 from pyramid_redis_lua_sessions.engine.tokens import Token
 
 # A busy machine is no failure.

@@ -20,13 +20,8 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 from pyramid.i18n import TranslationString
 
-from pyramid_redis_lua_sessions.engine.serializers import (
-    ChangedType,
-    Codec,
-    field_of,
-    key_of,
-    make_codec,
-)
+from pyramid_redis_lua_sessions.engine.fields import field_of, key_of
+from pyramid_redis_lua_sessions.engine.serializers import ChangedType, Codec, make_codec
 from pyramid_redis_lua_sessions.settings import Settings
 
 # A busy machine is no failure.

@@ -1,0 +1,189 @@
+"""The index of an owner's sessions: who is in it, and who still should be.
+
+A session is put in by the store, in the call that makes it the owner's. So none is an owner's
+without standing in the index; but not all that stand in it live, and are the owner's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ..errors import StoreError
+from .fields import OWNER_FIELD
+from .protocol import Absent, Description, encoded, texts
+from .scripts import Status
+from .seals import Sealer
+from .store import BATCH, Store, batches
+from .tokens import digest_stored
+
+__all__ = ["MOST_ENDED", "OwnerIndex", "scan"]
+
+log = logging.getLogger(__package__)
+
+#: Entries of an owner's index from which on a login looks which are alive.
+UNTIDY = 8
+
+#: Sessions that are too many which one login ends at most; the next ones end the rest.
+MOST_ENDED = 100
+
+#: Somebody has written there, or another application uses the prefix.
+INDEX_LOST = (
+    "something else stood in place of an owner's index: sessions of the owner may go unseen "
+    "until they get a new token"
+)
+
+
+class Survey(NamedTuple):
+    """What became of the sessions in an owner's index.
+
+    :ivar owned: those that live and are the owner's; ``others``: that live and are not.
+    :ivar gone: those of which nothing is left.
+    """
+
+    owned: list[tuple[str, Description]]
+    others: list[str]
+    gone: list[str]
+
+
+class Tidied(NamedTuple):
+    """What a login did to the sessions of its owner.
+
+    :ivar ended: those that it ended.
+    :ivar stays: its own is among the newest.
+    """
+
+    ended: list[str]
+    stays: bool
+
+
+class OwnerIndex:
+    """The index of one owner.
+
+    :param sealer: verifies whose a session is.
+    :param owner: the owner, encoded.
+    """
+
+    def __init__(self, store: Store, sealer: Sealer, owner: bytes) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._owner = owner
+        self._key = store.index_key(owner)
+
+    def members(self) -> Iterator[list[str]]:
+        """Iterate over the locators in an owner's index, in batches; not all of them live.
+
+        What stands in it from the first to the last call is found, and each once. A small
+        index is one batch, oldest first.
+        """
+        seen = set[str]()
+        for found in scan(self._store, self._key):
+            if found is None:
+                log.error(INDEX_LOST)
+                return
+            fresh = [name for name in texts(name for name, _ in found) if name not in seen]
+            seen.update(fresh)
+            yield fresh
+
+    def survey(self, locators: Sequence[str]) -> Survey:
+        """Find out which sessions live and really are the owner's."""
+        found = Survey([], [], [])
+        for locator, known in zip(locators, self._store.describe(locators), strict=True):
+            if isinstance(known, Absent):
+                if known.status is Status.GONE:
+                    found.gone.append(locator)
+                continue
+            bound = self._sealer.bind(locator, digest_stored(known.token))
+            if known.owner and bound.open(OWNER_FIELD, known.owner) == self._owner:
+                found.owned.append((locator, known))
+            else:
+                found.others.append(locator)
+        return found
+
+    def forget(self, locators: Sequence[str]) -> None:
+        """Remove locators from the index."""
+        for some in batches(locators):
+            self._store.command("ZREM", self._key, *map(encoded, some))
+
+    def tidy(self, own: str, indexed: Any) -> Tidied:
+        """End the older sessions that are too many, and forget those that have ended.
+
+        The newest in the index stay, whatever overlaps: each login ends what is too many,
+        also what is still on its way, and itself; but none that is younger.
+        Most logins find nothing to do, and pay no round trip for it. Where many more are too
+        many, as a limit was lowered, each login ends some, the oldest first: what it looks at
+        are as many as an owner may have, and ``MOST_ENDED`` more.
+
+        :param own: locator of the session that was added.
+        :param indexed: what adding it found.
+        """
+        _, surplus, settled_us, found_settled = indexed
+        settled = texts(found_settled)
+        ended, stays = list[str](), True
+        if not surplus and len(settled) <= UNTIDY:
+            return Tidied(ended, stays)
+        try:
+            names = settled
+            if surplus:
+                entries = self._oldest_and_newest(surplus)
+                names = list(entries)
+                settled = [name for name, score in entries.items() if score < settled_us]
+            missing = surplus and own not in names  # a newer login has ended and forgotten it?
+            found = self.survey([*names, own] if missing else names)
+            owned, gone = {name for name, _ in found.owned}, {*found.gone}
+            older = names[: names.index(own) + 1] if own in names else []
+            # One that is neither settled nor the owner's may be that of a login under way.
+            under_way = {*gone, *found.others}.intersection(older).difference(settled)
+            living = owned | under_way
+            newest = {*[name for name in names if name in living][-self._store.most_sessions :]}
+            # The younger ones tidy up themselves, as soon as they are sure to stand.
+            too_many = [name for name in older if name in living and name not in newest]
+            stays = own in (owned if missing else newest) or not surplus
+            ended = self._store.end_all(too_many, mark=True)
+            self.forget([*too_many, *gone.intersection(settled)])
+        except StoreError as exc:
+            log.warning("an owner's sessions could not be tidied at login: %s", exc)
+        return Tidied(ended, stays)
+
+    def _oldest_and_newest(self, surplus: int) -> dict[str, float]:
+        """Return members of an index with their scores, oldest first: those that may be too
+        many, and those that are newer.
+
+        :param surplus: how many are too many; of more than ``MOST_ENDED`` the oldest.
+        """
+        ranges = [(b"0", b"-1")]
+        if surplus > MOST_ENDED:
+            ranges = [(b"0", b"%d" % (MOST_ENDED - 1)), (b"%d" % -self._store.most_sessions, b"-1")]
+        entries = dict[str, float]()
+        for first, last in ranges:
+            found = self._store.command("ZRANGE", self._key, first, last, "WITHSCORES")
+            if found is None:
+                log.error(INDEX_LOST)
+                break
+            for name, score in scored(found):
+                for text in texts([name]):
+                    entries.setdefault(text, score)
+        return entries
+
+
+def scan(store: Store, key: bytes) -> Iterator[list[tuple[bytes, float]] | None]:
+    """Iterate over members and scores of an index; ``None``: something else stands there."""
+    cursor: Any = b"0"
+    while True:
+        reply = store.command("ZSCAN", key, cursor, "COUNT", b"%d" % BATCH)
+        if reply is None:
+            yield None
+            return
+        cursor, found = reply
+        yield scored(found)
+        if not int(cursor):
+            return
+        cursor = b"%d" % int(cursor)
+
+
+def scored(found: Sequence[Any]) -> list[tuple[bytes, float]]:
+    """Return members with their scores, however the client and the protocol give them."""
+    if found and isinstance(found[0], (bytes, str)):
+        found = list(zip(found[::2], found[1::2], strict=True))
+    return [(name, float(score)) for name, score in found]
