@@ -23,15 +23,6 @@ local created, token, timeout, deadline, expires, first, moved, owner, label = u
     'created', 'token', 'timeout', 'deadline', 'expires', 'first', 'moved', 'owner', 'label'))
 -- @include clock
 -- @include gone
-local start = tonumber(string.match(created, '^%d+'))
-local remaining = redis.call('PTTL', session_key) -- -1 = no TTL
-if expires then remaining = math.max(0, (tonumber(expires) or 0) - now_ms) end
-local fixed = math.huge -- life up to the end that no activity moves
-if absolute_ms > 0 then fixed = (start or 0) + absolute_ms - now_ms end
-if deadline then fixed = math.min(fixed, (tonumber(deadline) or 0) - now_ms) end
-if not start or remaining == 0 or fixed <= 0 then return {0} end
-
-local idle = tonumber(timeout) or timeout_ms
--- Clock reads within one call may lie a millisecond apart.
-if first or remaining < 0 or remaining >= fixed - 2 then idle = 0 end
+-- @include time_left
+if not start or remaining == 0 then return {0} end
 return {1, remaining, idle, now_ms, {created, token or '', owner or '', label or ''}}

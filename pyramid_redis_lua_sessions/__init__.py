@@ -35,6 +35,7 @@ from .events import (
 from .factory import RedisSessionFactory
 from .owners import SessionInfo, revoke, sessions_of
 from .settings import Settings, SettingsError
+from .view_options import add_view_options
 
 __all__ = [
     "InvalidSession",
@@ -83,6 +84,7 @@ def includeme(config: Any) -> None:
     factory = session_factory_from_settings(config.get_settings())
     config.set_session_factory(factory)
     config.add_tween(f"{__name__}.tween.session_tween_factory", under=EXCVIEW)
+    add_view_options(config)
     config.add_exception_view(_conflict, context=SessionConflict)
     if factory.settings.preload_scripts:
         # Not a subscriber of ApplicationCreated: one subscriber makes Pyramid

@@ -20,7 +20,15 @@ from .engine.seals import derive_key
 from .engine.tokens import Ticket, Token
 from .settings import Settings
 
-__all__ = ["DELETE", "NOTHING", "SET", "Action", "CookiePolicy", "cookie_action"]
+__all__ = [
+    "DELETE",
+    "NOTHING",
+    "SET",
+    "Action",
+    "CookiePolicy",
+    "cookie_action",
+    "vary_on_cookie",
+]
 
 #: Cookies of one name that are looked at, and the longest that is.
 MOST_VALUES = 8
@@ -320,3 +328,15 @@ class CookiePolicy:
             samesite=s.cookie_samesite,
         )
         return f"{header}; Partitioned" if s.cookie_partitioned else header
+
+
+def vary_on_cookie(response: Any) -> None:
+    """Say that a response depends on the cookie (RFC 9110 12.5.5)."""
+    headers = response.headers
+    if "vary" not in headers:
+        response.headerlist.append(("Vary", "Cookie"))
+        return
+    names = [name.strip() for line in headers.getall("Vary") for name in line.split(",")]
+    if not {"cookie", "*"}.intersection(map(str.lower, names)):
+        # One line: of several, WebOb's response.vary knows one, and replaces all.
+        headers["Vary"] = ", ".join([*filter(None, names), "Cookie"])

@@ -313,6 +313,24 @@ class RedisSession(MutableMapping[Any, Any]):
         return math.ceil(time.time() + state.remaining_ms / 1000)
 
     @property
+    def touch(self) -> bool:
+        """Whether the first look at the session refreshes its idle timeout.
+
+        Set to ``False`` before that, it makes this request one that keeps nobody alive: a
+        poll, say. Nothing is written then, unless the application changes the session.
+
+        :raises RuntimeError: when it is changed too late.
+        """
+        return self._state.touches
+
+    @touch.setter
+    def touch(self, touch: bool) -> None:
+        state = self._state
+        if state.phase is not UNREAD and bool(touch) != state.touches:
+            raise RuntimeError("session.touch was set when the session had been looked at")
+        state.touches = bool(touch)
+
+    @property
     def timestamp(self) -> int:
         """Now, whole seconds since the epoch, by this machine's clock."""
         return math.ceil(time.time())

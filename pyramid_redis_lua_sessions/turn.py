@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .cookies import DELETE, NOTHING, cookie_action
+from .cookies import DELETE, NOTHING, cookie_action, vary_on_cookie
 from .engine.observer import Step
 from .engine.plan import UNREAD, Cause, Happened, Reason
 from .engine.state import UNSET, SessionState, Trace
@@ -273,6 +273,10 @@ class Turn:
         for tell in postponed or ():
             tell()
 
+    def looked_at(self) -> bool:
+        """Tell whether the response may depend on the cookie."""
+        return self._read or self.state.phase is not UNREAD
+
     # -- the steps -------------------------------------------------------------------
 
     def save(self, stages: bool = False) -> bool | None:
@@ -331,7 +335,8 @@ class Turn:
             self._leave_no_trace()
             return
         self._settle()
-        self._vary()
+        if self._read or self.state.phase is not UNREAD:
+            vary_on_cookie(response)
         self.state.rest()
 
     def on_finished(self, request: Any) -> None:
@@ -359,8 +364,8 @@ class Turn:
                 self._leave_no_trace()
             elif not self._answered or error is not None or self._is_unsettled():
                 self._settle()
-                if self.response is not None:
-                    self._vary()
+                if self.response is not None and self.looked_at():
+                    vary_on_cookie(self.response)
         except SessionError as exc:
             if error is None:
                 raise
@@ -424,7 +429,8 @@ class Turn:
             self.identify()
         ticket = self._ticket()
         due = ticket is not None and (
-            state.recookie or self.factory.cookies.due(ticket, self.request.environ)
+            state.recookie
+            or (state.touches and self.factory.cookies.due(ticket, self.request.environ))
         )
         if not (due or state.has_work() or state.token_made or state.cookie_is_stale):
             self._reseal(ticket)
@@ -448,7 +454,7 @@ class Turn:
 
         The cookie comes first: as long as the browser has an older one, the seals show it.
         """
-        if ticket is not None and ticket.outdated:
+        if (ticket is not None and ticket.outdated) or not self.state.touches:
             return
         try:
             if self.state.outdated():
@@ -577,16 +583,3 @@ class Turn:
         if self._failed() and not self.settings.cookie_on_exception:
             return False
         return self._allowed()
-
-    def _vary(self) -> None:
-        """A response for which the session was looked at varies on Cookie (RFC 9110 12.5.5)."""
-        if self.state.phase is UNREAD and not self._read:
-            return
-        headers = self.response.headers
-        if "vary" not in headers:
-            self.response.headerlist.append(("Vary", "Cookie"))
-            return
-        names = [name.strip() for line in headers.getall("Vary") for name in line.split(",")]
-        if not {"cookie", "*"}.intersection(map(str.lower, names)):
-            # One line: of several, WebOb's response.vary knows one, and replaces all.
-            headers["Vary"] = ", ".join([*filter(None, names), "Cookie"])

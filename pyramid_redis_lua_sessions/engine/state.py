@@ -203,6 +203,7 @@ class SessionState:
         "staged",
         "token",
         "token_made",
+        "touches",
         "trace",
         "tried",
         "unreachable",
@@ -226,6 +227,8 @@ class SessionState:
         #: It was an owner's before this request.
         self.owned = False
         self.remaining_ms = -1
+        #: The first look refreshes the idle timeout.
+        self.touches = True
         # What the application asked for since the last save.
         self.lifetime = NO_LIFETIME
         self.renews = self.restarts = self.login = False
@@ -313,10 +316,13 @@ class SessionState:
         for ticket in tickets:
             token = ticket.token
             try:
-                if host.claims:
-                    self.release()  # of a token before it, which opens nothing
-                    executor.claim(self, token)
-                loaded = host.store().load(token)
+                if not self.touches:
+                    loaded = host.store().peek(token)
+                else:
+                    if host.claims:
+                        self.release()  # of a token before it, which opens nothing
+                        executor.claim(self, token)
+                    loaded = host.store().load(token)
             except StoreUnavailable as exc:
                 self._go_without(token, exc)
                 return
@@ -805,6 +811,10 @@ class SessionState:
         """The response is settled: watch only what is looked at again."""
         if self.phase is not UNREAD:
             self.contents.rest()
+
+    def stand_under(self, host: Host) -> None:
+        """Belong to another host from now on; nothing was looked at yet."""
+        self._host = host
 
     def leave(self, afterlife: Host) -> None:
         """The request is over: report what could not be decoded, and let go of it."""

@@ -136,6 +136,12 @@ class Store(Caller):
             return absent_of(reply)
         return Loaded(reply[1], reply[2])
 
+    def peek(self, token: Token) -> Loaded | Absent:
+        """Read a session as :meth:`load` does, and write nothing."""
+        args = [token.digest, *self._life_args[:2]]
+        reply = _with_dict(self.call(_PEEK, self.key(token.locator), args))
+        return Loaded(reply[1], reply[2]) if reply[0] == _LOADED else absent_of(reply)
+
     def _read(self, key: bytes, digest: bytes) -> Any:
         """Call the script, beside an HGETALL where that travels with it; the fields are a dict.
 
@@ -453,6 +459,7 @@ class Store(Caller):
 _LOADED, _SAVED, _CREATED = int(Status.LOADED), int(Status.SAVED), int(Status.CREATED)
 
 _LOAD = SCRIPTS["load_and_touch"]
+_PEEK = SCRIPTS["peek_session"]
 _CREATE = SCRIPTS["create_unique"]
 _SAVE = SCRIPTS["save_if_changed"]
 _SAVE_FIELDS = SCRIPTS["save_fields"]

@@ -25,6 +25,7 @@ REQUESTS: list[Callable[[Any], Any]] = [
     lambda r: r.session.update({"text": "é", "number": 7, 1: [1.5, None]}),
     lambda r: dict(r.session),
     lambda r: r.session["text"],
+    lambda r: (setattr(r.session, "touch", False), r.session["text"]),
     lambda r: r.session[1].append(2),
     lambda r: r.session.pop("number"),
     lambda r: (r.session.flash("one"), r.session.flash("two", "queue")),

@@ -212,7 +212,7 @@ def _text(argument: Any) -> str:
 NAMES = {name: script.name for script in SCRIPTS.values() for name in (script.sha1, script.source)}
 
 #: What changes nothing but a timeout.
-READING = {"load_and_touch", "describe_session", "ZRANGE", "ZSCAN"}
+READING = {"load_and_touch", "peek_session", "describe_session", "ZRANGE", "ZSCAN"}
 
 
 class Workers:

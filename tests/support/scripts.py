@@ -89,6 +89,20 @@ class Scripts:
             reply.append(fields)
         return [status, *reply[1:]]
 
+    def peek(
+        self,
+        key: str = "s",
+        *,
+        digest: bytes = OURS,
+        timeout: int = 60_000,
+        absolute: int = 0,
+    ) -> list[Any]:
+        """As :meth:`load`, but nothing is touched."""
+        reply = self.call("peek_session", key, digest, timeout, absolute)
+        if reply[0] is Status.LOADED:
+            reply[2] = _dict(reply[2])
+        return reply
+
     def create(
         self,
         key: str = "s",

@@ -61,11 +61,22 @@ LAYERS = (
     "tween",
     "factory",
     "owners",
+    "view_options",
     "__init__",
 )
 
 #: They may import the layers. The layers import them at most within a function.
-LEAVES = ("__main__", "census", "cli", "debugtoolbar", "migrate", "testing", "transaction", "watch")
+LEAVES = (
+    "__main__",
+    "census",
+    "cli",
+    "debugtoolbar",
+    "migrate",
+    "testing",
+    "time_left",
+    "transaction",
+    "watch",
+)
 
 #: Layers that may import redis-py.
 KNOW_REDIS = (

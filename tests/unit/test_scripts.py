@@ -67,6 +67,7 @@ def test_every_file_of_the_directory_is_loaded() -> None:
         "end_session",
         "index_session",
         "load_and_touch",
+        "peek_session",
         "save_fields",
         "save_if_changed",
         "stage_save",

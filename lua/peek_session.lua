@@ -1,0 +1,34 @@
+--[[
+peek_session: read one session as load_and_touch does, and leave its life as it is.
+
+KEYS[1] session_key  hash that holds the session
+ARGV[1] digest       16 bytes, BLAKE2b of the verifier that the cookie holds
+ARGV[2] timeout_ms   integer, default idle timeout, ms; 0 = never
+ARGV[3] absolute_ms  integer, absolute timeout, ms; 0 = none
+
+Returns: {status, ...}
+  0 GONE   {0} no session is stored here; {0, 1} it has reached its end;
+           {0, 2} something else is stored here
+  1 LOADED {1, remaining_ms, {field, value, ...}, idle_ms}: remaining_ms -1 = never
+           ends; idle_ms is the idle timeout that ends it then, 0 = something
+           else ends it sooner, or it never ends
+  2 MOVED  {2, age_ms} the session ended age_ms ago; {2, age_ms, 1} its token was
+           replaced age_ms ago; 2: and it is an owner's
+Writes: nothing
+]]
+local session_key = KEYS[1]
+local digest = ARGV[1]
+local timeout_ms = tonumber(ARGV[2])
+local absolute_ms = tonumber(ARGV[3])
+
+local fields = redis.call('HGETALL', session_key)
+local created, token, timeout, expires, deadline, first, moved
+-- @include kept_about_it
+-- @include clock
+if not created and not moved and fields[1] then return {0, 2} end
+-- @include gone
+-- @include time_left
+if not start or not tonumber(string.sub(token or '', 17)) then return {0, 2} end
+-- @include token
+if remaining == 0 then return {0, 1} end
+return {1, remaining, fields, idle}
