@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import waitress.server
+from webob import Request
 
 from pyramid_redis_lua_sessions.testing import RedisServer, RedisServerError
 
@@ -30,7 +31,9 @@ def main() -> int:
         signal.signal(signum, stop)
     try:
         with RedisServer() as redis_server:
-            server = make_server(make_app(redis_server.url), wanted)
+            app = make_app(redis_server.url)
+            warm_up(app)
+            server = make_server(app, wanted)
             print(f"Demo:  http://{HOST}:{server.effective_port}/  (Ctrl-C ends it)", flush=True)
             server.run()  # returns when it is interrupted
     except KeyboardInterrupt:
@@ -40,6 +43,12 @@ def main() -> int:
         return 1
     print("Demo:  stopped, and its Redis with it")
     return 0
+
+
+def warm_up(app: Any) -> None:
+    """Have the first visitor's page cost what any other costs: templates are compiled, and Redis
+    is connected to."""
+    Request.blank("/").get_response(app)
 
 
 def make_server(app: Any, wanted: str) -> Any:

@@ -55,9 +55,11 @@ PURPOSES = {
 
 
 class Entry(NamedTuple):
-    """One request.
+    """One request; or several that are alike and came one after the other.
 
-    :ivar count: how many such requests came one after the other.
+    The figures are those of one of them, on average, so that they compare with any other's.
+
+    :ivar count: how many there are.
     """
 
     what: str
@@ -74,19 +76,22 @@ class Entry(NamedTuple):
 
     @property
     def round_trips(self) -> int:
-        return sum(call.round_trips for call in self.calls)
+        return self._each(call.round_trips for call in self.calls)
 
     @property
     def microseconds(self) -> int:
-        return sum(call.microseconds for call in self.calls)
+        return self._each(call.microseconds for call in self.calls)
 
     @property
     def bytes_sent(self) -> int:
-        return sum(call.bytes_sent for call in self.calls)
+        return self._each(call.bytes_sent for call in self.calls)
 
     @property
     def bytes_received(self) -> int:
-        return sum(call.bytes_received for call in self.calls)
+        return self._each(call.bytes_received for call in self.calls)
+
+    def _each(self, figures: Iterable[int]) -> int:
+        return round(sum(figures) / self.count)
 
 
 class Step(NamedTuple):

@@ -39,6 +39,9 @@ SYSTEMS = {
     "Linux": "Linux",
 }
 
+#: Parts of the page that have messages of their own.
+CARDS = ("session", "cart", "account", "flash")
+
 DEVICES = ("Phone", "Tablet", "Library computer", "Work laptop")
 
 
@@ -71,8 +74,8 @@ def home(request: Any) -> dict[str, Any]:
         "title": "Sessions in Redis",
         "user": user,
         "longest_name": LONGEST_NAME,
-        "errors": session.pop_flash("errors"),
-        "messages": session.pop_flash(),
+        # Each message stands in the card that it is about, in a queue of that name.
+        "messages": {card: session.pop_flash(card) for card in CARDS},
         # This request was under way when its session ended: nothing brings it back.
         "has_ended": session.ended,
         "timeout": session.timeout,
@@ -88,9 +91,14 @@ def home(request: Any) -> dict[str, Any]:
     }
 
 
-def back_home(request: Any, anchor: str) -> HTTPSeeOther:
+def back_home(request: Any, card: str) -> HTTPSeeOther:
     """Redirect after a form, so that reloading the page does not send it again."""
-    return HTTPSeeOther(request.route_path("home", _anchor=anchor))
+    return HTTPSeeOther(request.route_path("home", _anchor=card))
+
+
+def tell(session: Any, card: str, text: str, *, error: bool = False) -> None:
+    """Show a message once, in a card of the next page."""
+    session.flash((text, error), card)
 
 
 # -- the cart: every packet is a key of its own, so clicks that overlap add up ---------
@@ -111,7 +119,7 @@ def cart(request: Any) -> HTTPSeeOther:
         if len(packets(session)) < MOST_IN_CART:
             session[f"cart:{form['add']}:{secrets.token_hex(4)}"] = 1
         else:
-            session.flash("The cart is full.", "errors")
+            tell(session, "cart", "The cart is full.", error=True)
     elif form.get("remove") in TEAS:
         for key in packets(session, form["remove"])[:1]:
             session.pop(key, None)
@@ -128,9 +136,9 @@ def cart(request: Any) -> HTTPSeeOther:
 def flash(request: Any) -> HTTPSeeOther:
     text = plain(request.POST.get("message", ""), LONGEST_MESSAGE)
     if text:
-        request.session.flash(text)
+        tell(request.session, "flash", text)
     else:
-        request.session.flash("Please write a message.", "errors")
+        tell(request.session, "flash", "Please write a message.", error=True)
     return back_home(request, "flash")
 
 
@@ -139,9 +147,8 @@ def timeout(request: Any) -> HTTPSeeOther:
     wanted = request.POST.get("seconds", "")
     if wanted in map(str, TIMEOUTS):
         request.session.adjust_session_timeout(int(wanted))
-        request.session.flash(
-            f"This session now ends {TIMEOUTS[int(wanted)]} after the last visit."
-        )
+        text = f"This session now ends {TIMEOUTS[int(wanted)]} after the last visit."
+        tell(request.session, "session", text)
     return back_home(request, "session")
 
 
@@ -152,13 +159,14 @@ def timeout(request: Any) -> HTTPSeeOther:
 def login(request: Any) -> HTTPSeeOther:
     session, name = request.session, plain(request.POST.get("name", ""), LONGEST_NAME)
     if not name:
-        session.flash("Please enter a name.", "errors")
+        tell(session, "account", "Please enter a name.", error=True)
         return back_home(request, "account")
     # Another owner is a login: the session gets a new token, as whoever knew the
     # old one must not share the session from now on.
     session.owner = name
     session.label = device(request.user_agent or "")
-    session.flash(f"Welcome, {name}. Your session has a new token, and kept its data.")
+    text = f"Welcome, {name}. Your session has a new token, and kept its data."
+    tell(session, "account", text)
     return back_home(request, "account")
 
 
@@ -166,7 +174,8 @@ def login(request: Any) -> HTTPSeeOther:
 def logout(request: Any) -> HTTPSeeOther:
     request.session.invalidate()
     # What is put in after invalidate() goes into a new session.
-    request.session.flash("You are logged out: the session has ended in Redis, too.")
+    text = "You are logged out: the session has ended in Redis, too."
+    tell(request.session, "account", text)
     return back_home(request, "account")
 
 
@@ -175,7 +184,7 @@ def label(request: Any) -> HTTPSeeOther:
     text = plain(request.POST.get("label", ""), LONGEST_NAME)
     if request.session.owner is not None and text:
         request.session.label = text
-        request.session.flash(f"This session is called “{text}” now.")
+        tell(request.session, "account", f"This session is called “{text}” now.")
     return back_home(request, "account")
 
 
@@ -190,7 +199,8 @@ def elsewhere(request: Any) -> HTTPSeeOther:
         session.owner = user
         session.label = secrets.choice(DEVICES)
         session.ensure_id()
-        request.session.flash(f"{user} is now logged in on another device: {session.label}.")
+        text = f"{user} is now logged in on another device: {session.label}."
+        tell(request.session, "account", text)
     return back_home(request, "account")
 
 
@@ -207,7 +217,8 @@ def revoke_sessions(request: Any) -> HTTPSeeOther:
     if "everywhere" in form:
         session.invalidate()
         ended += 1
-    session.flash(f"{ended} session{' has' if ended == 1 else 's have'} ended, at once.")
+    text = f"{ended} session{' has' if ended == 1 else 's have'} ended, at once."
+    tell(session, "account", text)
     return back_home(request, "account")
 
 

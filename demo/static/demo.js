@@ -27,6 +27,7 @@ const countDown = (total) => {
     if (text && text !== said) say(said = text);
     if (seconds === 0) {
       left.nextElementSibling.textContent = "reload the page for a new session";
+      document.querySelector(".who").textContent = ""; // nobody is logged in any more
       clearInterval(timer);
     }
   };

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -78,6 +79,18 @@ def test_demo_when_its_redis_is_away(
     status, page = answer(demo.url)
     assert status == 503
     assert "Redis is away" in page
+
+
+def test_demo_has_called_a_script_before_its_first_visitor(
+    start_demo: Callable[..., DemoProcess], redis_binary: str
+) -> None:
+    demo = start_demo()
+    pid = server_among(processes_of(demo.process.pid), redis_binary)
+    arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    server = " ".join(arguments)
+    port = int(re.findall(r":(\d+)", server)[-1])
+    with redis.Redis(port=port) as client:
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] > 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -272,6 +285,20 @@ def test_cart_takes_no_more_when_it_is_full(
         visitor.submit("/cart", "add", "assam")
     assert visitor.text("number-assam") == "2"
     assert visitor.notes == ["The cart is full."]
+
+
+def test_message_stands_in_the_card_that_it_is_about(visitor: Visitor) -> None:
+    visitor.get()
+    for action, card, fields in (
+        ("/timeout", "session", {}),
+        ("/flash", "flash", {"message": "x"}),
+        ("/login", "account", {"name": "Ann"}),
+        ("/logout", "account", {}),
+    ):
+        button = ("seconds", "20") if action == "/timeout" else ("", "")
+        visitor.submit(action, *button, **fields)
+        assert len(visitor.notes) == 1
+        assert len(visitor.page.html.select(f"#{card} .note")) == 1
 
 
 def test_flash_message_is_shown_once(visitor: Visitor) -> None:
