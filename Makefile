@@ -12,8 +12,8 @@ PYTEST_ARGS ?=
 REDIS_URL ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types docs bench bench-full bench-instructions bench-redis \
-	load-scripts build check torture servers test-servers test-cluster test-sentinel clean
+.PHONY: help install demo picture test lint format types docs bench bench-full bench-instructions bench-redis \
+	load-scripts build release-check check torture servers test-servers test-cluster test-sentinel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ $(SERVERS): $(STAMP)
 	touch $@
 
 install: $(STAMP) ## Make .venv with the package (editable) and all tools
+
+picture: $(STAMP) ## Take the picture of the demo anew, with Chromium
+	$(BIN)/python -m tests.browser.picture
 
 demo: $(STAMP) ## Run a small application on an embedded Redis
 	$(BIN)/python -m demo
@@ -68,6 +71,9 @@ load-scripts: $(STAMP) ## Load the Lua scripts: make load-scripts REDIS_URL=redi
 	@test -n "$(REDIS_URL)" \
 		|| { echo "usage: make load-scripts REDIS_URL=redis://host:port/0" >&2; exit 2; }
 	@$(BIN)/redis-lua-sessions load-scripts --url '$(REDIS_URL)'
+
+release-check: $(STAMP) ## Build a release, and try it where nothing else is installed
+	$(BIN)/python -m tests.support.release
 
 build: $(STAMP) ## Build sdist and wheel into dist/
 	$(BIN)/python -m build

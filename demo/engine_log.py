@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import statistics
 import threading
 import time
 from collections import Counter, OrderedDict, deque
@@ -57,14 +58,21 @@ PURPOSES = {
 class Entry(NamedTuple):
     """One request; or several that are alike and came one after the other.
 
-    The figures are those of one of them, on average, so that they compare with any other's.
+    The figures are the medians, so that they compare with those of any other request.
 
-    :ivar count: how many there are.
+    :ivar requests: the calls of each.
     """
 
     what: str
-    calls: tuple[Call, ...]
-    count: int = 1
+    requests: tuple[tuple[Call, ...], ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.requests)
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        return tuple(call for calls in self.requests for call in calls)
 
     @property
     def scripts(self) -> str:
@@ -76,22 +84,22 @@ class Entry(NamedTuple):
 
     @property
     def round_trips(self) -> int:
-        return self._each(call.round_trips for call in self.calls)
+        return self._median(lambda call: call.round_trips)
 
     @property
     def microseconds(self) -> int:
-        return self._each(call.microseconds for call in self.calls)
+        return self._median(lambda call: call.microseconds)
 
     @property
     def bytes_sent(self) -> int:
-        return self._each(call.bytes_sent for call in self.calls)
+        return self._median(lambda call: call.bytes_sent)
 
     @property
     def bytes_received(self) -> int:
-        return self._each(call.bytes_received for call in self.calls)
+        return self._median(lambda call: call.bytes_received)
 
-    def _each(self, figures: Iterable[int]) -> int:
-        return round(sum(figures) / self.count)
+    def _median(self, figure: Callable[[Call], int]) -> int:
+        return round(statistics.median(sum(map(figure, calls)) for calls in self.requests))
 
 
 class Step(NamedTuple):
@@ -140,8 +148,7 @@ def together(entries: Iterable[Entry]) -> Iterable[Entry]:
     """Join what was sent many times at once."""
     for what, alike in itertools.groupby(entries, lambda entry: entry.what):
         if what.endswith(ALIKE):
-            run = list(alike)
-            yield Entry(what, tuple(call for entry in run for call in entry.calls), len(run))
+            yield Entry(what, tuple(calls for entry in alike for calls in entry.requests))
         else:
             yield from alike
 
@@ -162,7 +169,7 @@ def log_tween_factory(handler: Callable[[Any], Any], registry: Any) -> Callable[
             response.set_cookie(COOKIE, visitor, httponly=True, samesite="Lax")
 
         def finish(request: Any) -> None:
-            log.add(visitor, Entry(what, tuple(calls)))
+            log.add(visitor, Entry(what, (tuple(calls),)))
             if SESSION_PART in response.text:
                 fill_in(request, response)
 

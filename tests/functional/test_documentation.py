@@ -184,23 +184,21 @@ def test_python_samples_run(page: Path, run_page: Callable[[Path], Any]) -> None
     run_page(page)
 
 
-def test_readme_sample_gives_the_application_sessions(run_page: Callable[[Path], Any]) -> None:
-    config = run_page(README).config
-
-    def view(request: Any) -> Response:
-        request.session["n"] = request.session.get("n", 0) + 1
-        return Response(str(request.session["n"]))
-
-    config.add_route("home", "/")
-    config.add_view(view, route_name="home")
-    app = TestApp(config.make_wsgi_app())
-    assert [app.get("/").text for _ in range(3)] == ["1", "2", "3"]
-
-
-def test_readme_sample_keeps_who_comes_daily_and_has_three_days(
-    redis_url: str, redis_client: Any
+def test_readme_sample_is_an_application_with_sessions(
+    run_page: Callable[[Path], Any], redis_url: str
 ) -> None:
     (sample,) = samples(README, "ini")
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(sample.text)
+    settings = {**parser["app:main"], "redis.sessions.url": redis_url}
+    app = TestApp(run_page(README).main({}, **settings))
+    assert [app.get("/").text for _ in range(3)] == [f"Visits: {n}" for n in (1, 2, 3)]
+
+
+def test_settings_most_often_changed_keep_who_comes_daily_and_has_three_days(
+    redis_url: str, redis_client: Any
+) -> None:
+    sample = samples(DOCS / "settings.rst", "ini")[0]
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(sample.text)
     own = {"redis.sessions.url": redis_url, "redis.sessions.secret": SECRET}
@@ -482,6 +480,12 @@ def test_pages_of_the_documentation_are_all_in_its_tree() -> None:
     for tree in re.findall(r"\.\. toctree::\n(?:   :.*\n)*\n((?:   \S+\n)+)", index):
         entries.update(tree.split())
     assert entries == {page.stem for page in DOCS.glob("*.rst")} - {"index"}
+
+
+def test_change_log_says_which_release_it_is() -> None:
+    changes = (ROOT / "CHANGES.rst").read_text(encoding="utf-8")
+    releases = re.findall(r"^(\S+) \((?:unreleased|\d{4}-\d\d-\d\d)\)\n-+$", changes, re.MULTILINE)
+    assert releases[0] == pyramid_redis_lua_sessions.__version__
 
 
 def test_readme_and_change_log_are_plain_restructuredtext() -> None:

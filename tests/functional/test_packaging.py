@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
+from pyramid_redis_lua_sessions import __version__
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
+from tests.support import release
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "pyramid_redis_lua_sessions"
@@ -191,3 +193,35 @@ def test_version_is_the_one_of_the_package(built: Built) -> None:
     version = pyramid_redis_lua_sessions.__version__
     assert built.wheel.name.startswith(f"{PACKAGE}-{version}-")
     assert built.sdist.name == f"{PACKAGE}-{version}.tar.gz"
+
+
+def test_long_description_has_no_links_that_only_a_checkout_has(built: Built) -> None:
+    with tarfile.open(built.sdist) as archive:
+        (member,) = (
+            one
+            for one in archive.getmembers()
+            if one.name.count("/") == 1 and one.name.endswith("PKG-INFO")
+        )
+        extracted = archive.extractfile(member)
+        assert extracted is not None
+        text = extracted.read().decode("utf-8")
+    assert "I want to ..." in text
+    assert ".rst>" not in text
+    assert "demo.png" not in text
+
+
+def test_release_check_compares_the_versions() -> None:
+    assert release.stated_version("") == __version__
+    with pytest.raises(release.Unfit, match=r"the tag is v9\.9"):
+        release.stated_version("v9.9")
+    changes = (ROOT / "CHANGES.rst").read_text("utf-8")
+    if f"{__version__} (unreleased)" in changes:
+        with pytest.raises(release.Unfit, match="not on which day"):
+            release.stated_version(f"v{__version__}")
+
+
+def test_release_check_refuses_what_has_another_name() -> None:
+    built = [Path(f"{PACKAGE}-9.9-py3-none-any.whl"), Path(f"{PACKAGE}-9.9.tar.gz")]
+    with pytest.raises(release.Unfit, match="built"):
+        release.check_names(built, __version__)
+    release.check_names(built, "9.9")
