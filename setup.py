@@ -33,6 +33,8 @@ EXTRAS = {
     "encryption": ["cryptography"],
     "debugtoolbar": ["pyramid_debugtoolbar>=4.10"],
     "cli": ["rich"],
+    "prometheus": ["prometheus_client>=0.20"],
+    "otel": ["opentelemetry-api>=1.28"],
     "test": [
         "build",
         "cryptography",
@@ -41,7 +43,7 @@ EXTRAS = {
         "gunicorn",
         "hypothesis",
         "msgspec",
-        # redis-py collects its metrics with it.
+        # redis-py collects its metrics with it, and tests read ours.
         "opentelemetry-sdk",
         # redis-py's MultiDBClient needs it.
         "pybreaker",
@@ -49,6 +51,8 @@ EXTRAS = {
         "pyramid_retry",
         "pyramid_tm",
         "pytest>=7",
+        # The alert rules are YAML.
+        "pyyaml",
         "pytest-xdist>=3",
         # uWSGI as a wheel: to compile it takes minutes.
         "pyuwsgi",

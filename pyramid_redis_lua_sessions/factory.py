@@ -82,6 +82,10 @@ class RedisSessionFactory:
             self.migration = Migration(settings, self.codec, self.sealer)
         #: Those who are told of each step and event: metrics, traces.
         self.watchers: tuple[Watcher, ...] = ()
+        if settings.observe:
+            from .observe import make_watchers
+
+            self.watchers = make_watchers(settings)
         self.afterlife = Afterlife(self)
         #: No request has been answered yet.
         self.unproven = True

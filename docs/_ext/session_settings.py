@@ -18,6 +18,7 @@ GROUPS = {
     "The cookie": "cookie_name",
     "Saving": "save_on_exception",
     "Redis": "redis_url",
+    "Watching": "observe",
     "Moving in": "migrate_from",
     "Without effect": "python_expires",
 }

@@ -91,7 +91,9 @@ class Target:
     def registry(self) -> Registry:
         """Return a registry for what asks one for the session factory."""
         settings = dataclasses.replace(
-            self.settings, redis_client_callable=lambda request, **options: self.client
+            self.settings,
+            redis_client_callable=lambda request, **options: self.client,
+            observe=(),  # this is not the application
         )
         registry = Registry("redis-lua-sessions")
         factory = self._made(lambda _: RedisSessionFactory.from_settings(settings))

@@ -208,6 +208,8 @@ def _size_of_reply(reply: Any, times: bool = False) -> int:
     if isinstance(reply, int):
         digits = b"%d" % reply
         return _size_of_reply(digits) if times else len(digits) + 3
+    if isinstance(reply, float):  # a score, which is a whole number, over RESP3
+        return len(b",%.17g\r\n" % reply)
     if isinstance(reply, list | tuple):
         head = len(b"*%d\r\n" % len(reply))
         return head + sum(_size_of_reply(item, times) for item in reply)

@@ -380,6 +380,14 @@ class Settings:
     )
     preload_scripts: bool = setting(flag, True, "Load the Lua scripts when the application starts.")
 
+    # Watching
+    observe: tuple[str, ...] = setting(
+        some_of("prometheus", "otel"),
+        (),
+        "Who is told what the sessions do: ``prometheus``, ``otel`` (OpenTelemetry), or both (with "
+        "a comma between). Each needs the extra of its name; see :doc:`monitoring`.",
+    )
+
     # Moving in from another library
     migrate_from: tuple[str, ...] = setting(
         some_of(*MIGRATE_FROM),

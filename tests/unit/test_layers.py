@@ -72,6 +72,7 @@ LEAVES = (
     "cli",
     "debugtoolbar",
     "migrate",
+    "observe",
     "testing",
     "time_left",
     "transaction",

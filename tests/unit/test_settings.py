@@ -323,6 +323,11 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
     "redis_encoding": [(None, None), ("None", None), ("utf-8", "utf-8")],
     "redis_encoding_errors": [(None, None), ("", None), ("strict", "strict")],
     "redis_connection_pool": [(None, None), (POOL, POOL)],
+    "observe": [
+        *((raw, ()) for raw in (None, "", "None", ())),
+        ("prometheus", ("prometheus",)),
+        ("otel, prometheus", ("otel", "prometheus")),
+    ],
     "migrate_from": [
         (None, ()),
         ("", ()),
@@ -423,6 +428,7 @@ BAD: dict[str, list[Any]] = {
     "redis_encoding": [5],
     "redis_encoding_errors": [5],
     "redis_connection_pool": ["pool"],
+    "observe": ["statsd", "prometheus statsd", 5, True],
     "migrate_from": ["beaker", "pyramid_session_redis beaker", ["beaker"], 5, True],
     "migrate_until": ["soon", "2030-13-01", "2030-02-30", True, "nan", [], object()],
     "migrate_deserialize": [*NO_FUNCTION, "yaml"],
