@@ -16,8 +16,9 @@ from pyramid_debugtoolbar.toolbar import IPanelMap, IToolbarWSGIApp
 
 from .engine.fields import FLASH_KIND, KEY_KINDS, UNIT_SEPARATOR, key_of
 from .engine.plan import Phase
-from .engine.state import Overview, Trace, number
-from .errors import InvalidSession_ChangesDropped
+from .engine.state import SessionState, number
+from .engine.trace import Trace
+from .errors import InvalidSession_ChangesDropped, fingerprint
 from .turn import TURNS, Turn
 from .watch import Call, watch
 
@@ -102,9 +103,9 @@ def includeme(config: Any) -> None:
 def _described(turn: Turn) -> dict[str, Any]:
     found: dict[str, Any] = {"cookie": turn.settings.cookie_name, "prefix": turn.settings.prefix}
     found["refused"], found["dropped"] = _refused(turn), _dropped(turn)
-    seen = turn.state.overview()
-    past = turn.state.trace or Trace()
-    if seen is None:
+    seen = turn.state
+    past = seen.trace or Trace()
+    if seen.phase is Phase.UNREAD:
         return {**found, "state": "not looked at", "facts": []}
     keys = _keys(seen, past)
     return {
@@ -116,14 +117,14 @@ def _described(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _state(seen: Overview, past: Trace) -> str:
+def _state(seen: SessionState, past: Trace) -> str:
     if seen.phase is Phase.ADRIFT:
         return "ended elsewhere, or out of reach: changes are not kept"
     if seen.phase is Phase.FRESH:
         return "invalidated" if seen.invalidated else "empty, not stored"
     if seen.invalidated:
         return "invalidated, and a new one created"
-    if not seen.created_here:
+    if not seen.token_made:
         return "loaded"
     return "new" if past.name is None else "loaded, and its token renewed"
 
@@ -136,7 +137,7 @@ def _refused(turn: Turn) -> list[str]:
 def _dropped(turn: Turn) -> list[tuple[str, list[str]]]:
     """List why changes were lost, and which keys they were of."""
     found = []
-    for dropped in turn.state.dropped:
+    for dropped in (turn.state.trace or Trace()).dropped:
         names = [*sorted(map(_name, dropped.fields())), *dropped.others]
         if names:
             reason = dropped.reason.removesuffix("; changes dropped")
@@ -145,20 +146,20 @@ def _dropped(turn: Turn) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _is_over(seen: Overview) -> bool:
+def _is_over(seen: SessionState) -> bool:
     """Whether the session that was loaded has ended."""
     return seen.invalidated or seen.phase is Phase.ADRIFT
 
 
-def _facts(seen: Overview, past: Trace, default_timeout: float | None) -> list[tuple[str, str]]:
-    old = past.ended if seen.invalidated or seen.created_here else []
+def _facts(seen: SessionState, past: Trace, default_timeout: float | None) -> list[tuple[str, str]]:
+    old = past.ended if seen.invalidated or seen.token_made else []
     if not old and past.name is not None and _is_over(seen):
         old = [past.name]  # it had ended before, or could not be ended
     if seen.phase is Phase.STORED:
         facts = [
-            ("Fingerprint of the id", seen.fingerprint or ""),
-            ("Created", _moment(seen.created_ms)),
-            ("Idle timeout", _timeout(seen.timeout)),
+            ("Fingerprint of the id", fingerprint(seen.stored_token().locator)),
+            ("Created", _moment(seen.created_ms())),
+            ("Idle timeout", _timeout(seen.timeout())),
             ("Remaining life", _timeout(_seconds(seen.remaining_ms))),
         ]
         if old:
@@ -179,16 +180,19 @@ def _past_facts(past: Trace, default_timeout: float | None) -> list[tuple[str, s
     return [("Created", _moment(created)), ("Idle timeout", _timeout(timeout or None))]
 
 
-def _keys(seen: Overview, past: Trace) -> list[Key]:
+def _keys(seen: SessionState, past: Trace) -> list[Key]:
     """List keys and flash messages, those that the request touched first."""
     rows = []
     before: Iterable[bytes] = past.sizes
     if _is_over(seen):
+        types_before = {} if past.past is None else past.past.types()
         for field, size in past.sizes.items():
-            state = "read, ended" if field in seen.types_before else "ended"
-            rows.append(Key(_name(field), state, size, seen.types_before.get(field, "")))
+            state = "read, ended" if field in types_before else "ended"
+            rows.append(Key(_name(field), state, size, types_before.get(field, "")))
         before = ()
-    now = {field: len(raw) for field, raw, _ in seen.stored}
+    contents = seen.contents
+    types = contents.types()
+    now = {field: len(raw) for field, raw, _ in contents.stored(contents.held())}
     for field in {*now, *before}:
         if field not in now:
             state = "deleted"
@@ -197,8 +201,8 @@ def _keys(seen: Overview, past: Trace) -> list[Key]:
         elif field in past.written:
             state = "changed"
         else:
-            state = "read" if field in seen.types else ""
-        kind = seen.types.get(field, "") if field in now else ""
+            state = "read" if field in types else ""
+        kind = types.get(field, "") if field in now else ""
         rows.append(Key(_name(field), state, now.get(field, 0), kind))
     return sorted(rows, key=lambda row: (not row.state, row.name))
 

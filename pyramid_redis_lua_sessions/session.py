@@ -456,8 +456,7 @@ class RedisSession(MutableMapping[Any, Any]):
         :raises ValueError: not a number of seconds.
         """
         own = _duration(timeout_seconds)
-        state = self._writing()
-        state.lifetime = state.lifetime._replace(timeout_ms=milliseconds(own))
+        self._writing().adjust(timeout_ms=milliseconds(own))
 
     adjust_timeout_for_session = adjust_session_timeout
 
@@ -472,8 +471,7 @@ class RedisSession(MutableMapping[Any, Any]):
             # As a number of seconds it would be a moment of 1970, and end the session.
             raise ValueError("expected a number of seconds since the epoch, not a timedelta")
         deadline = _duration(expires_epoch, LAST_MOMENT)
-        state = self._writing()
-        state.lifetime = state.lifetime._replace(deadline_ms=milliseconds(deadline))
+        self._writing().adjust(deadline_ms=milliseconds(deadline))
 
     adjust_expires_for_session = adjust_session_expires
 

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .cookies import DELETE, NOTHING, cookie_action, vary_on_cookie
+from .engine import executor
 from .engine.observer import Step
 from .engine.plan import UNREAD, Cause, Happened, Reason
-from .engine.state import UNSET, SessionState, Trace
+from .engine.state import UNSET, SessionState
 from .engine.store import Store
 from .engine.tokens import Ticket, Token
+from .engine.trace import Trace
 from .errors import (
     InvalidSession,
     InvalidSession_BadCookie,
@@ -294,9 +296,9 @@ class Turn:
         try:
             may_set = self._may_set()
             if stages:
-                state.stage(may_set)
+                executor.stage(state, may_set)
             else:
-                state.save(may_set)
+                executor.save(state, may_set)
         except BaseException as exc:
             self.save_failed = True
             state.discard_changes(f"the save failed ({type(exc).__name__})")
@@ -397,7 +399,7 @@ class Turn:
 
     def _release(self) -> None:
         try:
-            self.state.release()
+            executor.release(self.state)
         except StoreError as exc:
             log.warning("others wait for what this request had staged: %s", exc)
 
@@ -442,10 +444,10 @@ class Turn:
             self._save_quietly(may_set)
         else:
             if not may_set:
-                state.abandon(Reason.UNDELIVERABLE)
+                executor.abandon(state, Reason.UNDELIVERABLE)
             self.save()
         self._reseal(ticket)
-        state.tidy()  # a newer login may have ended this one's session: then no cookie goes
+        executor.tidy(state)  # a newer login may have ended this one's session: then no cookie goes
         if self.response is not None:
             self._send_cookie(ticket, may_set, due)
 
@@ -458,7 +460,7 @@ class Turn:
             return
         try:
             if self.state.outdated():
-                self.state.reseal()
+                executor.reseal(self.state)
         except StoreError as exc:
             log.warning("values could not be sealed under the first secret: %s", exc)
 
@@ -469,8 +471,8 @@ class Turn:
             state.ends.clear()  # neither load nor end came through: the page has waited enough
         try:
             if not may_set:
-                state.abandon(Reason.UNDELIVERABLE)
-            state.save(may_set)
+                executor.abandon(state, Reason.UNDELIVERABLE)
+            executor.save(state, may_set)
         except SessionError as exc:
             log.error("a session could not be saved: %s", exc)
             self._give_up(exc)
@@ -557,7 +559,7 @@ class Turn:
     def _abandon(self) -> None:
         """End the session that this request created: no browser will know of it."""
         try:
-            self.state.abandon()
+            executor.abandon(self.state)
         except StoreError as exc:
             log.warning("a session that no browser knows could not be ended: %s", exc)
 

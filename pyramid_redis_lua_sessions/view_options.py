@@ -87,7 +87,7 @@ def uses_session_view(view: View, info: Any) -> View:
             raise RuntimeError(
                 f"{_name(info)} has uses_session=False, and something used the session before it"
             )
-        turn.state.stand_under(refusal)
+        turn.state.host = refusal
 
     def without_session(context: Any, request: Any) -> Any:
         turns = _rule(request, refuse)
@@ -97,7 +97,7 @@ def uses_session_view(view: View, info: Any) -> View:
             # What renders an error is another view.
             turns.rules.remove(refuse)
             for turn in turns:
-                turn.state.stand_under(turn)
+                turn.state.host = turn
             raise
 
     return without_session

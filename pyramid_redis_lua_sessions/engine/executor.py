@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from ..errors import InvalidSession_ChangesDropped, fingerprint
+from ..errors import fingerprint
 from .contents import Changes
 from .failures import was_answered
 from .fields import OWNER_FIELD, field_of
+from .owner_index import OwnerIndex
 from .plan import ADRIFT, FRESH, Act, Cause, Facts, Happened, Plan, Reason, plan
-from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Saved, still_so
+from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Saved, sha1, still_so
+from .refusals import just_ended
 from .scripts import Status
 from .seals import Bound, Sealer
 from .tokens import Token, draw_verifier
@@ -20,7 +22,7 @@ from .tokens import Token, draw_verifier
 if TYPE_CHECKING:
     from .state import Ending, SessionState
 
-__all__ = ["abandon", "claim", "create", "end_sessions", "release", "settle", "stage"]
+__all__ = ["abandon", "claim", "create", "release", "reseal", "save", "settle", "stage", "tidy"]
 
 #: How long a save waits for one that is staged and clashes with it, seconds.
 PATIENCE = 0.1
@@ -41,6 +43,20 @@ CSRF_FIELD = field_of("_csrft_")
 Answer = TypeVar("Answer")
 
 
+def save(state: SessionState, cookie_can_go: bool) -> None:
+    """Send what is pending to Redis.
+
+    :param cookie_can_go: whether a new token could reach the browser. If
+        not, none is put in place, and the changes are dropped.
+    :raises UnserializableValue: nothing was sent; the session is as it was.
+    :raises SessionConflict: ``on_conflict = retry``; nothing was saved.
+    :raises StoreError: Redis failed.
+    """
+    settle(state, cookie_can_go)
+    while state.ends:
+        end_next(state)
+
+
 def settle(state: SessionState, cookie_can_go: bool) -> None:
     """Do what the request asks of its session, until there is nothing left to do."""
     # What is lost may be no more than deletions, of which nothing is left to see.
@@ -53,14 +69,14 @@ def settle(state: SessionState, cookie_can_go: bool) -> None:
 
 
 def facts_of(state: SessionState, changes: Changes, cookie_can_go: bool) -> Facts:
-    lifetime = state.lifetime != NO_LIFETIME
+    lifetime = state.asked.lifetime != NO_LIFETIME
     return Facts(
         state.phase,
         bool(changes.values),
         bool(changes.deletes),
         lifetime,
-        state.renews,
-        state.login or (state.renews and logs_in(state, changes.values.keys())),
+        state.asked.renews,
+        state.asked.login or (state.asked.renews and logs_in(state, changes.values.keys())),
         state.lost != "",
         # Unless something is to be saved, nobody minds what was read.
         lifetime and state.contents.checks() != NO_CHECKS,
@@ -90,7 +106,7 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
 
     :param ending: the first of what was invalidated, if it is to end with this call.
     """
-    sealing = Sealing(state.sealer, changes.values)
+    sealing = Sealing(state.host.sealer, changes.values)
     owner = changes.values.get(OWNER_FIELD)
     if ending is not None and ending.checks != NO_CHECKS:
         # What is put into the new session may stand on what was read of the old one.
@@ -98,9 +114,9 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
         ending = None
     if ending is not None:
         again, state.tried = ending.token in state.tried, {*state.tried, ending.token}
-    created, ended = state.store().create(
+    created, ended = state.host.store().create(
         sealing,
-        state.lifetime,
+        state.asked.lifetime,
         owner,
         returning=state.phase is ADRIFT,
         ending=None if ending is None else ending.token,
@@ -121,21 +137,21 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
 def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
     contents = state.contents
     sealed = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
-    empties = state.settings.invalidate_empty_session and contents.would_empty(changes)
+    empties = state.host.settings.invalidate_empty_session and contents.would_empty(changes)
     result = _in_turn(
         state,
-        lambda: state.store().save(
+        lambda: state.host.store().save(
             state.stored_token(),
             sealed,
             changes.deletes,
-            state.lifetime,
+            state.asked.lifetime,
             contents.checks(),
             end_if_empty=empties,
             stage_id=state.stage_id,
         ),
     )
     if isinstance(result, Saved):
-        state.stage_id, state.staged = "", None
+        state.unstaged()
         state.saved(result, changes, sealed)
     elif isinstance(result, Absent):
         state.drift(changes)
@@ -150,7 +166,7 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
 
 
 def _adjust(state: SessionState, changes: Changes, _: Plan) -> bool:
-    result = state.store().adjust(state.stored_token(), state.lifetime)
+    result = state.host.store().adjust(state.stored_token(), state.asked.lifetime)
     if isinstance(result, Absent):
         state.drift(changes)
         return False
@@ -164,18 +180,18 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
     for _attempt in range(MOST_RENEWALS):
         merged = contents.merged(changes)
         token = Token.of(before.locator, draw_verifier())
-        sealing = Sealing(state.sealer, merged)
+        sealing = Sealing(state.host.sealer, merged)
         sealed = sealing.sealed = contents.placed(sealing(token))
         owner = merged.get(OWNER_FIELD)
-        renewal = Renewal(token, contents.raw.get(b"saves", b""), state.restarts)
+        renewal = Renewal(token, contents.raw.get(b"saves", b""), state.asked.restarts)
         try:
             result = _in_turn(
                 state,
-                lambda renewal=renewal, sealed=sealed, owner=owner: state.store().save(  # type: ignore[misc]
+                lambda renewal=renewal, sealed=sealed, owner=owner: state.host.store().save(  # type: ignore[misc]
                     before,
                     sealed,
                     changes.deletes,
-                    state.lifetime,
+                    state.asked.lifetime,
                     renewal=renewal,
                     owner=owner,
                     stage_id=state.stage_id,
@@ -184,13 +200,13 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
         except BaseException as exc:  # also what ends a greenlet, or a signal handler raises
             if not was_answered(exc):
                 # No browser will ever hold the new token.
-                state.store().take_back(before, token)
+                state.host.store().take_back(before, token)
             raise
         if isinstance(result, Saved):
-            state.stage_id, state.staged = "", None
-            if owner is not None and state.login:
+            state.unstaged()
+            if owner is not None and state.asked.login:
                 state.entered = (owner, result.index)
-            cause = Cause.LOGIN if state.login else Cause.REGENERATE_ID
+            cause = Cause.LOGIN if state.asked.login else Cause.REGENERATE_ID
             state.renewed(result, sealing, changes)
             state.announce(Happened.REGENERATED, cause)
             return True
@@ -211,7 +227,7 @@ def _reload(state: SessionState, token: Token, changes: Changes) -> bool:
     :raises SessionConflict: what it had read is no longer so (``on_conflict = retry``).
     """
     checks = state.contents.checks()
-    loaded = state.store().load(token)
+    loaded = state.host.store().load(token)
     plain = state.bound.open_all(loaded.fields) if isinstance(loaded, Loaded) else None
     if plain is None:
         return False
@@ -224,11 +240,13 @@ def _reload(state: SessionState, token: Token, changes: Changes) -> bool:
 
 def _drop(state: SessionState, _: Changes, decided: Plan) -> bool:
     """Lose the changes, audibly."""
-    state.report(InvalidSession_ChangesDropped, decided.reason.value, state.lost or None)
-    state.lose_made(decided.reason.value)
-    state.lose(decided.reason.value)
-    abandon(state)
-    state.past, failure = state.contents, state.failure
+    state.drop_made(decided.reason)
+    state.note_lost(decided.reason.value)
+    if state.token_made:
+        state.host.store().end(state.stored_token())
+    if state.trace is not None:
+        state.trace.past = state.contents
+    failure = state.failure
     state.stand(ADRIFT)
     state.failure = failure
     return True
@@ -247,12 +265,6 @@ _ACTS: dict[Act, Callable[[SessionState, Changes, Plan], bool]] = {
 # -- endings -----------------------------------------------------------------------
 
 
-def end_sessions(state: SessionState) -> None:
-    """End what the application invalidated."""
-    while state.ends:
-        end_next(state)
-
-
 def end_next(state: SessionState, checks: Checks = NO_CHECKS) -> None:
     """End the first of what was invalidated.
 
@@ -260,7 +272,7 @@ def end_next(state: SessionState, checks: Checks = NO_CHECKS) -> None:
     """
     ending = state.ends[0]
     again, state.tried = ending.token in state.tried, {*state.tried, ending.token}
-    result = state.store().end(ending.token, checks)
+    result = state.host.store().end(ending.token, checks)
     if result is Status.CONFLICT:
         state.tried = state.tried - {ending.token}
         raise state.conflict()
@@ -271,20 +283,59 @@ def _note_ending(state: SessionState, result: Status | Absent, again: bool = Fal
     ending = state.ends.pop(0)
     if result is Status.ENDED:
         if state.staged == ending.token:
-            state.stage_id, state.staged = "", None  # it went with the session
+            state.unstaged()  # it went with the session
         name = fingerprint(ending.token.locator)
         state.announce(Happened.INVALIDATED, Cause.INVALIDATE, name)
         if state.trace is not None:
             state.trace.ended.append(name)
-    elif not again and isinstance(result, Absent) and (ending.seen or state.just_ended(result)):
+    elif not again and isinstance(result, Absent) and (ending.seen or just_ended(state, result)):
         # Another request was first. A newer login may have a cookie by now: it must stay.
         state.in_flight, state.cookie_is_stale = True, False
 
 
-def abandon(state: SessionState) -> None:
-    """End the session whose token this request put in place: no browser will hold it."""
-    if state.token_made and state.token is not None:
-        state.store().end(state.token)
+def abandon(state: SessionState, reason: Reason = Reason.NONE) -> None:
+    """End the session whose token this request put in place: no browser will hold it.
+
+    :param reason: reported as the reason for which changes are lost.
+    """
+    if state.token_made:
+        state.host.store().end(state.stored_token())
+        if reason is not Reason.NONE:
+            state.drop_made(reason)
+        state.stand(ADRIFT)
+
+
+# -- after the save point ------------------------------------------------------------
+
+
+def tidy(state: SessionState) -> None:
+    """End the owner's sessions that are too many, now that this one is sure to stand."""
+    entered, state.entered = state.entered, None
+    if entered is None or state.token is None:
+        return
+    owner, indexed = entered
+    index = OwnerIndex(state.host.store(), state.host.sealer, owner)
+    tidied = index.tidy(state.token.locator, indexed)
+    for ended in tidied.ended:
+        state.announce(Happened.INVALIDATED, Cause.OWNER_SESSIONS, fingerprint(ended))
+    if not tidied.stays:
+        # In a browser that sent both, its cookie must not replace the newer one's.
+        state.drop_made(Reason.ENDED)
+        state.in_flight = True
+        state.stand(ADRIFT)
+
+
+def reseal(state: SessionState) -> None:
+    """Protect with the first secret what another one protects, where it is still the same."""
+    contents, bound = state.contents, state.bound
+    held = contents.stored(bound.outdated)
+    bound.outdated.clear()
+    values = contents.placed({field: bound.seal(field, data) for field, _, data in held})
+    swaps = [(field, values[field], raw) for field, raw, _ in held]
+    unchanged = Checks({field: sha1(raw) for field, _, raw in swaps})
+    result = state.host.store().save(state.stored_token(), values, [], checks=unchanged)
+    if isinstance(result, Saved):
+        contents.resealed(swaps)
 
 
 # -- retry mode under a transaction --------------------------------------------------
@@ -332,7 +383,7 @@ def _stage(
     state.stage_id = state.stage_id or secrets.token_urlsafe(6)
     result = _in_turn(
         state,
-        lambda: state.store().stage(
+        lambda: state.host.store().stage(
             token, state.stage_id, checks, changes.values, changes.deletes, everything
         ),
         patience,
@@ -350,7 +401,7 @@ def release(state: SessionState) -> None:
     token, state.staged = state.staged, None
     if token is not None and state.stage_id:
         stage_id, state.stage_id = state.stage_id, ""
-        state.store().unstage(token, stage_id)
+        state.host.store().unstage(token, stage_id)
 
 
 def _in_turn(state: SessionState, call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:

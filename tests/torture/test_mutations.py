@@ -206,7 +206,7 @@ MUTATIONS = {
         INDEX, "'ZADD', index_key, 'NX',", "'ZADD', index_key,", INDEXING
     ),
     "executor: a renewal that comes late takes the session away": Mutation(
-        EXECUTOR, "state.store().take_back(before, token)", "pass", ORDERS
+        EXECUTOR, "state.host.store().take_back(before, token)", "pass", ORDERS
     ),
     "executor: deletions are lost in silence": Mutation(
         EXECUTOR, "while state.is_changed() or state.lost:", "while state.is_changed():", ORDERS

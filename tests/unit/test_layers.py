@@ -50,6 +50,8 @@ LAYERS = (
     "engine.exposed",
     "engine.contents",
     "engine.plan",
+    "engine.trace",
+    "engine.refusals",
     "engine.executor",
     "engine.state",
     "engine",
