@@ -8,6 +8,11 @@ decided by the order meanwhile. It is not cut here: the caller ends the sessions
 that are too many, and then removes them, so that a repeated call after a lost reply
 tells of them again. Anything else that stands at its key is replaced.
 
+Or it refuses a session that would be one too many, and adds nothing: of calls that
+overlap, no more are let in than there is room for. What the caller found to have ended
+makes room: it is named with the score that it had then, and stays where that is another
+one by now, as it has come back.
+
 It is called before the save that makes the session the owner's, so no session that
 is an owner's is missing here, unless the index was evicted. Entries that lie further
 ahead than a minute (the clock was set back, or somebody else wrote them) would be
@@ -18,17 +23,22 @@ ARGV[1] locator      string, to add
 ARGV[2] most         integer, number of sessions that the index may hold
 ARGV[3] absolute_ms  integer, absolute timeout, ms, after which the index itself
                      may end, as no session in it lives any more; 0 = none
+ARGV[4] refuse       '1' = add it only if there is room; '0' = whatever there is
+ARGV[5...]           locator, score, ...: sessions that have ended, to remove first
 
 Returns: {status, ...}
   5 SAVED {5, surplus, settled_us, {locator, ...}} how many are too many, 0 = none;
           the score below which entries were added over a minute ago; and some of
           these, oldest first
-Writes: ZADD, DEL, PEXPIRE, PERSIST
+  11 FULL {11, settled_us} there is no room
+Writes: ZADD, ZREM, DEL, PEXPIRE, PERSIST
 ]]
 local index_key = KEYS[1]
 local locator = ARGV[1]
 local most = tonumber(ARGV[2])
 local absolute_ms = tonumber(ARGV[3])
+local refuse = ARGV[4] == '1'
+local first_ended = 5
 -- A younger entry may belong to a login that is under way.
 local SETTLED_US = 60000000
 local SETTLED = 100 -- locators named at a time
@@ -50,6 +60,22 @@ if top - now_us > SETTLED_US then
   for i = 1, #ahead, 2 do
     if ahead[i + 1] ~= ahead[i - 1] then top = top + 1 end -- equal scores stay equal
     redis.call('ZADD', index_key, string.format('%.0f', top), ahead[i])
+  end
+end
+for i = first_ended, #ARGV, 2 do
+  local held = redis.call('ZSCORE', index_key, ARGV[i])
+  if held and tonumber(held) == tonumber(ARGV[i + 1]) then
+    redis.call('ZREM', index_key, ARGV[i])
+  end
+end
+if refuse then
+  local place = redis.call('ZSCORE', index_key, locator)
+  if redis.call('ZCARD', index_key) - (place and 1 or 0) >= most then
+    return {11, now_us - SETTLED_US}
+  end
+  if place and tonumber(place) < now_us - SETTLED_US then
+    -- It was the owner's before: that it is under way again must show.
+    redis.call('ZREM', index_key, locator)
   end
 end
 local score = math.max(now_us, top + 1)

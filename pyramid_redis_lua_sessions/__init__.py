@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyramid.httpexceptions import HTTPConflict
+from pyramid.httpexceptions import HTTPConflict, HTTPForbidden
 from pyramid.interfaces import PHASE3_CONFIG
 from pyramid.tweens import EXCVIEW
 
@@ -22,6 +22,7 @@ from .errors import (
     SessionError,
     StoreError,
     StoreUnavailable,
+    TooManySessions,
     UnserializableValue,
 )
 from .events import (
@@ -59,6 +60,7 @@ __all__ = [
     "SettingsError",
     "StoreError",
     "StoreUnavailable",
+    "TooManySessions",
     "UnserializableValue",
     "check_response_allow_cookies",
     "includeme",
@@ -86,6 +88,7 @@ def includeme(config: Any) -> None:
     config.add_tween(f"{__name__}.tween.session_tween_factory", under=EXCVIEW)
     add_view_options(config)
     config.add_exception_view(_conflict, context=SessionConflict)
+    config.add_exception_view(_refused, context=TooManySessions)
     if factory.settings.preload_scripts:
         # Not a subscriber of ApplicationCreated: one subscriber makes Pyramid
         # send four more events for every request.
@@ -95,6 +98,11 @@ def includeme(config: Any) -> None:
 def _conflict(request: Any) -> Any:
     """Default answer to a conflict that is not retried; applications may add their own."""
     return HTTPConflict()
+
+
+def _refused(request: Any) -> Any:
+    """Default answer to a login that is one too many; applications may add their own."""
+    return HTTPForbidden("You are logged in on as many devices as you may be.")
 
 
 def session_factory_from_settings(settings: Mapping[str, Any]) -> RedisSessionFactory:

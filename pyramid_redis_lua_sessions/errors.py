@@ -37,6 +37,7 @@ __all__ = [
     "SessionError",
     "StoreError",
     "StoreUnavailable",
+    "TooManySessions",
     "UnserializableValue",
     "fingerprint",
 ]
@@ -109,6 +110,17 @@ class SessionConflict(SessionError, TransientError):
 
 
 mark_error_retryable(SessionConflict)
+
+
+class TooManySessions(SessionError):
+    """An owner has as many sessions as he may (``owner_sessions_policy = refuse``).
+
+    The login, and what else the request changed, was not saved; it raises at the save
+    point, where exception views see it. Without one the answer is 403.
+    """
+
+    def __str__(self) -> str:
+        return "the owner has as many sessions as he may; the login was refused"
 
 
 class InvalidSession(SessionError):

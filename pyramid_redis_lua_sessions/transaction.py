@@ -14,6 +14,8 @@ from transaction.interfaces import (
 )
 from zope.interface import implementer
 
+from .engine.admission import admit_early
+
 try:
     from pyramid_tm import AbortWithResponse
 except ImportError:  # something else manages transactions
@@ -118,9 +120,13 @@ class SessionDataManager:
             self._turn.state.take_up()
 
     def commit(self, transaction: Any) -> None:
-        # A value that cannot be serialized is found before any database votes.
-        if self._turn is not None:
-            self._turn.state.changes()
+        # A value that cannot be serialized is found before any database votes, and a login
+        # that is one too many.
+        turn = self._turn
+        if turn is not None:
+            turn.state.changes()
+            if turn.response is not None and not turn.is_repeated():
+                admit_early(turn.state)
 
     def tpc_vote(self, transaction: Any) -> None:
         turn = self._turn

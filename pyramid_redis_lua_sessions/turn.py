@@ -96,6 +96,9 @@ class Afterlife:
     def elapsed_ms(self) -> int:
         return 0
 
+    def most_sessions(self, owner: bytes) -> int:
+        raise RuntimeError("the request of this session is over")
+
     def report(self, problem: InvalidSession) -> None:
         log.warning("%s", problem)
 
@@ -244,6 +247,18 @@ class Turn:
     def elapsed_ms(self) -> int:
         """Return how long the request has been running."""
         return int((time.monotonic() - self._start) * 1000)
+
+    def most_sessions(self, owner: bytes) -> int:
+        """Return how many sessions an owner may have.
+
+        :raises ValueError: the application's function returns something else.
+        """
+        most = self.settings.owner_sessions
+        if callable(most):
+            most = most(self.request, self.codec.decode(owner))
+            if type(most) is not int or most < 1:
+                raise ValueError("owner_sessions must return a whole number, 1 or more")
+        return most
 
     def report(self, problem: InvalidSession) -> None:
         """Log a problem, and hand it to ``func_invalid_logger``."""

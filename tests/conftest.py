@@ -53,6 +53,9 @@ ONE_SERVER_TESTS = {
     "test_first_timeout.py::test_flood_without_cookies_leaves_only_the_last_minute": (
         "it measures the memory of one server"
     ),
+    "test_limits.py::test_login_that_redis_refuses_leaves_its_room": (
+        "its ACL user is known to one node"
+    ),
     "test_owner.py::test_decoding_client_lists_and_revokes": "its client is of one server",
     "test_owner.py::test_login_does_not_fail_when_the_index_cannot_be_tidied": (
         "its ACL user is known to one node"

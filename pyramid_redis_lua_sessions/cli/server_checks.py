@@ -468,7 +468,7 @@ def needed_commands(key: str) -> dict[str, tuple[Any, ...]]:
     }
     for name in "hgetall hkeys hlen zcard exists pttl persist".split():
         forms[name] = (name.upper(), key)
-    for name in "hexists hget hmget hdel zrem".split():
+    for name in "hexists hget hmget hdel zrem zscore".split():
         forms[name] = (name.upper(), key, "name")
     return {**forms, "pexpire": ("PEXPIRE", key, 1000), "del": ("DEL", key)}
 

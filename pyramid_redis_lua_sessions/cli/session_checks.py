@@ -10,7 +10,7 @@ from typing import Any
 
 from ..connect.waits import waits_long
 from ..engine.owner_index import OwnerIndex
-from ..engine.protocol import Absent, Created, Lifetime, Loaded, Renewal, Saved
+from ..engine.protocol import Absent, Created, Entry, Lifetime, Loaded, Renewal, Saved
 from ..engine.scripts import Status
 from ..engine.seals import Bound
 from ..engine.store import MARKER_MS
@@ -138,7 +138,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
 
     created = None
     try:
-        created, _ = store.create(seal, lifetime, owner=owner)
+        created, _ = store.create(seal, lifetime, Entry(owner))
         if isinstance(created, Absent):
             raise StoreError("a new session is at its end at once")
         token = created.token

@@ -8,9 +8,10 @@ from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..errors import fingerprint
+from .admission import admit, drawing, entry_of, leave
 from .contents import Changes
 from .failures import was_answered
-from .fields import OWNER_FIELD, field_of
+from .fields import field_of
 from .owner_index import OwnerIndex
 from .plan import ADRIFT, FRESH, Act, Cause, Facts, Happened, Plan, Reason, plan
 from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Saved, sha1, still_so
@@ -107,7 +108,7 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
     :param ending: the first of what was invalidated, if it is to end with this call.
     """
     sealing = Sealing(state.host.sealer, changes.values)
-    owner = changes.values.get(OWNER_FIELD)
+    entry = entry_of(state, changes.values)
     if ending is not None and ending.checks != NO_CHECKS:
         # What is put into the new session may stand on what was read of the old one.
         end_next(state, ending.checks)
@@ -117,9 +118,10 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
     created, ended = state.host.store().create(
         sealing,
         state.asked.lifetime,
-        owner,
+        entry,
         returning=state.phase is ADRIFT,
         ending=None if ending is None else ending.token,
+        draw=drawing(state, entry),
     )
     if ended is not None:
         _note_ending(state, ended, again)
@@ -128,9 +130,9 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
         return _drop(state, changes, Plan(Act.DROP, Reason.ENDED if moved else Reason.EXPIRED))
     state.adopt(created, sealing)
     filled = Cause.FIRST_WRITE if changes.values else Cause.ENSURE_ID
-    state.announce(Happened.CREATED, filled if owner is None else Cause.LOGIN)
-    if owner is not None:
-        state.entered = (owner, created.index)
+    state.announce(Happened.CREATED, filled if entry is None else Cause.LOGIN)
+    if entry is not None:
+        state.entered = (entry, created.index)
     return True
 
 
@@ -177,23 +179,24 @@ def _adjust(state: SessionState, changes: Changes, _: Plan) -> bool:
 def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
     """Put a new token in place; load and seal again if something slipped in between."""
     contents, before = state.contents, state.stored_token()
+    entry = entry_of(state, contents.merged(changes))
+    admit(state, entry)
     for _attempt in range(MOST_RENEWALS):
         merged = contents.merged(changes)
         token = Token.of(before.locator, draw_verifier())
         sealing = Sealing(state.host.sealer, merged)
         sealed = sealing.sealed = contents.placed(sealing(token))
-        owner = merged.get(OWNER_FIELD)
         renewal = Renewal(token, contents.raw.get(b"saves", b""), state.asked.restarts)
         try:
             result = _in_turn(
                 state,
-                lambda renewal=renewal, sealed=sealed, owner=owner: state.host.store().save(  # type: ignore[misc]
+                lambda renewal=renewal, sealed=sealed: state.host.store().save(  # type: ignore[misc]
                     before,
                     sealed,
                     changes.deletes,
                     state.asked.lifetime,
                     renewal=renewal,
-                    owner=owner,
+                    entry=entry,
                     stage_id=state.stage_id,
                 ),
             )
@@ -204,8 +207,8 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
             raise
         if isinstance(result, Saved):
             state.unstaged()
-            if owner is not None and state.asked.login:
-                state.entered = (owner, result.index)
+            if entry is not None and state.asked.login:
+                state.entered = (entry, result.index)
             cause = Cause.LOGIN if state.asked.login else Cause.REGENERATE_ID
             state.renewed(result, sealing, changes)
             state.announce(Happened.REGENERATED, cause)
@@ -313,9 +316,9 @@ def tidy(state: SessionState) -> None:
     entered, state.entered = state.entered, None
     if entered is None or state.token is None:
         return
-    owner, indexed = entered
-    index = OwnerIndex(state.host.store(), state.host.sealer, owner)
-    tidied = index.tidy(state.token.locator, indexed)
+    entry, indexed = entered
+    index = OwnerIndex(state.host.store(), state.host.sealer, entry.owner)
+    tidied = index.tidy(entry, state.token.locator, indexed)
     for ended in tidied.ended:
         state.announce(Happened.INVALIDATED, Cause.OWNER_SESSIONS, fingerprint(ended))
     if not tidied.stays:
@@ -397,7 +400,9 @@ def _stage(
 
 
 def release(state: SessionState) -> None:
-    """Give up what was staged and not saved."""
+    """Give up what was let in, or staged, and not saved."""
+    if state.admitted:
+        leave(state)
     token, state.staged = state.staged, None
     if token is not None and state.stage_id:
         stage_id, state.stage_id = state.stage_id, ""

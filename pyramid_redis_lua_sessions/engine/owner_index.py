@@ -10,9 +10,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..errors import StoreError
+from ..errors import StoreError, TooManySessions
 from .fields import OWNER_FIELD
-from .protocol import Absent, Description, encoded, texts
+from .protocol import Absent, Description, Entry, encoded, texts
 from .scripts import Status
 from .seals import Sealer
 from .store import BATCH, Store, batches
@@ -39,12 +39,13 @@ class Survey(NamedTuple):
     """What became of the sessions in an owner's index.
 
     :ivar owned: those that live and are the owner's; ``others``: that live and are not.
-    :ivar gone: those of which nothing is left.
+    :ivar gone: those of which nothing is left; ``ended``: no more than a marker.
     """
 
     owned: list[tuple[str, Description]]
     others: list[str]
     gone: list[str]
+    ended: list[str]
 
 
 class Tidied(NamedTuple):
@@ -88,11 +89,11 @@ class OwnerIndex:
 
     def survey(self, locators: Sequence[str]) -> Survey:
         """Find out which sessions live and really are the owner's."""
-        found = Survey([], [], [])
+        found = Survey([], [], [], [])
         for locator, known in zip(locators, self._store.describe(locators), strict=True):
             if isinstance(known, Absent):
-                if known.status is Status.GONE:
-                    found.gone.append(locator)
+                left = found.gone if known.status is Status.GONE else found.ended
+                left.append(locator)
                 continue
             bound = self._sealer.bind(locator, digest_stored(known.token))
             if known.owner and bound.open(OWNER_FIELD, known.owner) == self._owner:
@@ -106,7 +107,33 @@ class OwnerIndex:
         for some in batches(locators):
             self._store.command("ZREM", self._key, *map(encoded, some))
 
-    def tidy(self, own: str, indexed: Any) -> Tidied:
+    def admit(self, entry: Entry, locator: str) -> None:
+        """Let a session in, if there is room.
+
+        Where there seems to be none, what has ended makes room.
+
+        :raises TooManySessions: there is none.
+        """
+        store = self._store
+        reply = store.call(*store.indexing(entry, locator, admits=True))
+        if reply[0] != Status.FULL:
+            return
+        leaving, ended = 0, list[bytes]()
+        for found in scan(store, self._key):
+            scores = {text: score for name, score in found or () for text in texts([name])}
+            survey = self.survey([*scores])
+            settled = [name for name, score in scores.items() if score < reply[1]]
+            # A younger one of which nothing is to be seen may be that of a login under way.
+            over = {*survey.gone, *survey.others}.intersection(settled) | {*survey.ended}
+            ended += [data for name in over for data in (encoded(name), b"%.17g" % scores[name])]
+            leaving += sum(name in entry.leaving for name, _ in survey.owned)
+        if leaving or ended:
+            entry = entry._replace(most=entry.most + leaving)
+            reply = store.call(*store.indexing(entry, locator, *ended, admits=True))
+        if reply[0] == Status.FULL:
+            raise TooManySessions
+
+    def tidy(self, entry: Entry, own: str, indexed: Any) -> Tidied:
         """End the older sessions that are too many, and forget those that have ended.
 
         The newest in the index stay, whatever overlaps: each login ends what is too many,
@@ -119,6 +146,8 @@ class OwnerIndex:
         :param indexed: what adding it found.
         """
         _, surplus, settled_us, found_settled = indexed
+        if entry.policy == "refuse":
+            surplus = 0  # where the limit was lowered, say: nothing ends
         settled = texts(found_settled)
         ended, stays = list[str](), True
         if not surplus and len(settled) <= UNTIDY:
@@ -126,7 +155,7 @@ class OwnerIndex:
         try:
             names = settled
             if surplus:
-                entries = self._oldest_and_newest(surplus)
+                entries = self._oldest_and_newest(surplus, entry.most)
                 names = list(entries)
                 settled = [name for name, score in entries.items() if score < settled_us]
             missing = surplus and own not in names  # a newer login has ended and forgotten it?
@@ -136,7 +165,9 @@ class OwnerIndex:
             # One that is neither settled nor the owner's may be that of a login under way.
             under_way = {*gone, *found.others}.intersection(older).difference(settled)
             living = owned | under_way
-            newest = {*[name for name in names if name in living][-self._store.most_sessions :]}
+            newest = {*[name for name in names if name in living][-entry.most :]}
+            if entry.policy == "end_others" and len(living.intersection(older)) > entry.most:
+                newest = living & {own}
             # The younger ones tidy up themselves, as soon as they are sure to stand.
             too_many = [name for name in older if name in living and name not in newest]
             stays = own in (owned if missing else newest) or not surplus
@@ -146,15 +177,16 @@ class OwnerIndex:
             log.warning("an owner's sessions could not be tidied at login: %s", exc)
         return Tidied(ended, stays)
 
-    def _oldest_and_newest(self, surplus: int) -> dict[str, float]:
+    def _oldest_and_newest(self, surplus: int, most: int) -> dict[str, float]:
         """Return members of an index with their scores, oldest first: those that may be too
         many, and those that are newer.
 
         :param surplus: how many are too many; of more than ``MOST_ENDED`` the oldest.
+        :param most: how many may stay.
         """
         ranges = [(b"0", b"-1")]
         if surplus > MOST_ENDED:
-            ranges = [(b"0", b"%d" % (MOST_ENDED - 1)), (b"%d" % -self._store.most_sessions, b"-1")]
+            ranges = [(b"0", b"%d" % (MOST_ENDED - 1)), (b"%d" % -most, b"-1")]
         entries = dict[str, float]()
         for first, last in ranges:
             found = self._store.command("ZRANGE", self._key, first, last, "WITHSCORES")

@@ -6,7 +6,7 @@ Plain data: nothing here sends anything.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from .fields import DATA_KINDS
@@ -20,6 +20,7 @@ __all__ = [
     "Checks",
     "Created",
     "Description",
+    "Entry",
     "Lifetime",
     "Loaded",
     "Renewal",
@@ -80,6 +81,23 @@ class Renewal(NamedTuple):
     token: Token
     loaded_saves: bytes
     restart: bool
+
+
+class Entry(NamedTuple):
+    """How a session gets into the index of its owner.
+
+    :ivar owner: encoded.
+    :ivar most: how many sessions the owner may have; 0 = it is one of them already.
+    :ivar policy: what happens where they are more: ``owner_sessions_policy``.
+    :ivar refuses: let it in only if there is room.
+    :ivar leaving: locators of sessions that will end with this: they take no room.
+    """
+
+    owner: bytes
+    most: int = 0
+    policy: str = ""
+    refuses: bool = False
+    leaving: Collection[str] = ()
 
 
 # -- what is answered --------------------------------------------------------------

@@ -33,6 +33,7 @@ class Status(enum.IntEnum):
     ADJUSTED = 8
     ENDED = 9
     BUSY = 10
+    FULL = 11
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,17 @@ from .contents import Changes, Contents
 from .fields import OWNER_FIELD
 from .memory import Memory
 from .plan import ADRIFT, FRESH, STORED, UNREAD, Cause, Happened, Phase, Reason
-from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Created, Lifetime, Loaded, Saved
+from .protocol import (
+    NO_CHECKS,
+    NO_LIFETIME,
+    Absent,
+    Checks,
+    Created,
+    Entry,
+    Lifetime,
+    Loaded,
+    Saved,
+)
 from .seals import Bound, Sealer, csrf_token
 from .serializers import Codec
 from .store import Store
@@ -48,6 +58,9 @@ CSRF_KEY = "_csrft_"
 #: Not given.
 UNSET: Any = object()
 
+#: Every request has it at first, so nobody may write to it.
+_NOBODY: dict[bytes, Token] = {}
+
 
 class Host(Protocol):
     """What a session needs of the request it is made for."""
@@ -68,6 +81,12 @@ class Host(Protocol):
 
     def elapsed_ms(self) -> int:
         """Return how long the request has been running."""
+
+    def most_sessions(self, owner: bytes) -> int:
+        """Return how many sessions an owner may have.
+
+        :param owner: encoded.
+        """
 
     def report(self, problem: InvalidSession) -> None:
         """Log a refused session or lost change, and tell ``func_invalid_logger``."""
@@ -131,6 +150,7 @@ class SessionState:
     __slots__ = (
         "_aside",
         "_bound",
+        "admitted",
         "asked",
         "contents",
         "cookie_expires",
@@ -188,7 +208,10 @@ class SessionState:
         #: This request put the token in place: by creating the session, or a new one.
         self.token_made = False
         #: The owner that was set, and saved, and the index of the owner's sessions as it was then.
-        self.entered: tuple[bytes, Any] | None = None
+        self.entered: tuple[Entry, Any] | None = None
+        #: The owner that has room for this session, where some are refused, and the token that
+        #: it will have, or had.
+        self.admitted = _NOBODY
         #: :meth:`invalidate` was called.
         self.invalidated = False
         #: This request ended the session that the browser's cookie names.
@@ -524,6 +547,7 @@ class SessionState:
 
     def adopt(self, created: Created, sealing: executor.Sealing) -> None:
         """Stand as the session that was just created."""
+        self.admitted = _NOBODY
         self.phase = STORED
         self.token = created.token
         self._bound = sealing.bound
@@ -585,6 +609,7 @@ class SessionState:
         self.lost = fingerprint(self.stored_token().locator)
         if self.trace is not None:
             self.trace.past = self.contents
+        self.admitted = _NOBODY
         self.phase = ADRIFT
         self.token = None
         self.new = True

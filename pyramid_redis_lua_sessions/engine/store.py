@@ -30,6 +30,7 @@ from .protocol import (
     Checks,
     Created,
     Description,
+    Entry,
     Lifetime,
     Loaded,
     Renewal,
@@ -80,8 +81,6 @@ class Store(Caller):
 
     def __init__(self, client: Any, settings: Settings) -> None:
         super().__init__(client)
-        #: How many an owner may have.
-        self.most_sessions = settings.owner_sessions
         self._prefix = settings.prefix.encode("utf-8", "surrogatepass")
         self._timeout_ms = milliseconds(settings.timeout)
         self.absolute_ms = milliseconds(settings.absolute_timeout)
@@ -168,18 +167,19 @@ class Store(Caller):
         self,
         seal: Seal,
         lifetime: Lifetime,
-        owner: bytes | None = None,
+        entry: Entry | None = None,
         returning: bool = False,
         ending: Token | None = None,
+        draw: Callable[[], Token] | None = None,
     ) -> tuple[Created | Absent, Status | Absent | None]:
         """Create a session under a new token.
 
         :param seal: ``(token) -> fields``: the data, sealed for a token.
-        :param owner: its owner, encoded, to whose index it is added first, in
-            the same pipeline.
+        :param entry: its owner, to whose index it is added first, in the same pipeline.
         :param returning: the client has sent a cookie back before, so
             ``first_timeout`` does not apply.
         :param ending: of a session that is to end, in the same pipeline.
+        :param draw: draws a token, in place of :meth:`draw`.
         :returns: the session; or ``GONE`` where its life would already be over, ``MOVED``
             where it was created, and ended before the client repeated the call. And
             what became of the one that was to end, as :meth:`end`.
@@ -188,11 +188,11 @@ class Store(Caller):
         first_ms = 0 if returning else self._first_ms
         ended: Any = None
         for _ in range(MOST_DRAWS):
-            token = self.draw()
+            token = (draw or self.draw)()
             fields, absolute_ms = seal(token), self.absolute_ms
             calls = [self.creation(token, fields, lifetime, None, absolute_ms, first_ms)]
-            if owner is not None:
-                calls.insert(0, self._indexing(owner, token.locator))
+            if entry is not None:
+                calls.insert(0, self.indexing(entry, token.locator))
             if ending is not None:
                 calls.insert(0, self._ending(ending.locator, ending.digest))
             try:
@@ -222,14 +222,14 @@ class Store(Caller):
         *,
         end_if_empty: bool = False,
         renewal: Renewal | None = None,
-        owner: bytes | None = None,
+        entry: Entry | None = None,
         stage_id: str = "",
     ) -> Saved | Absent | Status:
         """Apply changes to a session that still lives under its token.
 
         :param values: fields to set, sealed; ``deletes``: fields to delete.
         :param renewal: put a new token in place; then ``values`` are all data, sealed for it.
-        :param owner: as in :meth:`create`.
+        :param entry: as in :meth:`create`.
         :param stage_id: of :meth:`stage`, which this ends.
         :returns: or what became of the session: ``Absent``, ``Status.CONFLICT``,
             ``Status.EMPTIED``, ``Status.BUSY``, ``Status.ENDED`` (the renewal was applied, and
@@ -262,10 +262,10 @@ class Store(Caller):
         for value in values.items():
             args += value
         call = (script, self.key(token.locator), args)
-        if owner is None:
+        if entry is None:
             indexed, reply = None, self.call(*call)
         else:
-            indexed, reply = self.together([self._indexing(owner, token.locator), call])
+            indexed, reply = self.together([self.indexing(entry, token.locator), call])
             if isinstance(indexed, StoreError) and renewal is not None:
                 # No session is an owner's without being in the index.
                 self.end_unheard(renewal.token)
@@ -396,9 +396,13 @@ class Store(Caller):
         name = hashlib.blake2b(owner, digest_size=16, person=b"owner index").hexdigest()
         return b"%bowner:%b" % (self._prefix, name.encode("ascii"))
 
-    def _indexing(self, owner: bytes, locator: str) -> Call:
-        args = [encoded(locator), b"%d" % self.most_sessions, b"%d" % self.absolute_ms]
-        return (_INDEX, self.index_key(owner), args)
+    def indexing(self, entry: Entry, locator: str, *more: bytes, admits: bool = False) -> Call:
+        """Return the call that adds a session to the index of its owner.
+
+        :param admits: only if there is room; ``more``: what has ended, and its scores.
+        """
+        args = [encoded(locator), b"%d" % entry.most, b"%d" % self.absolute_ms, flag(admits)]
+        return (_INDEX, self.index_key(entry.owner), [*args, *more])
 
     def creation(
         self,

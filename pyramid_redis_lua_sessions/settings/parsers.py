@@ -152,6 +152,17 @@ def positive(value: Any) -> int:
     return number
 
 
+def limit(value: Any) -> int | Callable[..., Any]:
+    """A number, or a callable that gives one, or its dotted name."""
+    try:
+        return positive(value)
+    except ValueError:
+        if not callable(value) and not (isinstance(value, str) and set(value) & set(".:")):
+            wanted = "a whole number, 1 or more; or a callable, or its dotted name"
+            raise ValueError(wanted) from None
+    return cast("Callable[..., Any]", function(value))
+
+
 def port(value: Any) -> int:
     try:
         number = integer(value)

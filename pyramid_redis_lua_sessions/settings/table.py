@@ -27,13 +27,13 @@ from .parsers import (
     function,
     host,
     integer,
+    limit,
     moment,
     not_from_ini,
     optional_flag,
     optional_secret_text,
     optional_text,
     port,
-    positive,
     samesite,
     seconds,
     secrets,
@@ -174,11 +174,17 @@ class Settings:
         "cache; timeouts then stand in the session itself and are enforced by the scripts.",
     )
 
-    owner_sessions: int = setting(
-        positive,
+    owner_sessions: int | Callable[..., Any] = setting(
+        limit,
         100,
-        "Most sessions that one owner may have; one more ends the oldest. See "
-        "``request.session.owner``.",
+        "Most sessions that one owner may have: a number, or ``(request, owner) -> int``, which "
+        "is asked at each login. See :doc:`limits`.",
+    )
+    owner_sessions_policy: str = setting(
+        choice("end_oldest", "refuse", "end_others"),
+        "end_oldest",
+        "What a login does that would be one more. ``end_oldest`` ends the oldest. ``refuse`` "
+        "raises ``TooManySessions`` at the save point. ``end_others`` ends all others.",
     )
 
     # Concurrency

@@ -101,6 +101,9 @@ class _Host:
     def elapsed_ms(self) -> int:
         return 0
 
+    def most_sessions(self, owner: bytes) -> int:
+        raise NotImplementedError  # nothing is ever saved
+
     def report(self, problem: InvalidSession) -> None:
         pass
 

@@ -434,3 +434,25 @@ def test_commit_of_the_settings_page_lets_the_last_factory_count(
     sample = page("settings")
     app = sample.main({}, **settings)
     assert isinstance(app.registry.getUtility(ISessionFactory), RedisSessionFactory)
+
+
+# -- limits --------------------------------------------------------------------------------
+
+
+def test_limits_page_refuses_a_login_that_is_one_too_many(redis_url: str) -> None:
+    (sample,) = samples(DOCS / "limits.rst", "ini")
+    parser = configparser.ConfigParser()
+    parser.read_string(sample.text)
+    settings: dict[str, Any] = {**parser["app:main"], "staff": {"ann"}}
+    limits = page("limits")
+    browser = make_browser(redis_url, settings=settings, configure=limits.includeme)
+    for _ in range(3):
+        browser.another().use(lambda session: setattr(session, "owner", "ann"))
+    browser.use(lambda session: setattr(session, "owner", "ann"), status=303)
+    assert browser.response.location.endswith("/log_out_elsewhere_first")
+
+    settings["redis.sessions.owner_sessions"] = limits.most_sessions
+    browser = make_browser(redis_url, settings=settings)
+    browser.use(lambda session: setattr(session, "owner", "ann"))
+    browser.another().use(lambda session: setattr(session, "owner", "bob"))
+    browser.another().use(lambda session: setattr(session, "owner", "bob"), status=403)

@@ -205,3 +205,70 @@ def test_index_that_has_expired_starts_anew(scripts: Scripts) -> None:
     scripts.client.delete("i")
     assert scripts.index("b", absolute=HOUR)[:2] == [Status.SAVED, 0]
     assert members(scripts) == [b"b"]
+
+
+# -- room --------------------------------------------------------------------------
+
+
+def test_session_is_let_in_up_to_the_limit_and_refused_beyond(scripts: Scripts) -> None:
+    for name in ("a", "b"):
+        assert scripts.index(name, most=2, refuse=True)[:2] == [Status.SAVED, 0]
+    status, settled_us = scripts.index("c", most=2, refuse=True)
+    assert status is Status.FULL
+    assert settled_us // 1000 == about(scripts.now() - MINUTE)
+    assert members(scripts) == [b"a", b"b"]
+
+
+def test_session_that_is_let_in_is_let_in_again_when_the_call_is_repeated(
+    scripts: Scripts,
+) -> None:
+    scripts.index("a", most=2, refuse=True)
+    scripts.index("b", most=2, refuse=True)
+    before = entries(scripts)
+    assert scripts.index("a", most=2, refuse=True)[0] is Status.SAVED
+    assert entries(scripts) == before
+
+
+def test_session_that_was_there_long_ago_counts_as_one_that_comes(scripts: Scripts) -> None:
+    for name in ("a", "b", "c"):
+        scripts.index(name)
+        age(scripts, name, HOUR)
+    before = scripts.now()
+    # There is room for it, as it does not count twice; the others find it young.
+    assert scripts.index("a", most=3, refuse=True)[0] is Status.SAVED
+    assert members(scripts) == [b"b", b"c", b"a"]
+    assert dict(entries(scripts))[b"a"] >= before * 1000
+    assert scripts.index("b", most=2, refuse=True)[0] is Status.FULL
+
+
+@pytest.mark.parametrize("refuse", [True, False])
+def test_what_has_ended_makes_room(scripts: Scripts, refuse: bool) -> None:
+    for name in ("a", "b", "c"):
+        scripts.index(name)
+    scores = {name.decode(): score for name, score in entries(scripts)}
+    ended = {name: scores[name] for name in ("a", "c")}
+    reply = scripts.index("new", most=2, refuse=refuse, ended={**ended, "unknown": 1})
+    assert reply[:2] == [Status.SAVED, 0]
+    assert members(scripts) == [b"b", b"new"]
+
+
+def test_what_has_come_back_meanwhile_stays(scripts: Scripts) -> None:
+    scripts.index("a")
+    age(scripts, "a", HOUR)
+    seen = dict(entries(scripts))[b"a"]
+    scripts.index("a", refuse=True)
+    assert scripts.index("b", most=1, refuse=True, ended={"a": seen})[0] is Status.FULL
+    assert members(scripts) == [b"a"]
+
+
+@pytest.mark.parametrize("score", ["inf", "-inf", "1e+300", "0.5"])
+def test_what_has_ended_is_removed_by_whatever_score_somebody_gave_it(
+    scripts: Scripts, score: str
+) -> None:
+    scripts.client.zadd("i", {"a": float(score)})
+    if score in ("inf", "1e+300"):
+        scripts.index("first")  # brings it to the present
+        scripts.client.zrem("i", "first")
+    seen = dict(entries(scripts))[b"a"]
+    assert scripts.index("b", most=1, refuse=True, ended={"a": seen})[0] is Status.SAVED
+    assert members(scripts) == [b"b"]

@@ -263,9 +263,18 @@ class Scripts:
         return self.call("end_session", key, *args)
 
     def index(
-        self, locator: str | bytes, key: str = "i", *, most: int = 100, absolute: int = 0
+        self,
+        locator: str | bytes,
+        key: str = "i",
+        *,
+        most: int = 100,
+        absolute: int = 0,
+        refuse: bool = False,
+        ended: Mapping[str, float] = NOTHING,
     ) -> list[Any]:
-        return self.call("index_session", key, locator, most, absolute)
+        """:param ended: locator to score."""
+        args = (locator, most, absolute, _flag(refuse), *pairs(ended))
+        return self.call("index_session", key, *args)
 
     def describe(self, key: str = "s", *, timeout: int = 60_000, absolute: int = 0) -> list[Any]:
         return self.call("describe_session", key, timeout, absolute)

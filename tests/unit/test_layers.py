@@ -52,6 +52,7 @@ LAYERS = (
     "engine.plan",
     "engine.trace",
     "engine.refusals",
+    "engine.admission",
     "engine.executor",
     "engine.state",
     "engine",
