@@ -26,7 +26,7 @@ from .settings import POSITIONAL, Settings
 from .turn import RESPONSE, TURNS, WATCHED, Afterlife, Turn
 from .tween import session_tween_factory
 
-__all__ = ["RedisSessionFactory"]
+__all__ = ["RedisSessionFactory", "factory_of"]
 
 log = logging.getLogger(__package__)
 
@@ -173,3 +173,14 @@ class RedisSessionFactory:
                 "config.include('%s')",
                 __package__,
             )
+
+
+def factory_of(registry: Any) -> RedisSessionFactory:
+    """Return the session factory of an application.
+
+    :raises SessionError: it is none of this package's.
+    """
+    factory = registry.queryUtility(ISessionFactory)
+    if not isinstance(factory, RedisSessionFactory):
+        raise SessionError("the application's sessions are not those of this package")
+    return factory

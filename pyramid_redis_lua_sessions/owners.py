@@ -7,8 +7,6 @@ import datetime
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from pyramid.interfaces import ISessionFactory
-
 from . import errors
 from .engine.fields import LABEL_FIELD, exact_key
 from .engine.owner_index import OwnerIndex
@@ -17,7 +15,7 @@ from .engine.protocol import Description
 from .engine.store import Store
 from .engine.tokens import digest_stored
 from .events import SessionInvalidated, send
-from .factory import RedisSessionFactory
+from .factory import RedisSessionFactory, factory_of
 from .session import RedisSession
 
 __all__ = ["SessionInfo", "revoke", "sessions_of"]
@@ -125,9 +123,7 @@ def _announce(request_or_registry: Any, factory: RedisSessionFactory, session_id
 def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str | None]:
     """Return the factory, its store, and the id of the request's own session."""
     registry = getattr(request_or_registry, "registry", request_or_registry)
-    factory = registry.queryUtility(ISessionFactory)
-    if not isinstance(factory, RedisSessionFactory):
-        raise errors.SessionError("the application's sessions are not those of this package")
+    factory = factory_of(registry)
     if registry is request_or_registry:
         return factory, factory.store_for(None), None
     session, current = request_or_registry.session, None

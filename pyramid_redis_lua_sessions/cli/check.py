@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..census import primaries
+from ..connect.naming import reason_of, where_is
+from ..engine.failures import FAILURES
 from ..errors import StoreError, StoreUnavailable
 from .console import Console, UsageError
 from .findings import FAILED, LEVELS, NOTE, OK, WARNING, Finding
@@ -48,7 +50,15 @@ def check(console: Console, args: argparse.Namespace) -> int:
     if args.sample < 0:
         raise UsageError("--sample must be 0 or more")
     with connected(args) as target:
-        found = list(examine(console, target, args))
+        try:
+            found = list(examine(console, target, args))
+        except (StoreUnavailable, *FAILURES) as exc:
+            if not args.json:
+                raise
+            # Who parses the answer gets one, also of a Redis that is not there.
+            where = where_is(target.client, exc)
+            words = str(exc) if isinstance(exc, StoreUnavailable) else reason_of(exc)
+            found = [Finding(FAILED, "connection", words, nodes=(where,) if where else ())]
     merged = merge(found)
     worst = max(merged, key=lambda finding: LEVELS.index(finding.level)).level
     if args.json:

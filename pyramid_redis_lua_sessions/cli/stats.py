@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..engine.fields import OWNER_FIELD
-from .console import Console, duration, plural, size
+from .console import Console, UsageError, duration, plural, size
 from .found import all_hashes
 from .target import Target, connected
 
@@ -104,19 +104,31 @@ def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
         "remaining life. Scans all keys of the database, without blocking it or touching a "
         "session.",
     )
+    command.add_argument(
+        "--prometheus",
+        action="store_true",
+        help="print metrics in Prometheus' text format, for a file that node_exporter reads",
+    )
     command.set_defaults(command=stats)
 
 
 def stats(console: Console, args: argparse.Namespace) -> int:
+    if args.prometheus and args.json:
+        raise UsageError("give either --json or --prometheus")
     found = Statistics()
     with connected(args) as target, console.progress() as advance:
         found.gather(target, advance)
         # Sessions that migrate carried over wait for their users without it, too.
         reason = " (first_timeout)" if target.settings.first_timeout else ""
+        prefix = target.settings.prefix
     for values in found.values.values():
         values[:] = array("q", sorted(values))
     if args.json:
         console.json(document(found))
+        return 0
+    if args.prometheus:
+        for line in exposition(document(found), prefix):
+            console.out(line)
         return 0
     console.out(f"{plural(found.number, 'session')}, {size(found.size)} in all")
     for count, what in (
@@ -200,6 +212,52 @@ def document(found: Statistics) -> dict[str, Any]:
             ],
         }
     return result
+
+
+#: Key of the document to the name of a metric, and what that is.
+GAUGES = {
+    "sessions": ("redis_sessions_stored", "Sessions that are stored"),
+    "bytes": ("redis_sessions_stored_bytes", "Memory that the sessions take in Redis"),
+    "with_owner": ("redis_sessions_stored_with_owner", "Sessions that have an owner"),
+    "never_end": ("redis_sessions_stored_never_end", "Sessions that never end"),
+    "cookie_not_back_yet": (
+        "redis_sessions_stored_cookie_not_back_yet",
+        "Sessions whose cookie has not come back yet",
+    ),
+    "at_their_end": ("redis_sessions_stored_at_their_end", "Sessions that ended, and take memory"),
+    "ended_markers": (
+        "redis_sessions_stored_ended_markers",
+        "Sessions that were ended within the last minute",
+    ),
+    "other_hashes": (
+        "redis_sessions_stored_other_hashes",
+        "Hashes under the prefix that are no sessions",
+    ),
+    "size_bytes": ("redis_sessions_stored_size_bytes", "Memory of a session, by quantile"),
+    "age_seconds": ("redis_sessions_stored_age_seconds", "Age of a session, by quantile"),
+    "ends_in_seconds": (
+        "redis_sessions_stored_ends_in_seconds",
+        "Life that a session has left, by quantile",
+    ),
+}
+
+
+def exposition(found: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Write a document in Prometheus' text format, line by line.
+
+    https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
+    """
+    escaped = prefix.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    for key, (name, words) in GAUGES.items():
+        yield f"# HELP {name} {words}"
+        yield f"# TYPE {name} gauge"
+        if not isinstance(found[key], dict):
+            yield f'{name}{{prefix="{escaped}"}} {found[key]}'
+            continue
+        for rank in PERCENTILES:
+            value = found[key][f"p{rank}"]
+            if value is not None:
+                yield f'{name}{{prefix="{escaped}",quantile="{rank / 100:g}"}} {value}'
 
 
 def percentile(ordered: Sequence[float], rank: int) -> float:

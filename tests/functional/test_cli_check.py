@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -15,7 +16,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from pyramid_redis_lua_sessions.cli import check as check_module
 from pyramid_redis_lua_sessions.cli import server_checks
+from pyramid_redis_lua_sessions.cli.findings import SUBJECTS
 from pyramid_redis_lua_sessions.cli.server_checks import needed_commands, policy_means
 from pyramid_redis_lua_sessions.cli.session_checks import compact_size
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
@@ -644,3 +647,43 @@ def test_check_tells_of_sessions_that_are_not_authentic(
     assert (found["stored sessions"]["level"], found["stored sessions"]["broken"]) == ("warning", 1)
     assert found["migration"]["cut_off"] == 1
     assert "rotation" not in found
+
+
+# -- for programs ------------------------------------------------------------------
+
+
+def test_names_of_the_checks_are_documented_and_no_others_appear(
+    redis_server: RedisServer, redis_client: Any, check: Check
+) -> None:
+    make_browser(redis_server.url).use(lambda session: session.update(a=1))
+    found = check(redis_server.url)
+    page = (Path(__file__).resolve().parents[2] / "docs" / "command.rst").read_text("utf-8")
+    for subject in SUBJECTS:
+        assert f"``{subject.replace(' ', '_')}``" in page, subject
+    for subject, finding in found.items():
+        assert subject in SUBJECTS
+        assert finding["check"] == subject.replace(" ", "_")
+    source = Path(str(check_module.__file__)).parent
+    given = re.findall(
+        r'Finding\(\s*[\w. ]+, "([a-z ]+)"|Finding\(\s*[^,]+?,\s+"([a-z ]+)",',
+        "".join(path.read_text("utf-8") for path in source.glob("*check*.py")),
+    )
+    assert {one or other for one, other in given} <= set(SUBJECTS)
+
+
+def test_redis_that_is_not_there_is_a_finding_too(
+    new_redis_server: NewServer, check: Check
+) -> None:
+    server = new_redis_server()
+    server.kill()
+    found = check(server.url, status=1)
+    assert levels(found) == {"connection": "failed"}
+    assert found["connection"]["nodes"] == [f"127.0.0.1:{server.port}"]
+
+
+def test_redis_that_refuses_the_password_is_a_finding_too(
+    new_redis_server: NewServer, check: Check
+) -> None:
+    server = new_redis_server(config={"requirepass": PASSWORD})
+    url = f"redis://:wrong{PASSWORD}@127.0.0.1:{server.port}/0"
+    assert levels(check(url, status=1)) == {"connection": "failed"}

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from pyramid_redis_lua_sessions import sessions_of
-from pyramid_redis_lua_sessions.cli.stats import percentile
+from pyramid_redis_lua_sessions.cli.stats import GAUGES, percentile
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.browser import let_time_pass, make_browser
 from tests.support.command import on_a_terminal, run, write_ini
@@ -188,3 +189,49 @@ def test_stats_read_of_each_session_no_more_than_they_show(
     names = Counter(command.name for command in read)
     assert names == {"SCAN": names["SCAN"], "HMGET": 30, "PTTL": 30, "MEMORY": 30}
     assert max(len(command.args) for command in read) < 10
+
+
+def test_stats_for_prometheus_are_those_of_the_json(
+    redis_url: str, tmp_path: Path, capsys: Any
+) -> None:
+    prefix = 'a "quoted" \\ prefix:'
+    browser = make_browser(redis_url, prefix=prefix)
+    for number in range(5):
+        user = browser.another()
+        user.use(of_size(1000 * number))
+    user.use(lambda session: setattr(session, "owner", "ada"))
+    user.use(lambda session: session.adjust_session_timeout(None))
+    ini = write_ini(tmp_path, redis_url, prefix=prefix)
+    assert run("stats", ini, "--json") == 0
+    known = json.loads(capsys.readouterr().out)
+    assert run("stats", ini, "--prometheus") == 0
+    families = list(text_string_to_metric_families(capsys.readouterr().out))
+    assert {family.type for family in families} == {"gauge"}
+    found = {}
+    for family in families:
+        for sample in family.samples:
+            assert sample.labels["prefix"] == prefix
+            found[(sample.name, sample.labels.get("quantile"))] = sample.value
+    for key, (name, _) in GAUGES.items():
+        if isinstance(known[key], dict):
+            of = {rank: known[key][f"p{rank}"] for rank in (0, 50, 90, 99, 100)}
+            wide = 0 if key == "size_bytes" else 60  # time goes by
+            for rank, value in of.items():
+                shown = found.pop((name, f"{rank / 100:g}"))
+                assert shown == pytest.approx(value, abs=wide)
+        else:
+            assert found.pop((name, None)) == known[key]
+    assert found == {}
+    assert (known["sessions"], known["with_owner"], known["never_end"]) == (5, 1, 1)
+
+
+def test_stats_of_no_sessions_for_prometheus(redis_url: str, tmp_path: Path, capsys: Any) -> None:
+    assert run("stats", write_ini(tmp_path, redis_url), "--prometheus") == 0
+    families = list(text_string_to_metric_families(capsys.readouterr().out))
+    values = [sample.value for family in families for sample in family.samples]
+    assert values == [0] * 8
+
+
+def test_stats_are_in_one_format(redis_url: str, tmp_path: Path, capsys: Any) -> None:
+    assert run("stats", write_ini(tmp_path, redis_url), "--prometheus", "--json") == 2
+    assert "--prometheus" in capsys.readouterr().err

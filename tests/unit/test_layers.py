@@ -74,6 +74,7 @@ LEAVES = (
     "census",
     "cli",
     "debugtoolbar",
+    "health",
     "migrate",
     "observe",
     "testing",
