@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import redis
 
-from pyramid_redis_lua_sessions.engine.tokens import DIGEST_SIZE
+from pyramid_redis_lua_sessions.engine.tokens import DIGEST_SIZE, TOKEN_FIELD
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 
 from .contenders import Contender, libraries
@@ -120,8 +120,8 @@ def _commands_of(
 def _let_in_placeholders(client: redis.Redis, model: bytes) -> None:
     """Give a session of ours, for its token, the placeholder that stands in the commands."""
     if client.type(model) == b"hash":
-        token = cast("bytes", client.hget(model, "token"))
-        client.hset(model, "token", b"x" * DIGEST_SIZE + token[DIGEST_SIZE:])
+        token = cast("bytes", client.hget(model, TOKEN_FIELD))
+        client.hset(model, TOKEN_FIELD, b"x" * DIGEST_SIZE + token[DIGEST_SIZE:])
 
 
 def _recorded(lane: Lane, proxy: CountingProxy, pause: float) -> list[tuple[bytes, ...]]:

@@ -33,13 +33,14 @@ local remember_s = tonumber(ARGV[6])
 local new_timeout = tonumber(ARGV[7])
 local new_deadline = tonumber(ARGV[8])
 
-local created, token, timeout, deadline, expires, first, saves, moved = unpack(
+local token, timeout, deadline, expires, first, saves, moved = unpack(
   redis.call('HMGET', session_key,
-    'created', 'token', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved'))
+    '@', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved'))
 -- @include clock
 local answer = {8, 0}
 -- @include applied_before
 -- @include gone
+-- @include moments
 -- @include remembered
 if repeated then new_timeout, new_deadline = nil, nil
 else

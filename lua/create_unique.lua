@@ -8,7 +8,7 @@ ended meanwhile (see end_session), so that nothing brings it back.
 
 KEYS[1] session_key  hash to create
 ARGV[1] digest       16 bytes, BLAKE2b of a verifier that is unique to this call
-ARGV[2] created_ms   integer, ms since the epoch: start of the session's life;
+ARGV[2] start_ms     integer, ms since the epoch: start of the session's life;
                      '' = now
 ARGV[3] timeout_ms   integer, idle timeout, ms; 0 = never
 ARGV[4] adjusted     '1' = timeout_ms is the session's own, '' = the default
@@ -23,14 +23,14 @@ Returns: {status, ...}
   0 GONE    {0} the session would already be at its end; nothing is created
   2 MOVED   {2, age_ms} this call had created the session, which has ended
             age_ms ago
-  3 CREATED {3, remaining_ms, created_ms, token_ms}: when its token was put in place;
+  3 CREATED {3, remaining_ms, start_ms, token_ms}: when its token was put in place;
             remaining_ms -1 = never ends; with a fifth element, 1: it was there already
   4 TAKEN   {4} something else is stored under this locator
 Writes: HSET, PEXPIRE; or nothing
 ]]
 local session_key = KEYS[1]
 local digest = ARGV[1]
-local created_ms = tonumber(ARGV[2])
+local start_ms = tonumber(ARGV[2])
 local timeout_ms = tonumber(ARGV[3])
 local adjusted = ARGV[4] == '1'
 local deadline_ms = tonumber(ARGV[5])
@@ -42,31 +42,32 @@ local first_set = 9
 
 -- @include clock
 if redis.call('EXISTS', session_key) == 1 then
-  local found = redis.pcall('HMGET', session_key, 'created', 'token', 'moved', 'expires')
+  local found = redis.pcall('HMGET', session_key, '@', 'moved', 'expires')
   if found.err then return {4} end
-  local created, token, moved, expires = unpack(found)
-  if created and string.sub(token or '', 1, 16) == digest then
+  local token, moved, expires = unpack(found)
+  if token and string.sub(token, 1, 16) == digest then
+    -- @include moments
     local remaining = redis.call('PTTL', session_key)
     if expires then remaining = (tonumber(expires) or now_ms) - now_ms end
-    local token_ms = tonumber(string.sub(token, 17)) or now_ms
-    return {3, remaining, tonumber(string.match(created, '^%d+')) or 0, token_ms, 1}
-  elseif not created and moved and string.sub(moved, 7, 22) == digest then
+    return {3, remaining, start_ms or 0, placed_ms or now_ms, 1}
+  elseif not token and moved and string.sub(moved, 7, 22) == digest then
     return {2, now_ms - (tonumber(string.sub(moved, 23)) or 0)}
   end
   return {4}
 end
 
-created_ms = created_ms or now_ms
+start_ms = start_ms or now_ms
 local life = math.huge
 if timeout_ms > 0 then life = timeout_ms end
 if first_ms > 0 then life = math.min(life, first_ms) end
-if absolute_ms > 0 then life = math.min(life, created_ms + absolute_ms - now_ms) end
+if absolute_ms > 0 then life = math.min(life, start_ms + absolute_ms - now_ms) end
 if deadline_ms then life = math.min(life, deadline_ms - now_ms) end
 if life <= 0 then return {0} end
 if life < math.huge then life = math.min(life, MAX_MS) end
 
-local meta = {'created', string.format('%.0f', created_ms),
-  'token', digest .. string.format('%.0f', now_ms)}
+local token
+-- @include place_token
+local meta = {'@', token}
 if adjusted then
   meta[#meta + 1] = 'timeout'
   meta[#meta + 1] = string.format('%.0f', timeout_ms)
@@ -88,4 +89,4 @@ redis.call('HSET', session_key, unpack(meta))
 if use_ttl and life < math.huge then
   redis.call('PEXPIRE', session_key, string.format('%.0f', life))
 end
-return {3, life < math.huge and life or -1, created_ms, now_ms}
+return {3, life < math.huge and life or -1, start_ms, now_ms}

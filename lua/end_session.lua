@@ -34,18 +34,18 @@ local mark = ARGV[4] == '1'
 local names = ARGV[5]
 local first_check, last_check = 6, #ARGV
 
-local created, token, expires, moved = unpack(redis.call('HMGET', session_key,
-  'created', 'token', 'expires', 'moved'))
+local token, expires, moved = unpack(redis.call('HMGET', session_key,
+  '@', 'expires', 'moved'))
 -- @include clock
-local expired = created and expires and (tonumber(expires) or 0) <= now_ms
+local expired = token and expires and (tonumber(expires) or 0) <= now_ms
 local last = digest
-if created then last = string.sub(token or '', 1, 16) end
+if token then last = string.sub(token, 1, 16) end
 if #last < 16 then last = string.rep('\0', 16) end
 -- What did not live was ended by no call, so that a repeated one does not say it was.
-local ended_by = created and not expired and nonce or string.rep('\0', 6)
+local ended_by = token and not expired and nonce or string.rep('\0', 6)
 local marker = ended_by .. last .. string.format('%.0f', now_ms)
 
-if moved and not created then
+if moved and not token then
   if string.sub(moved, 1, 6) == nonce then return {9} end
   if string.sub(moved, 23) == '0' then
     -- It emptied itself (see save_if_changed). From this login or logout on,
@@ -56,12 +56,13 @@ if moved and not created then
     return {2, 0}
   end
 end
-if mark and not created and not moved and redis.call('EXISTS', session_key) == 0 then
+if mark and not token and not moved and redis.call('EXISTS', session_key) == 0 then
   redis.call('HSET', session_key, 'moved', marker)
   redis.call('PEXPIRE', session_key, marker_ms)
   return {0}
 end
 -- @include gone
+-- @include moments
 if digest ~= '' then
   -- @include token
 end

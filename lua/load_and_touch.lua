@@ -36,16 +36,16 @@ local use_ttl = ARGV[5] == '1'
 local beside = ARGV[6] == '1'
 local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
 
-local fields, created, token, timeout, expires, deadline, first, moved
+local fields, token, timeout, expires, deadline, first, moved
 if beside then
-  created, token, timeout, expires, deadline, first, moved = unpack(redis.call('HMGET', session_key,
-    'created', 'token', 'timeout', 'expires', 'deadline', 'first', 'moved'))
+  token, timeout, expires, deadline, first, moved = unpack(redis.call('HMGET', session_key,
+    '@', 'timeout', 'expires', 'deadline', 'first', 'moved'))
 else
   fields = redis.call('HGETALL', session_key)
   -- @include kept_about_it
 end
 
-local ours = created and string.sub(token or '', 1, 16) == digest
+local ours = token and string.sub(token, 1, 16) == digest
 if ours and use_ttl and timeout_ms > 0 and timeout_ms <= MAX_MS and absolute_ms == 0
   and not (timeout or expires or deadline or first) then
   -- The common case: one write at most, nothing to compute.
@@ -61,10 +61,10 @@ if ours and use_ttl and timeout_ms > 0 and timeout_ms <= MAX_MS and absolute_ms 
 end
 
 -- @include clock
-if not created and not moved and redis.call('EXISTS', session_key) == 1 then return {0, 2} end
+if not token and not moved and redis.call('EXISTS', session_key) == 1 then return {0, 2} end
 -- @include gone
-local start = tonumber(string.match(created, '^%d+'))
-if not start or not tonumber(string.sub(token or '', 17)) then return {0, 2} end
+-- @include moments
+if not start_ms then return {0, 2} end
 -- @include token
 
 -- A write of the touch may be refused (MISCONF, NOREPLICAS, OOM): the read
@@ -81,7 +81,7 @@ local idle = tonumber(timeout) or timeout_ms
 if trigger_ms then trigger_ms = timeout_ms > 0 and trigger_ms / timeout_ms * idle or idle end
 local life = math.huge
 if idle > 0 then life = idle end
-if absolute_ms > 0 then life = math.min(life, start + absolute_ms - now_ms) end
+if absolute_ms > 0 then life = math.min(life, start_ms + absolute_ms - now_ms) end
 if deadline then life = math.min(life, (tonumber(deadline) or 0) - now_ms) end
 if life <= 0 or (expires and (tonumber(expires) or 0) <= now_ms) then
   touch('DEL', session_key)

@@ -22,13 +22,14 @@ local timeout_ms = tonumber(ARGV[2])
 local absolute_ms = tonumber(ARGV[3])
 
 local fields = redis.call('HGETALL', session_key)
-local created, token, timeout, expires, deadline, first, moved
+local token, timeout, expires, deadline, first, moved
 -- @include kept_about_it
 -- @include clock
-if not created and not moved and fields[1] then return {0, 2} end
+if not token and not moved and fields[1] then return {0, 2} end
 -- @include gone
+-- @include moments
 -- @include time_left
-if not start or not tonumber(string.sub(token or '', 17)) then return {0, 2} end
+if not start_ms then return {0, 2} end
 -- @include token
 if remaining == 0 then return {0, 1} end
 return {1, remaining, fields, idle}

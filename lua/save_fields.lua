@@ -33,13 +33,14 @@ local first_delete = 8
 local first_set = first_delete + n_deletes
 local new_timeout, new_deadline
 
-local created, token, timeout, deadline, expires, first, saves, moved = unpack(
+local token, timeout, deadline, expires, first, saves, moved = unpack(
   redis.call('HMGET', session_key,
-    'created', 'token', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved'))
+    '@', 'timeout', 'deadline', 'expires', 'first', 'saves', 'moved'))
 -- @include clock
 local answer = {5, 0, now_ms}
 -- @include applied_before
 -- @include gone
+-- @include moments
 -- @include remembered
 if not repeated then
   -- @include token

@@ -71,16 +71,16 @@ local last_check = first_delete - 1
 local first_set = first_delete + n_deletes
 
 local meta = redis.call('HMGET', session_key,
-  'created', 'token', 'timeout', 'deadline', 'expires', 'first', 'saves', 'staged', 'moved')
-local created, token, timeout, deadline, expires, first, saves, staged, moved = unpack(meta)
+  '@', 'timeout', 'deadline', 'expires', 'first', 'saves', 'staged', 'moved')
+local token, timeout, deadline, expires, first, saves, staged, moved = unpack(meta)
 -- @include clock
 -- First: who is told that this was saved would get the cookie of a session that is over.
-if moved and not created and new_digest ~= '' and string.sub(moved, 7, 22) == new_digest then
+if moved and not token and new_digest ~= '' and string.sub(moved, 7, 22) == new_digest then
   return {9}
 end
 local answer = {5, 0, now_ms}
 -- @include applied_before
-if moved and not created then
+if moved and not token then
   if string.sub(moved, 1, 6) == save_id then return {7} end
   if string.sub(moved, 23) == '0' then
     -- Emptied by another request: what this one read is no longer so.
@@ -94,12 +94,17 @@ if moved and not created then
   end
 end
 -- @include gone
+-- @include moments
 -- @include remembered
-if repeated then new_timeout, new_deadline, restart = nil, nil, false
+if repeated then new_timeout, new_deadline = nil, nil
 else
   -- @include token
+  if new_digest ~= '' then
+    if restart or not start_ms then start_ms = now_ms end
+    local digest = new_digest
+    -- @include place_token
+  end
 end
-if restart then created = string.format('%.0f', now_ms) end
 -- @include life
 
 if not repeated then
@@ -108,7 +113,7 @@ if not repeated then
   -- @include checks
   if new_digest ~= '' then
     -- First: where memory is short, Redis refuses it like the index before it, and no other.
-    redis.call('HSET', session_key, 'token', new_digest .. string.format('%.0f', now_ms))
+    redis.call('HSET', session_key, '@', token)
   end
   -- @include delete_fields
   -- What another has staged goes into this session when its transaction commits.
@@ -128,10 +133,6 @@ if not repeated then
   -- @include remember
   ARGV[#ARGV + 1] = 'saves'
   ARGV[#ARGV + 1] = saves
-  if restart then
-    ARGV[#ARGV + 1] = 'created'
-    ARGV[#ARGV + 1] = created
-  end
   -- @include set_fields
   if stage_id ~= '' and staged then
     if others ~= '' then redis.call('HSET', session_key, 'staged', others)

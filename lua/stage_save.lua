@@ -35,10 +35,11 @@ local writes = ARGV[5]
 local names = ARGV[6]
 local first_check, last_check = 7, #ARGV
 
-local created, token, staged, moved = unpack(redis.call('HMGET', session_key,
-  'created', 'token', 'staged', 'moved'))
+local token, staged, moved = unpack(redis.call('HMGET', session_key,
+  '@', 'staged', 'moved'))
 -- @include clock
 -- @include gone
+-- @include moments
 if hold_ms == 0 then reads, writes = '', ''
 else
   -- @include token

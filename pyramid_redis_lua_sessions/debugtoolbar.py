@@ -17,6 +17,7 @@ from pyramid_debugtoolbar.toolbar import IPanelMap, IToolbarWSGIApp
 from .engine.fields import FLASH_KIND, KEY_KINDS, UNIT_SEPARATOR, key_of
 from .engine.plan import Phase
 from .engine.state import SessionState, number
+from .engine.tokens import TOKEN_FIELD, moments
 from .engine.trace import Trace
 from .errors import InvalidSession_ChangesDropped, fingerprint
 from .turn import TURNS, Turn
@@ -176,7 +177,7 @@ def _facts(seen: SessionState, past: Trace, default_timeout: float | None) -> li
 def _past_facts(past: Trace, default_timeout: float | None) -> list[tuple[str, str]]:
     own = number(past.fields.get(b"timeout"))
     timeout = default_timeout if own is None else own / 1000
-    created = number(past.fields.get(b"created"))
+    created = moments(past.fields.get(TOKEN_FIELD))[0]
     return [("Created", _moment(created)), ("Idle timeout", _timeout(timeout or None))]
 
 

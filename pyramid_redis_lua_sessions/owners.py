@@ -13,7 +13,7 @@ from .engine.owner_index import OwnerIndex
 from .engine.plan import Cause
 from .engine.protocol import Description
 from .engine.store import Store
-from .engine.tokens import digest_stored
+from .engine.tokens import digest_stored, moments
 from .events import SessionInvalidated, send
 from .factory import RedisSessionFactory, factory_of
 from .session import RedisSession
@@ -137,8 +137,7 @@ def _info(
     factory: RedisSessionFactory, session_id: str, known: Description, current: bool
 ) -> SessionInfo:
     # No seal protects it: whoever can write to Redis may have put anything there.
-    digits = known.created.partition(b" ")[0]
-    start = int(digits) if len(digits) < 20 and digits.isdigit() else 0
+    start = moments(known.token)[0] or 0
     seen = None
     if known.idle_ms > 0 and 0 <= known.remaining_ms <= known.idle_ms:
         # A default timeout that was raised since would put it before the start.

@@ -2,12 +2,11 @@
 Picks what the scripts keep about a session from among all of its fields.
 
 Needs: fields  {field, value, ...}
-Gives: created, token, timeout, expires, deadline, first, moved
+Gives: token, timeout, expires, deadline, first, moved
 ]]
 for i = 1, #fields, 2 do
   local name = fields[i]
-  if name == 'created' then created = fields[i + 1]
-  elseif name == 'token' then token = fields[i + 1]
+  if name == '@' then token = fields[i + 1]
   elseif name == 'timeout' then timeout = fields[i + 1]
   elseif name == 'expires' then expires = fields[i + 1]
   elseif name == 'deadline' then deadline = fields[i + 1]

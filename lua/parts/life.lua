@@ -2,7 +2,8 @@
 Computes the life that is left from now on, and ends a session that is past its end.
 
 Needs: session_key, now_ms, timeout_ms, absolute_ms
-       created, timeout, deadline, expires, first  fields as stored
+       start_ms  of its life, nil where somebody spoilt it
+       timeout, deadline, expires, first  fields as stored
        new_timeout, new_deadline  numbers, or nil = unchanged
 Gives: life  ms, math.huge = it never ends; 0 or less: new_deadline has passed
        timeout, deadline  as they are from now on
@@ -13,7 +14,7 @@ local life = math.huge
 if idle > 0 then life = idle end
 if first then life = math.min(life, tonumber(first) or life) end
 if absolute_ms > 0 then
-  life = math.min(life, (tonumber(string.match(created, '^%d+')) or 0) + absolute_ms - now_ms)
+  life = math.min(life, (start_ms or 0) + absolute_ms - now_ms)
 end
 if life <= 0 or (deadline and (tonumber(deadline) or 0) <= now_ms)
   or (expires and (tonumber(expires) or 0) <= now_ms) then

@@ -12,7 +12,7 @@ from ..census import Stored
 from ..engine.fields import FLASH_KIND, LABEL_FIELD, OWNER_FIELD, UNIT_SEPARATOR, key_of
 from ..engine.protocol import milliseconds
 from ..engine.seals import Bound, NoSeal, Sealer
-from ..engine.tokens import digest_stored
+from ..engine.tokens import TOKEN_FIELD, digest_stored, moments
 from ..errors import fingerprint
 from ..migrate import OLD_KEY_FIELD
 from ..settings import Settings
@@ -33,7 +33,7 @@ __all__ = [
 
 #: Every field that holds no value of the session.
 META = (
-    *(b"created", b"token", b"timeout", b"expires", b"deadline", b"first", b"staged", b"moved"),
+    *(TOKEN_FIELD, b"timeout", b"expires", b"deadline", b"first", b"staged", b"moved"),
     *(b"saves", *(b"saves%d" % number for number in range(1, 13))),
     *(OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD),
 )
@@ -63,13 +63,11 @@ class Found:
         self.session_id = session_id
         self.stored = stored
         fields, now = stored.fields, stored.now_ms
-        created = _start(fields.get(b"created"))
-        if not settings.prefix and b"token" not in fields:
-            created = None  # without a prefix this may be somebody else's hash
+        created, _ = moments(fields.get(TOKEN_FIELD))
         self.started_ms = created or 0
         self.age_ms = max(0, now - self.started_ms)
         self.stored_session = created is not None
-        self.endable = self.stored_session or (bool(settings.prefix) and b"created" in fields)
+        self.endable = self.stored_session or (bool(settings.prefix) and TOKEN_FIELD in fields)
         self.waiting = b"first" in fields
         self.ended = created is None and _start(fields.get(b"moved", b"")[22:]) is not None
         self._settings = settings
@@ -110,7 +108,7 @@ class Found:
 
     def bound(self, sealer: Sealer) -> Bound:
         """Return what protects its values."""
-        return sealer.bind(self.session_id, digest_stored(self.stored.fields.get(b"token", b"")))
+        return sealer.bind(self.session_id, digest_stored(self.stored.fields.get(TOKEN_FIELD, b"")))
 
 
 # No seal protects these: whoever can write to Redis may have put anything there. What

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..engine.fields import OWNER_FIELD
+from ..engine.tokens import TOKEN_FIELD
 from .console import Console, UsageError, duration, plural, size
 from .found import all_hashes
 from .target import Target, connected
@@ -43,7 +44,7 @@ MEASURES = (
 )
 
 #: Fields by which a session is told from other hashes, that bound its life, and its owner.
-READ = (b"created", b"token", b"expires", b"deadline", b"first", b"moved", OWNER_FIELD)
+READ = (TOKEN_FIELD, b"expires", b"deadline", b"first", b"moved", OWNER_FIELD)
 
 PERCENTILES = (0, 50, 90, 99, 100)
 

@@ -168,13 +168,12 @@ class Description(NamedTuple):
     :ivar idle_ms: idle timeout that ends it then, ms; 0 = something else ends
         it sooner, or it never ends.
     :ivar now_ms: Redis' clock, ms since the epoch.
-    :ivar created: field ``created``; ``token``, ``owner``, ``label``: as stored, or empty.
+    :ivar token: field of the token; ``owner``, ``label``: as stored, or empty.
     """
 
     remaining_ms: int
     idle_ms: int
     now_ms: int
-    created: bytes
     token: bytes
     owner: bytes
     label: bytes

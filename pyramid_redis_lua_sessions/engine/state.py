@@ -38,7 +38,7 @@ from .protocol import (
 from .seals import Bound, Sealer, csrf_token
 from .serializers import Codec
 from .store import Store
-from .tokens import DIGEST_SIZE, Ticket, Token, as_stored
+from .tokens import TOKEN_FIELD, Ticket, Token, as_stored, moments
 from .trace import Trace
 
 __all__ = [
@@ -339,11 +339,11 @@ class SessionState:
 
     def created_ms(self) -> int | None:
         """Return its creation time, ms since the epoch; ``None`` where nothing is stored."""
-        return number(self.contents.raw.get(b"created"))
+        return moments(self.contents.raw.get(TOKEN_FIELD))[0]
 
     def token_ms(self) -> int | None:
         """Return when its token was put in place, ms since the epoch, as :meth:`created_ms`."""
-        return number(self.contents.raw.get(b"token", b"")[DIGEST_SIZE:])
+        return moments(self.contents.raw.get(TOKEN_FIELD))[1]
 
     def csrf_token(self) -> str | None:
         """Derive the CSRF token of the token; ``None`` where that is yet to be made.
@@ -555,11 +555,8 @@ class SessionState:
         self.token_made = True
         if self.trace is not None:
             self.trace.wrote = sealing.data.keys()
-        raw = {
-            b"created": b"%d" % created.created_ms,
-            b"token": as_stored(created.token.digest, created.token_ms),
-            **sealing.sealed,
-        }
+        token = as_stored(created.token.digest, created.created_ms, created.token_ms)
+        raw = {TOKEN_FIELD: token, **sealing.sealed}
         self.contents.rebase(raw, dict(sealing.data), sealing.data)
         self._settle_lifetime()
 
@@ -581,9 +578,9 @@ class SessionState:
             self.trace.wrote = {*changes.values, *self.contents.raw.keys() & changes.deletes}
         self.remaining_ms = saved.remaining_ms
         stays = {f: v for f, v in self.contents.raw.items() if f in PLAIN_FIELDS}
-        stays[b"token"] = as_stored(token.digest, saved.now_ms)
-        if self.asked.restarts:
-            stays[b"created"] = b"%d" % saved.now_ms
+        start_ms = None if self.asked.restarts else self.created_ms()
+        now_ms = saved.now_ms
+        stays[TOKEN_FIELD] = as_stored(token.digest, start_ms or now_ms, now_ms)
         self.contents.rebase({**stays, **sealing.sealed}, sealing.data, changes.values)
         self._settle_lifetime()
 
@@ -644,7 +641,7 @@ class SessionState:
 
 
 #: Fields of a stored session that no seal protects.
-PLAIN_FIELDS = frozenset((b"created", b"timeout", b"deadline", b"expires"))
+PLAIN_FIELDS = frozenset((b"timeout", b"deadline", b"expires"))
 
 
 def number(stored: bytes | None) -> int | None:

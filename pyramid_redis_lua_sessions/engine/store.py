@@ -47,7 +47,7 @@ from .protocol import (
     sha1,
 )
 from .scripts import SCRIPTS, Status
-from .tokens import Token, default_id, draw_verifier
+from .tokens import TOKEN_FIELD, Token, default_id, draw_verifier
 
 __all__ = ["BATCH", "MARKER_MS", "Store", "batches"]
 
@@ -158,7 +158,7 @@ class Store(Caller):
             return reply
         if not isinstance(found, RedisError):
             fields = as_dict(found)
-            if b"created" in fields and fields.get(b"token", b"").startswith(digest):
+            if fields.get(TOKEN_FIELD, b"").startswith(digest):
                 return (_LOADED, reply[1], fields)
         # It was created, or got this token, in between.
         return _with_dict(self._run(_LOAD, key, (digest, *self._load_args)))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 __all__ = [
     "DIGEST_SIZE",
+    "TOKEN_FIELD",
     "Ticket",
     "Token",
     "as_stored",
@@ -20,10 +21,17 @@ __all__ = [
     "digest_of",
     "digest_stored",
     "draw_verifier",
+    "moments",
 ]
 
-#: Bytes of a digest.
+#: Bytes of a digest, and of a moment.
 DIGEST_SIZE = 16
+MOMENT_SIZE = 6
+
+#: The field that makes a hash a session. Every session has it, so its name is short: the digest
+#: of the verifier, the start of the session's life (ms since the epoch, big-endian), and when
+#: the token was put in place, if that is another moment.
+TOKEN_FIELD = b"@"
 
 
 class Token(NamedTuple):
@@ -63,8 +71,12 @@ class Ticket(NamedTuple):
 
 
 def default_id() -> str:
-    """Return a session id of 256 random bits, 43 characters."""
-    return secrets.token_urlsafe(32)
+    """Return a session id of 128 random bits, 22 characters.
+
+    With the default prefix it makes a key of 30 bytes, which takes half the memory in Redis
+    that one of 32 does.
+    """
+    return secrets.token_urlsafe(16)
 
 
 def draw_verifier() -> str:
@@ -84,14 +96,25 @@ def digest_of(verifier: str) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_SIZE, person=b"session token").digest()
 
 
-def as_stored(digest: bytes, placed_ms: int) -> bytes:
-    """Return the field ``token`` of a session.
+def as_stored(digest: bytes, start_ms: int, placed_ms: int) -> bytes:
+    """Return the field of a session's token.
 
-    :param placed_ms: when the token was put in place, ms since the epoch.
+    :param start_ms: start of the session's life, ms since the epoch.
+    :param placed_ms: when the token was put in place.
     """
-    return digest + b"%d" % placed_ms
+    moments = [start_ms] if placed_ms == start_ms else [start_ms, placed_ms]
+    return digest + b"".join(moment.to_bytes(MOMENT_SIZE, "big") for moment in moments)
 
 
 def digest_stored(field: bytes) -> bytes:
-    """Return the digest that the field ``token`` holds; shorter where somebody spoilt it."""
+    """Return the digest in the field of a token; shorter where somebody spoilt it."""
     return field[:DIGEST_SIZE]
+
+
+def moments(field: bytes | None) -> tuple[int | None, int | None]:
+    """Return start of life, and when the token was put in place; ``None``: somebody spoilt it."""
+    held = (field or b"")[DIGEST_SIZE:]
+    if len(held) not in (MOMENT_SIZE, 2 * MOMENT_SIZE):
+        return None, None
+    start, placed = held[:MOMENT_SIZE], held[-MOMENT_SIZE:]
+    return int.from_bytes(start, "big"), int.from_bytes(placed, "big")

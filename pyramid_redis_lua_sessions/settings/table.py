@@ -311,7 +311,7 @@ class Settings:
     id_generator: Callable[[], str] | None = setting(
         function,
         None,
-        "``() -> str``: makes session ids. The default gives 256 random bits. An id opens nothing: "
+        "``() -> str``: makes session ids. The default gives 128 random bits. An id opens nothing: "
         "the cookie carries 128 random bits beside it, whatever makes the ids.",
     )
     prefix: str = setting(any_text, "session:", "Prefix of the sessions' keys in Redis.")

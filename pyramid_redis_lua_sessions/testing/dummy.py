@@ -16,7 +16,7 @@ from ..engine.scripts import Status
 from ..engine.seals import make_sealer
 from ..engine.serializers import make_codec
 from ..engine.state import SessionState
-from ..engine.tokens import Ticket, Token, default_id, draw_verifier
+from ..engine.tokens import TOKEN_FIELD, Ticket, Token, as_stored, default_id, draw_verifier
 from ..errors import InvalidSession
 from ..session import RedisSession
 from ..settings import Settings
@@ -81,9 +81,9 @@ class _Host:
         token = self._token
         seal = self.sealer.bind(token.locator, token.digest).seal
         fields = {field: seal(field, value) for field, value in data.items()}
-        now = b"%d" % _now_ms()
-        plain = {b"created": now, b"token": token.digest + now}
-        return Loaded(self._life_ms(), {**plain, **fields})
+        now_ms = _now_ms()
+        held = {TOKEN_FIELD: as_stored(token.digest, now_ms, now_ms), **fields}
+        return Loaded(self._life_ms(), held)
 
     def _life_ms(self) -> int:
         return milliseconds(self.settings.timeout) or -1

@@ -174,7 +174,7 @@ def test_logout_ends_the_session(browser: Browser, cluster_client: redis.RedisCl
     browser.use(lambda session: session.invalidate())
     assert browser.session_id is None
     assert before.use(contents) == {}
-    assert not cluster_client.hexists(before.key, "created")
+    assert not cluster_client.hexists(before.key, "@")
 
 
 def test_flash_messages_of_several_requests(browser: Browser) -> None:
@@ -192,7 +192,7 @@ def test_session_that_became_empty_ends(
     browser.use(write)
     key = browser.key
     browser.use(lambda session: session.clear())
-    assert not cluster_client.hexists(key, "created")
+    assert not cluster_client.hexists(key, "@")
 
 
 def test_conflict_is_noticed_in_retry_mode(
@@ -241,7 +241,7 @@ def test_revoked_session_gets_no_new_token(
     other.use(lambda session: session.regenerate_id())
     assert other.use(lambda session: session.owner) == "ada"
     alive = [key for key in cluster_client.keys("session:*") if b"owner:" not in key]
-    alive = [key for key in alive if cluster_client.hexists(key, "created")]
+    alive = [key for key in alive if cluster_client.hexists(key, "@")]
     assert alive == [other.key.encode()]
 
 

@@ -206,8 +206,8 @@ def state_of(user: Browser, client: redis.Redis, **options: Any) -> State:
     live = 0
     for key in client.keys(f"{user.factory.settings.prefix}*"):
         if client.type(key) == b"hash":
-            created, moved = client.hmget(key, "created", "moved")
-            assert (created is None) != (moved is None)
+            token, moved = client.hmget(key, "@", "moved")
+            assert (token is None) != (moved is None)
             assert client.pttl(key) > 0
-            live += created is not None
+            live += token is not None
     return dataclasses.replace(seen, live=live)

@@ -120,7 +120,7 @@ class Ended(BaseException):
 
 def living(client: redis.Redis) -> list[str]:
     keys = client.scan_iter("session:*", _type="hash")
-    return [key for key in keys if client.hexists(key, "created")]
+    return [key for key in keys if client.hexists(key, "@")]
 
 
 @pytest.mark.parametrize("act", [log_in, regenerate])
@@ -137,7 +137,7 @@ def test_session_ends_with_a_new_token_that_came_through_unheard(
     browser.use(write)
     key, token = browser.key, browser.token
     proxy.strike({"at once": "stall"}.get(comes, "late"), nth=2)
-    placed = lambda: client.hget(key, "token")[:16] != token.digest  # noqa: E731
+    placed = lambda: client.hget(key, "@")[:16] != token.digest  # noqa: E731
     ready = placed if comes == "at once" else lambda: proxy._late
     with ended_from_outside(ready):
         browser.use(act)
@@ -148,7 +148,7 @@ def test_session_ends_with_a_new_token_that_came_through_unheard(
         assert living(client) == []
         assert browser.use(dict) == {}
     else:
-        assert client.hget(key, "token")[:16] == token.digest
+        assert client.hget(key, "@")[:16] == token.digest
         assert browser.use(lambda session: (dict(session), session.owner)) == (
             {"name": "value"},
             None,

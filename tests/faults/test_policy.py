@@ -348,7 +348,7 @@ def test_renewal_whose_session_was_revoked_before_it_was_repeated_is_reported_as
     assert set_cookies(user.response) == []
     assert twin.use(lambda session: (dict(session), session.owner)) == ({}, None)
     names = [key for key in client.keys("session:*") if b"owner:" not in key]
-    assert [key for key in names if client.hexists(key, "created")] == []
+    assert [key for key in names if client.hexists(key, "@")] == []
 
 
 def test_session_after_one_that_could_not_be_loaded_is_one_as_any_other(
@@ -367,9 +367,7 @@ def test_session_after_one_that_could_not_be_loaded_is_one_as_any_other(
     break_off(proxy)
     user.use(act)
     assert [
-        key
-        for key in client.keys("session:*")
-        if b"owner:" not in key and client.hexists(key, "created")
+        key for key in client.keys("session:*") if b"owner:" not in key and client.hexists(key, "@")
     ] == []
 
 
@@ -402,7 +400,7 @@ def test_invalidate_raises_and_deletes_the_cookie(
     assert user.session_id is None
     # It says what is true: the session lives, as whoever has the cookie finds.
     proxy.heal()
-    assert client.hexists(key, "created")
+    assert client.hexists(key, "@")
     assert twin.use(lambda session: session["name"]) == "value"
 
 

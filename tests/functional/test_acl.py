@@ -208,7 +208,7 @@ def test_other_command_is_refused(user: redis.Redis, command: tuple[str, ...]) -
 def test_neighbouring_key_is_out_of_reach(
     user: redis.Redis, redis_client: redis.Redis, key: str
 ) -> None:
-    redis_client.hset(key, mapping={"created": "1 n", ".a": "1"})
+    redis_client.hset(key, mapping={"@": "1 n", ".a": "1"})
     for command in (
         ("HGETALL", key),
         ("HSET", key, "a", "1"),
@@ -221,7 +221,7 @@ def test_neighbouring_key_is_out_of_reach(
         user.script_load(script.source)
         with pytest.raises(redis.exceptions.NoPermissionError):
             user.evalsha(script.sha1, 1, key, *["1"] * 12)
-    assert redis_client.hgetall(key) == {b"created": b"1 n", b".a": b"1"}
+    assert redis_client.hgetall(key) == {b"@": b"1 n", b".a": b"1"}
 
 
 @pytest.mark.parametrize(

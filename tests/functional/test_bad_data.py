@@ -13,6 +13,7 @@ from pyramid.response import Response
 from webtest import TestApp
 
 from pyramid_redis_lua_sessions import RawDeserializationError
+from pyramid_redis_lua_sessions.engine.tokens import Token, as_stored, draw_verifier
 from tests.support.application import (
     data_fields,
     make_app,
@@ -22,8 +23,11 @@ from tests.support.application import (
     token_in,
 )
 from tests.support.browser import Reports
+from tests.support.stored import A_SESSION, TOKEN
 
 VICTIM = "session:victim"
+VICTIMS = Token.of("victim", draw_verifier())
+PLANTED = as_stored(VICTIMS.digest, 1_700_000_000_000, 1_700_000_000_000)
 
 
 def write(request: Any) -> None:
@@ -74,29 +78,29 @@ FOREIGN: dict[str, Callable[[redis.Redis], object]] = {
     "zset": lambda client: client.zadd(VICTIM, {"a": 1}),
     "stream": lambda client: client.xadd(VICTIM, {"a": "b"}),
     "hyperloglog": lambda client: client.pfadd(VICTIM, "a"),
-    "hash without created": lambda client: client.hset(VICTIM, ".value", "x"),
+    "hash without a token": lambda client: client.hset(VICTIM, ".value", "x"),
     "hash with an empty field": lambda client: client.hset(VICTIM, "", "x"),
-    "hash with created empty": lambda client: client.hset(VICTIM, "created", ""),
-    "hash with created in words": lambda client: client.hset(VICTIM, "created", "yesterday"),
-    "hash with created binary": lambda client: client.hset(VICTIM, "created", b"\xff\x00"),
-    "hash with created infinite": lambda client: client.hset(VICTIM, "created", "inf"),
+    "hash with an empty token": lambda client: client.hset(VICTIM, TOKEN, ""),
+    "hash with a token in words": lambda client: client.hset(VICTIM, TOKEN, "yesterday"),
+    "hash with a binary token": lambda client: client.hset(VICTIM, TOKEN, b"\xff\x00"),
+    "hash with a token that is too short": lambda client: client.hset(VICTIM, TOKEN, b"x" * 21),
     "value without a seal": lambda client: client.hset(
-        VICTIM, mapping={"created": "1700000000000 nonce", ".value": "sadmin"}
+        VICTIM, mapping={TOKEN: PLANTED, ".value": "sadmin"}
     ),
     "value that is empty": lambda client: client.hset(
-        VICTIM, mapping={"created": "1700000000000 nonce", ".value": ""}
+        VICTIM, mapping={TOKEN: PLANTED, ".value": ""}
     ),
     "value as short as a seal": lambda client: client.hset(
-        VICTIM, mapping={"created": "1700000000000 nonce", ".value": "x" * 16}
+        VICTIM, mapping={TOKEN: PLANTED, ".value": "x" * 16}
     ),
     "huge value": lambda client: client.hset(
-        VICTIM, mapping={"created": "1700000000000 nonce", ".value": b"x" * 5_000_000}
+        VICTIM, mapping={TOKEN: PLANTED, ".value": b"x" * 5_000_000}
     ),
     "flash message without a seal": lambda client: client.hset(
-        VICTIM, mapping={"created": "1700000000000 nonce", "~\x1fid": "sadmin"}
+        VICTIM, mapping={TOKEN: PLANTED, "~\x1fid": "sadmin"}
     ),
     "integer key without a seal": lambda client: client.hset(
-        VICTIM, mapping={"created": "1700000000000 nonce", "#1": "sadmin"}
+        VICTIM, mapping={TOKEN: PLANTED, "#1": "sadmin"}
     ),
 }
 
@@ -114,7 +118,7 @@ def test_foreign_value_gives_a_new_session_that_is_reported(
     app = make_app(redis_url, VIEWS, func_invalid_logger=reports)
     plant(redis_client)
     planted = redis_client.dump(VICTIM)
-    response = get(app, f"/{path}", signed_cookie("victim"))
+    response = get(app, f"/{path}", signed_cookie(VICTIMS))
     assert response.text == ("[] []" if path == "read" else "[('changed', True)] []")
     assert reports.kinds == ["InvalidSession_DeserializationError"]
     (record,) = [r for r in caplog.records if r.name.startswith("pyramid_redis_lua_sessions")]
@@ -147,7 +151,7 @@ def test_foreign_value_raises_a_clear_error_when_that_is_wanted(
     )
     plant(redis_client)
     app.reset()
-    response = app.get("/read", extra_environ={"HTTP_COOKIE": signed_cookie("victim")}, status=503)
+    response = app.get("/read", extra_environ={"HTTP_COOKIE": signed_cookie(VICTIMS)}, status=503)
     assert response.text == "[] []"
     assert [type(error) for error in seen] == [RawDeserializationError]
     assert len(reports.problems) == 1
@@ -169,7 +173,7 @@ def test_foreign_value_breaks_no_other_call_either(
 
     app = make_app(redis_url, {**VIEWS, "view": view})
     plant(redis_client)
-    get(app, "/view", signed_cookie("victim"))
+    get(app, "/view", signed_cookie(VICTIMS))
 
 
 @pytest.mark.parametrize("act", ["save", "invalidate", "regenerate", "adjust"])
@@ -365,13 +369,13 @@ def short(value: Any) -> str | None:
         ("moved", "x"),
         ("moved", ""),
         ("moved", "nan nonce"),
-        ("created", "1"),
-        ("created", "0 nonce"),
-        ("created", "9" * 400 + " nonce"),
-        ("created", "9" * 5000 + " nonce"),
-        ("created", "1700000000000"),
-        ("created", b"1700000000000 \xff\xfe"),
-        ("created", "x"),
+        ("@", ""),
+        ("@", "1"),
+        ("@", b"x" * 16),
+        ("@", b"x" * 21),
+        ("@", A_SESSION),
+        ("@", A_SESSION + b"\xff" * 6),
+        ("@", b"\xff" * 5000),
     ],
     ids=short,
 )

@@ -20,6 +20,7 @@ from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, Migration
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.browser import SECRET, Browser, let_time_pass, make_browser
 from tests.support.command import on_a_terminal, run, write_ini
+from tests.support.stored import A_SESSION, set_start, start_of
 
 from .test_owner import make_index_older
 
@@ -112,7 +113,7 @@ def test_list_as_json(browser: Browser, redis_client: Any, ini: str, capsys: Any
     assert run("list", ini, "--json") == 0
     out = capsys.readouterr().out
     (found,) = json.loads(out)
-    created = float(redis_client.hget(user.key, "created").split()[0]) / 1000
+    created = start_of(redis_client, user.key) / 1000
     assert found["session"] == name_of(user)
     assert found["created"] == created
     assert found["last_seen_seconds_ago"] == pytest.approx(60, abs=5)
@@ -384,22 +385,17 @@ def test_revoke_all_without_a_prefix_ends_no_hash_of_others(
 ) -> None:
     browser = make_browser(redis_url, prefix="")
     log_in(browser)
-    redis_client.hset("an order", mapping={"created": "1700000000", "moved": "yes"})
-    redis_client.hset("an event", "created", "at noon")
+    redis_client.hset("an order", mapping={"@": "1700000000", "moved": "yes"})
+    redis_client.hset("an event", "@", "at noon")
     assert run("revoke", write_ini(tmp_path, redis_url, prefix=""), "--all", "--yes") == 0
     assert capsys.readouterr().out == "ended 1 session\n"
     assert not is_alive(browser)
-    assert redis_client.hgetall("an order") == {b"created": b"1700000000", b"moved": b"yes"}
-    assert redis_client.hgetall("an event") == {b"created": b"at noon"}
+    assert redis_client.hgetall("an order") == {b"@": b"1700000000", b"moved": b"yes"}
+    assert redis_client.hgetall("an event") == {b"@": b"at noon"}
 
 
-#: What the scripts take for a session's start all the same.
-ODD_STARTS = {
-    "letters": lambda start: start + b"x",
-    "blanks": lambda start: start + b" 1",
-    "too large": lambda start: b"9" * 18 + start,
-    "zeros": lambda start: b"0" * 40 + start,
-}
+#: No clock was ever, or will be, there.
+ODD_STARTS = {"the epoch": 0, "the year 2100": 4_102_444_800_000, "the last": 2**48 - 1}
 
 
 @pytest.mark.parametrize("kind", ODD_STARTS)
@@ -407,8 +403,7 @@ def test_session_whose_start_somebody_else_has_changed_is_seen_and_ended(
     kind: str, browser: Browser, redis_client: Any, ini: str, capsys: Any
 ) -> None:
     log_in(browser)
-    start = redis_client.hget(browser.key, "created")
-    redis_client.hset(browser.key, "created", ODD_STARTS[kind](start))
+    set_start(redis_client, browser.key, ODD_STARTS[kind])
     assert is_alive(browser)
     assert run("list", ini) == 0
     assert name_of(browser) in capsys.readouterr().out
@@ -436,7 +431,7 @@ def test_revoke_all_ends_what_a_request_in_flight_could_still_save_to(
     browser: Browser, redis_client: Any, ini: str, capsys: Any
 ) -> None:
     log_in(browser)
-    redis_client.hset(browser.key, "created", "x")
+    redis_client.hset(browser.key, "@", "x")
     assert run("revoke", ini, "--all", "--yes") == 0
     assert capsys.readouterr().out == "ended 1 session\n"
     assert redis_client.hkeys(browser.key) == [b"moved"]
@@ -712,8 +707,8 @@ def test_commands_where_somebody_else_wrote_to_redis(
         for field in (b".\xff", b"#x", b"~", b"~\xff\x1fx", b".\x1b[2J", b"", b"other"):
             redis_client.hset(key, field, number)
     for key in (own, b"session:plain"):
-        for created in (number, number + b" x", b"1 x"):
-            redis_client.hset(key, "created", created)
+        for token in (number, A_SESSION, A_SESSION[:16] + b"\xff" * 12):
+            redis_client.hset(key, "@", token)
             for command in (
                 ["list", "--reveal"],
                 ["show", "--reveal", "--session", str(browser.session_id)],

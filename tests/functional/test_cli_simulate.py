@@ -18,13 +18,14 @@ import pytest
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.browser import make_browser
 from tests.support.command import run, write_ini
+from tests.support.stored import A_SESSION, TOKEN
 from tests.support.waiting import wait_until
 
 
 def test_simulate_puts_load_on_redis_and_leaves_nothing(
     redis_server: RedisServer, redis_client: Any, tmp_path: Path, capsys: Any
 ) -> None:
-    redis_client.hset("session:of a user", "created", "1 x")
+    redis_client.hset("session:of a user", TOKEN, A_SESSION)
     redis_client.config_resetstat()
     ini = write_ini(tmp_path, redis_server.url)
     args = ["--workers", 2, "--seconds", 1, "--sessions", 10, "--writes", 30, "--json"]
@@ -69,7 +70,7 @@ def test_sessions_of_a_simulation_are_not_taken_for_those_of_users(
     assert "not authentic" not in capsys.readouterr().out
     assert run("revoke", ini, "--all", "--yes") == 0
     assert "ended 1 session\n" in capsys.readouterr().out
-    assert redis_client.hexists(simulated.key, "created")
+    assert redis_client.hexists(simulated.key, "@")
 
 
 def test_simulate_prints_a_table(redis_url: str, capsys: Any) -> None:

@@ -16,6 +16,7 @@ from pyramid_redis_lua_sessions.cli.stats import GAUGES, percentile
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.browser import let_time_pass, make_browser
 from tests.support.command import on_a_terminal, run, write_ini
+from tests.support.stored import A_SESSION, TOKEN
 
 from .test_owner import index_keys, make_index_older
 
@@ -39,7 +40,7 @@ def test_stats_count_and_measure_every_session(
     let_time_pass(redis_client, users[3].key, 1000)
     redis_client.hset("session:x", "field", "value")
     redis_client.set("session:y", "text")
-    redis_client.hset("elsewhere", "created", "1 x")
+    redis_client.hset("elsewhere", TOKEN, A_SESSION)
 
     ini = write_ini(tmp_path, redis_url, **options)
     assert run("stats", ini, "--json") == 0

@@ -26,6 +26,7 @@ from pyramid_redis_lua_sessions.errors import InvalidSession_PayloadTimeout, fin
 from tests.support.application import signed_cookie
 from tests.support.browser import Browser, let_time_pass, make_browser
 from tests.support.overlap import Overlap, id_in
+from tests.support.stored import A_SESSION, TOKEN, set_start
 
 VALUE = "a-value-that-nobody-may-see"
 
@@ -238,8 +239,7 @@ def idle_too_long(browser: Browser, client: redis.Redis) -> None:
 def absolute_timeout(browser: Browser, client: redis.Redis) -> None:
     # Its TTL stands for the absolute timeout that applied when it was made: a shorter one is
     # found out when the session is met.
-    stored: Any = client.hget(browser.key, "created")
-    client.hset(browser.key, "created", b"1 " + stored.partition(b" ")[2])
+    set_start(client, browser.key, 1)
 
 
 def deadline(browser: Browser, client: redis.Redis) -> None:
@@ -272,7 +272,7 @@ def wrong_type(browser: Browser, client: redis.Redis) -> None:
 
 
 def not_a_session(browser: Browser, client: redis.Redis) -> None:
-    client.hdel(browser.key, "created")
+    client.hdel(browser.key, TOKEN)
 
 
 def does_not_decode(browser: Browser, client: redis.Redis) -> None:
@@ -414,7 +414,7 @@ def test_invalidated_session_is_announced_though_the_next_id_is_taken(
     ids = iter(["one", "taken", "two"])
     browser = make_app(redis_url, events, id_generator=lambda: next(ids))
     browser.use(lambda session: session.update(a=1))
-    redis_client.hset("session:taken", "created", "1 somebody")
+    redis_client.hset("session:taken", TOKEN, A_SESSION)
     events.take()
     browser.use(lambda session: (session.invalidate(), session.update(b=2)))
     kinds = {type(event): event.fingerprint for event in events.take()}

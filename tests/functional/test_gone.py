@@ -15,6 +15,7 @@ from pyramid_redis_lua_sessions.errors import (
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.application import stored_sessions
 from tests.support.overlap import Overlap, Start, id_in, loaded, put, session_with
+from tests.support.stored import grow_older
 from tests.support.waiting import wait_until
 
 KEY = "session:"
@@ -364,10 +365,11 @@ def lose_marker(client: Any, key: str) -> None:
 
 def let_clock_jump(client: Any, key: str) -> None:
     """As if Redis' clock had gone on by a minute: ending, or token, is so much older."""
-    for field, start in (("moved", 22), ("token", 16)):
-        stored = client.hget(key, field)
-        if stored is not None:
-            client.hset(key, field, stored[:start] + b"%d" % (int(stored[start:]) - 60_000))
+    moved = client.hget(key, "moved")
+    if moved is None:
+        grow_older(client, key, 60_000)
+    else:
+        client.hset(key, "moved", moved[:22] + b"%d" % (int(moved[22:]) - 60_000))
 
 
 def log_in(session: Any) -> None:

@@ -62,7 +62,7 @@ def test_write_to_a_session_that_ends_in_between_is_dropped(
 ) -> None:
     meanwhile(browser, between, lambda session: session.invalidate())
     browser.use(lambda session: session.update(c=1))
-    assert not redis_client.hexists(browser.key, "created")
+    assert not redis_client.hexists(browser.key, "@")
 
 
 def test_session_that_is_evicted_in_between_is_gone_and_not_made_anew(

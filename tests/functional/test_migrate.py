@@ -76,7 +76,7 @@ def old_keys(client: redis.Redis) -> list[bytes]:
 
 def new_keys(client: redis.Redis) -> list[bytes]:
     hashes = [key for key in client.scan_iter() if client.type(key) == b"hash"]
-    return [key for key in hashes if client.hexists(key, "created")]
+    return [key for key in hashes if client.hexists(key, "@")]
 
 
 def edit(client: redis.Redis, change: Callable[[dict[str, Any]], object]) -> None:

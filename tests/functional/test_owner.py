@@ -449,10 +449,10 @@ def test_info_shows_no_id_and_no_value(redis_url: str) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        {"created": "9" * 16 + " n"},
-        {"created": "9" * 400 + " n"},
-        {"created": b"\xff"},
-        {"created": "253402300799999 n"},
+        {"@": b"x" * 16},
+        {"@": b"\xff" * 22},
+        {"@": b"\xff" * 28},
+        {"@": b"\xff" * 400},
         {"timeout": "1e999"},
         {"timeout": "nan"},
         {"timeout": "-5"},
@@ -706,7 +706,7 @@ def poison(client: redis.Redis, kind: str) -> None:
     if kind == "string":
         client.set(key, "x")
     elif kind == "hash":
-        client.hset(key, "created", "1")
+        client.hset(key, "@", "1")
     else:
         client.rpush(key, "x")
 

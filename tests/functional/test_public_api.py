@@ -28,6 +28,7 @@ from tests.support.browser import (
     make_browser,
     take_along,
 )
+from tests.support.stored import set_start
 
 METHODS: dict[str, list[str]] = {
     # name: names of the parameters with which applications call it
@@ -241,7 +242,7 @@ def test_new_is_true_again_when_the_session_is_gone(
 
 def test_created_is_the_moment_of_creation(browser: Browser, redis_client: redis.Redis) -> None:
     browser.use(lambda session: session.update(a=1))
-    redis_client.hset(browser.key, "created", b"1700000000123")
+    set_start(redis_client, browser.key, 1_700_000_000_123)
     assert browser.use(lambda session: session.created) == 1700000000
     browser.use(lambda session: session.update(b=1))
     browser.use(lambda session: session.regenerate_id())
@@ -303,7 +304,7 @@ def test_token_made_that_is_no_time_is_that_of_creation(
     browser: Browser, redis_client: redis.Redis, stored: str
 ) -> None:
     browser.use(lambda session: session.update(a=1))
-    redis_client.hset(browser.key, "token", stored)
+    redis_client.hset(browser.key, "@", stored)
     created, made = browser.use(lambda session: (session.created, session.token_made))
     assert created == made
 
@@ -439,10 +440,10 @@ def test_invalidated_session_is_empty_at_once_and_gone_afterwards(
         assert session == {}
         assert session.pop_flash() == []
         assert session.session_id is None
-        assert redis_client.hexists(key, "created")  # nothing happens before the save point
+        assert redis_client.hexists(key, "@")  # nothing happens before the save point
 
     browser.use(view)
-    assert not redis_client.hexists(key, "created")
+    assert not redis_client.hexists(key, "@")
     assert browser.session_id is None
     assert browser.use(dict) == {}
 
@@ -489,7 +490,7 @@ def test_regenerated_session_has_its_data_under_another_token(
     assert browser.session_id == old_id
     assert browser.token not in (None, old_token)
     assert browser.use(dict) == {"a": [1, 2], 1: "n", "user": "alice"}
-    assert redis_client.hexists(browser.key, "created")
+    assert redis_client.hexists(browser.key, "@")
     assert old.use(dict) == {}
 
 

@@ -13,6 +13,7 @@ from pyramid_redis_lua_sessions.errors import InvalidSession_ChangesDropped
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.application import data_fields, stored_sessions
 from tests.support.overlap import Overlap, Start, id_in, loaded, look, put, session_with, token_of
+from tests.support.stored import set_start, start_of
 from tests.support.traffic import call_names
 
 KEY = "session:"
@@ -349,10 +350,10 @@ def test_the_absolute_end_stays_when_the_id_is_regenerated(start: Start, redis_c
     overlap = start(absolute_timeout=1000)
     cookie = session_with(overlap, put("a", 1))
     key = KEY + id_in(cookie)
-    made = int(redis_client.hget(key, "created"))
-    redis_client.hset(key, "created", made - 900_000)
+    made = start_of(redis_client, key)
+    set_start(redis_client, key, made - 900_000)
     assert overlap.run(cookie, log_in).cookie
-    assert int(redis_client.hget(key, "created")) == made - 900_000
+    assert start_of(redis_client, key) == made - 900_000
     assert redis_client.pttl(key) <= 100_000
 
 

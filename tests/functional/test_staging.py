@@ -277,7 +277,7 @@ def start_over(session: Any) -> None:
 def living(client: Any) -> list[str]:
     """The locators of all sessions that live."""
     names = (key.decode() for key in client.keys("session:*") if b"owner:" not in key)
-    return [name.removeprefix("session:") for name in names if client.hexists(name, "created")]
+    return [name.removeprefix("session:") for name in names if client.hexists(name, "@")]
 
 
 @pytest.mark.parametrize("failures", [1, 2])

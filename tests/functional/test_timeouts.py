@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from tests.support.browser import Browser, Reports, let_time_pass, make_browser
+from tests.support.stored import grow_older, start_of
 from tests.support.waiting import wait_until
 
 SLACK = 20_000  # ms; a test may be interrupted for some time
@@ -388,8 +389,7 @@ def test_session_past_its_absolute_timeout_is_reported(
 ) -> None:
     reports = Reports()
     browser = started(redis_url, absolute_timeout="500", func_invalid_logger=reports)
-    created = redis_client.hget(browser.key, "created").partition(b" ")
-    redis_client.hset(browser.key, "created", b"%d x" % (int(created[0]) - 501_000))
+    grow_older(redis_client, browser.key, 501_000)
     assert read(browser) is None
     assert reports.kinds == ["InvalidSession_PayloadTimeout"]
 
@@ -558,7 +558,7 @@ def test_lifetimes_are_right_when_the_application_servers_clock_is(
     clock, offset = time.time, WRONG[name]
     monkeypatch.setattr(time, "time", lambda: offset(clock()))
     browser = started(redis_url, timeout="100", absolute_timeout="250", timeout_trigger="50")
-    created = int(redis_client.hget(browser.key, "created").partition(b" ")[0])
+    created = start_of(redis_client, browser.key)
     assert created / 1000 == pytest.approx(clock(), abs=SLACK / 1000)
     assert remaining(redis_client, browser) == about(100)
     let_time_pass(redis_client, browser.key, 25)

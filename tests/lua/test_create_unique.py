@@ -3,6 +3,7 @@
 import pytest
 
 from pyramid_redis_lua_sessions.engine.scripts import Status
+from pyramid_redis_lua_sessions.engine.tokens import as_stored
 from tests.support.scripts import OURS, THEIRS, Scripts, about
 
 MINUTE = 60_000
@@ -17,8 +18,7 @@ def test_create_stores_data_creation_time_and_ttl(scripts: Scripts) -> None:
     assert remaining == MINUTE
     assert before <= created <= scripts.now()
     assert scripts.hash() == {
-        b"created": b"%d" % created,
-        b"token": OURS + b"%d" % created,
+        b"@": as_stored(OURS, created, created),
         b".a": b"1",
         b"~q\x1fid": b"2",
     }
@@ -27,7 +27,7 @@ def test_create_stores_data_creation_time_and_ttl(scripts: Scripts) -> None:
 
 def test_create_without_data_makes_an_empty_session(scripts: Scripts) -> None:
     assert scripts.create()[0] is Status.CREATED
-    assert set(scripts.hash()) == {b"created", b"token"}
+    assert set(scripts.hash()) == {b"@"}
     assert scripts.load()[0] is Status.LOADED
 
 
@@ -134,7 +134,7 @@ def test_created_ms_sets_the_start_of_life(scripts: Scripts) -> None:
     first = scripts.create(created=start)
     assert first[:3] == [Status.CREATED, MINUTE, start]
     assert before <= first[3] <= scripts.now()
-    assert scripts.hash() == {b"created": b"%d" % start, b"token": OURS + b"%d" % first[3]}
+    assert scripts.hash() == {b"@": as_stored(OURS, start, first[3])}
     assert scripts.create(created=start) == [Status.CREATED, about(MINUTE), *first[2:], 1]
 
 
@@ -155,7 +155,7 @@ def test_nothing_is_created_when_the_absolute_timeout_has_passed(scripts: Script
 def test_timeout_0_gives_no_ttl(scripts: Scripts) -> None:
     assert scripts.create(timeout=0)[1] == -1
     assert scripts.pttl() == -1
-    assert set(scripts.hash()) == {b"created", b"token"}
+    assert set(scripts.hash()) == {b"@"}
 
 
 def test_adjusted_timeout_is_stored_with_the_session(scripts: Scripts) -> None:
@@ -216,7 +216,7 @@ def test_lru_mode_stores_the_end_and_sets_no_ttl(scripts: Scripts) -> None:
 
 def test_lru_mode_without_timeout_stores_no_end(scripts: Scripts) -> None:
     assert scripts.create(use_ttl=False, timeout=0)[1] == -1
-    assert set(scripts.hash()) == {b"created", b"token"}
+    assert set(scripts.hash()) == {b"@"}
     assert scripts.pttl() == -1
 
 
@@ -231,7 +231,7 @@ def test_create_takes_more_fields_than_lua_can_unpack(scripts: Scripts, count: i
     fields = {b".%d" % number: b"v%d" % number for number in range(count)}
     assert scripts.create(fields=fields)[0] is Status.CREATED
     assert scripts.values() == fields
-    assert len(scripts.hash()) == count + 2
+    assert len(scripts.hash()) == count + 1
 
 
 def test_binary_fields_and_values_are_stored_as_they_are(scripts: Scripts) -> None:

@@ -6,8 +6,10 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions.engine.scripts import Status
+from pyramid_redis_lua_sessions.engine.tokens import as_stored
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.scripts import OURS, THEIRS, Scripts, about
+from tests.support.stored import grow_older
 from tests.support.waiting import wait_until
 
 SECOND = 1_000
@@ -22,7 +24,7 @@ def beside(request: pytest.FixtureRequest) -> bool:
 def pass_time(scripts: Scripts, ms: int) -> None:
     """Let a session be ``ms`` older: move everything that its life is measured by."""
     client, fields = scripts.client, scripts.hash()
-    client.hset("s", "created", int(fields[b"created"]) - ms)
+    grow_older(client, "s", ms)
     for name in (b"expires", b"deadline"):
         if name in fields:
             client.hset("s", name, int(fields[name]) - ms)
@@ -38,8 +40,7 @@ def test_load_returns_every_field_as_stored(scripts: Scripts) -> None:
     status, remaining, fields = scripts.load()
     assert (status, remaining) == (Status.LOADED, MINUTE)
     assert fields == {
-        b"created": b"%d" % created,
-        b"token": OURS + b"%d" % created,
+        b"@": as_stored(OURS, created, created),
         b".a": b"1",
         b"#1": b"2",
         b"~q\x1fx": b"3",
@@ -436,21 +437,21 @@ def test_lru_mode_switched_off_moves_the_end_into_the_ttl(
 def test_lru_mode_and_timeout_switched_off_leave_neither_field_nor_ttl(scripts: Scripts) -> None:
     scripts.create(use_ttl=False)
     assert scripts.load(timeout=0, use_ttl=False)[1] == -1
-    assert set(scripts.hash()) == {b"created", b"token"}
+    assert set(scripts.hash()) == {b"@"}
     assert scripts.pttl() == -1
 
 
 def test_lru_mode_switched_off_together_with_the_timeout(scripts: Scripts) -> None:
     scripts.create(use_ttl=False)
     assert scripts.load(timeout=0, use_ttl=True)[1] == -1
-    assert set(scripts.hash()) == {b"created", b"token"}
+    assert set(scripts.hash()) == {b"@"}
     assert scripts.pttl() == -1
 
 
 def test_lru_mode_switched_on_together_with_the_timeout_off(scripts: Scripts) -> None:
     scripts.create()
     assert scripts.load(timeout=0, use_ttl=False)[1] == -1
-    assert set(scripts.hash()) == {b"created", b"token"}
+    assert set(scripts.hash()) == {b"@"}
     assert scripts.pttl() == -1
 
 

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from pyramid_redis_lua_sessions.engine.scripts import Status
+from pyramid_redis_lua_sessions.engine.tokens import as_stored, moments
 from tests.support.scripts import OURS, THEIRS, Scripts, about, call_id, digest, marks, names_digest
+from tests.support.stored import grow_older, start_of
 
 SECOND = 1_000
 MINUTE = 60_000
@@ -20,10 +22,7 @@ def renew(scripts: Scripts, **call: Any) -> list[Any]:
 
 def age(scripts: Scripts, ms: int) -> None:
     """Let the start of a session's life, and its token, be so much older."""
-    stored = scripts.hash()
-    scripts.client.hset("s", "created", int(stored[b"created"]) - ms)
-    token = stored[b"token"]
-    scripts.client.hset("s", "token", token[:16] + b"%d" % (int(token[16:]) - ms))
+    grow_older(scripts.client, "s", ms)
 
 
 def test_new_token_takes_the_place_of_the_old_one(scripts: Scripts) -> None:
@@ -36,7 +35,9 @@ def test_new_token_takes_the_place_of_the_old_one(scripts: Scripts) -> None:
     stored = scripts.hash()
     assert stored.pop(b"saves")
     del before[b".b"]
-    assert stored == {**before, b".a": b"sealed anew", b"token": NEW + b"%d" % now}
+    start_ms, _ = moments(before[b"@"])
+    assert start_ms is not None
+    assert stored == {**before, b".a": b"sealed anew", b"@": as_stored(NEW, start_ms, now)}
     assert scripts.load(digest=NEW)[0] is Status.LOADED
     assert scripts.pttl() == about(MINUTE)
 
@@ -135,7 +136,7 @@ def test_of_many_logins_with_one_load_a_single_one_stands(scripts: Scripts) -> N
     digests = [b"%016d" % number for number in range(60)]
     replies = [renew(scripts, new_digest=other)[0] for other in digests]
     assert replies == [Status.SAVED, *[Status.MOVED] * 59]
-    assert scripts.hash()[b"token"][:16] == digests[0]
+    assert scripts.hash()[b"@"][:16] == digests[0]
 
 
 # -- repeated ----------------------------------------------------------------------
@@ -182,7 +183,7 @@ def test_new_token_repeated_after_the_next_one_leaves_that_in_place(scripts: Scr
     before = scripts.hash()
     assert renew(scripts, save_id="one")[0] is Status.SAVED
     assert scripts.hash() == before
-    assert before[b"token"][:16] == NEWER
+    assert before[b"@"][:16] == NEWER
 
 
 @pytest.mark.parametrize("saves", [0, 1, 20])
@@ -209,13 +210,13 @@ def test_new_token_repeated_after_the_end_is_told_that_its_session_has_ended(
 def test_life_begins_anew_only_where_it_is_asked_to(scripts: Scripts, restart: bool) -> None:
     scripts.create(timeout=10 * MINUTE)
     age(scripts, 2 * MINUTE)
-    created = scripts.hash()[b"created"]
+    created = start_of(scripts.client, "s")
     args = {"timeout": 10 * MINUTE, "absolute": 5 * MINUTE}
     _, remaining, now = renew(scripts, restart=restart, **args)
     left = 5 * MINUTE if restart else 3 * MINUTE
     assert remaining == about(left)
     assert scripts.pttl() == about(left)
-    assert scripts.hash()[b"created"] == (b"%d" % now if restart else created)
+    assert moments(scripts.hash()[b"@"]) == (now if restart else created, now)
     assert scripts.load(digest=NEW, **args)[1] == about(left)
 
 

@@ -140,7 +140,7 @@ def test_a_typical_session_stays_a_listpack_after_two_hundred_quick_saves(
     )
     for number in range(200):
         scripts.save(sets={b".key%d" % (number % 20): b"w" * 60}, remember=60, use_ttl=False)
-    assert len(scripts.hash()) == 20 + 2 + 6 + 1 + 12
+    assert len(scripts.hash()) == 20 + 2 + 5 + 1 + 12
     assert is_compact(scripts.client, "s")
 
 

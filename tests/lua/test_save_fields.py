@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from pyramid_redis_lua_sessions.engine.scripts import Status
-from tests.support.scripts import THEIRS, Scripts, about
+from pyramid_redis_lua_sessions.engine.tokens import as_stored
+from tests.support.scripts import OURS, THEIRS, Scripts, about
 
 MINUTE = 60_000
 
@@ -39,7 +40,7 @@ def test_both_do_the_same(
     for save in (scripts.save, scripts.save_fields):
         scripts.client.delete("s")
         scripts.create(fields={b".a": b"1", b".b": b"2"}, created=created, **session)
-        scripts.client.hset("s", "token", scripts.hash()[b"token"][:16] + b"1")
+        scripts.client.hset("s", "@", as_stored(OURS, created, 1))
         since = scripts.now()
         reply = save(
             sets={b".a": b"x", b"#1": b"y"},

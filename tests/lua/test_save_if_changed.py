@@ -193,7 +193,7 @@ def test_emptied_session_ends_and_leaves_a_marker(scripts: Scripts) -> None:
 def test_emptied_session_lives_on_when_it_may(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     assert scripts.save(deletes=[b".a"])[0] is Status.SAVED
-    assert set(scripts.hash()) == {b"created", b"token", b"saves"}
+    assert set(scripts.hash()) == {b"@", b"saves"}
 
 
 @pytest.mark.parametrize("left", [b".b", b"#1", b"~q\x1fid", b"owner", b"label"])
@@ -203,7 +203,7 @@ def test_session_is_not_emptied_while_another_request_added_a_value(
     scripts.create(fields={b".a": b"1"})
     scripts.save(sets={left: b"2"})
     assert scripts.save(deletes=[b".a"], end_if_empty=MINUTE)[0] is Status.SAVED
-    assert set(scripts.hash()) == {b"created", b"token", b"saves", left}
+    assert set(scripts.hash()) == {b"@", b"saves", left}
 
 
 def test_session_is_not_emptied_when_the_save_sets_a_value(scripts: Scripts) -> None:
@@ -228,7 +228,7 @@ def test_session_with_every_field_of_the_scripts_counts_as_empty(
     scripts.stage(reads=marks(b".other"), writes=marks(b".other"))
     for _ in range(saves):
         scripts.save(use_ttl=False, remember=60)
-    held = {b"created", b"token", b"timeout", b"deadline", b"expires", b"first", b"staged"}
+    held = {b"@", b"timeout", b"deadline", b"expires", b"first", b"staged"}
     rings = {b"saves%d" % number for number in range(1, min(12, (saves - 1) // 8) + 1)}
     assert set(scripts.hash()) == held | {b"saves", b".a"} | rings
     reply = scripts.save(deletes=[b".a"], end_if_empty=MINUTE, use_ttl=False, stage_id="stage")
@@ -252,7 +252,7 @@ def test_session_is_not_ended_while_it_is_empty_and_another_has_staged(
         assert reply == [Status.BUSY]
         return
     assert reply[0] is Status.SAVED
-    assert set(scripts.hash()) == {b"created", b"token", b"saves", b"staged"}
+    assert set(scripts.hash()) == {b"@", b"saves", b"staged"}
     saved = scripts.save(sets={b".b": b"2"}, writes=marks(b".b"), stage_id="other")
     assert saved[0] is Status.SAVED
     assert scripts.values() == {b".b": b"2"}

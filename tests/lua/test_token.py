@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pyramid_redis_lua_sessions.engine.scripts import Status
+from pyramid_redis_lua_sessions.engine.tokens import as_stored
 from tests.support.scripts import OURS, THEIRS, Scripts, digest, marks, names_digest
 
 MINUTE = 60_000
@@ -55,21 +56,18 @@ SUCCEEDED = {Status.LOADED, Status.SAVED, Status.ADJUSTED, Status.ENDED, Status.
 every_call = pytest.mark.parametrize("call", CALLS)
 
 
-def session(scripts: Scripts, token: bytes | None, owned: bool = False) -> None:
+def session(scripts: Scripts, token: bytes, owned: bool = False) -> None:
     fields = {b".a": b"1", b".b": b"2", **({b"owner": b"o"} if owned else {})}
     scripts.create(fields=fields, created=scripts.now() - MINUTE, timeout=2 * MINUTE)
-    if token is None:
-        scripts.client.hdel("s", "token")
-    else:
-        scripts.client.hset("s", "token", token)
+    scripts.client.hset("s", "@", token)
 
 
 @every_call
 def test_holder_of_the_token_is_served(scripts: Scripts, call: str) -> None:
-    session(scripts, OURS + b"%d" % scripts.now())
+    session(scripts, as_stored(OURS, scripts.now() - MINUTE, scripts.now()))
     assert CALLS[call](scripts)[0] in SUCCEEDED or call == "save, already past"
     scripts.client.delete("s")
-    session(scripts, THEIRS + b"%d" % scripts.now())
+    session(scripts, as_stored(THEIRS, scripts.now() - MINUTE, scripts.now()))
     assert CALLS[call](scripts, digest=THEIRS)[0] in SUCCEEDED or call == "save, already past"
 
 
@@ -78,7 +76,7 @@ def test_holder_of_the_token_is_served(scripts: Scripts, call: str) -> None:
 def test_another_token_is_told_since_when_and_whether_the_session_is_an_owners(
     scripts: Scripts, call: str, owned: bool
 ) -> None:
-    session(scripts, THEIRS + b"%d" % (scripts.now() - MINUTE), owned)
+    session(scripts, as_stored(THEIRS, 1, scripts.now() - MINUTE), owned)
     before, ttl, changes = scripts.hash(), scripts.pttl(), scripts.changes()
     for other in (OURS, THEIRS[::-1], THEIRS[:15] + b"\0", b"\0" * 16, b".*" * 8):
         status, age, flag = CALLS[call](scripts, digest=other)
@@ -93,16 +91,16 @@ def test_another_token_is_told_since_when_and_whether_the_session_is_an_owners(
 @pytest.mark.parametrize(
     "token",
     [
-        None,
         b"",
         b"1",
         OURS[:15],
         b"\0" + OURS + b"1",
+        b"\0" + OURS + b"12345",
         b"x" * 16 + OURS,
-        OURS[1:] + b"1764000000000",
+        as_stored(OURS[1:], 1_764_000_000_000, 1_764_000_000_000),
     ],
 )
-def test_broken_token_opens_nothing(scripts: Scripts, call: str, token: bytes | None) -> None:
+def test_broken_token_opens_nothing(scripts: Scripts, call: str, token: bytes) -> None:
     session(scripts, token)
     before, changes = scripts.hash(), scripts.changes()
     reply = CALLS[call](scripts)
@@ -114,7 +112,7 @@ def test_broken_token_opens_nothing(scripts: Scripts, call: str, token: bytes | 
 
 @every_call
 def test_ended_session_is_gone_for_any_token(scripts: Scripts, call: str) -> None:
-    session(scripts, OURS + b"1")
+    session(scripts, as_stored(OURS, 1, 1))
     scripts.end(nonce="other")
     before, changes = scripts.hash(), scripts.changes()
     for who in (OURS, THEIRS):

@@ -118,7 +118,7 @@ def stored_sessions(client: Any, prefix: str = "session:") -> dict[str, dict[byt
     """
     found = {}
     for key in client.keys("*"):
-        if client.type(key) == b"hash" and client.hexists(key, "created"):
+        if client.type(key) == b"hash" and client.hexists(key, "@"):
             fields = client.hgetall(key)
             fields.pop(b"saves", None)
             found[key.decode()[len(prefix) :]] = fields

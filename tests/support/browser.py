@@ -13,6 +13,7 @@ from webtest import TestApp
 
 from pyramid_redis_lua_sessions import RedisSessionFactory
 from pyramid_redis_lua_sessions.engine.tokens import Token
+from tests.support.stored import TOKEN, digest_in, grow_older
 
 SECRET = "a secret of the tests, more than 32 bytes long"
 
@@ -150,7 +151,7 @@ def stored_values(client: Any, factory: RedisSessionFactory, session_id: str) ->
     Flash messages are left out.
     """
     raw = client.hgetall(f"{factory.settings.prefix}{session_id}")
-    opened = factory.sealer.bind(session_id, raw.get(b"token", b"")[:16]).open_all(raw)
+    opened = factory.sealer.bind(session_id, digest_in(raw)).open_all(raw)
     assert opened is not None, "a seal is broken"
     found: dict[Any, Any] = {}
     for field, data in opened.items():
@@ -174,13 +175,12 @@ def let_time_pass(client: Any, key: str, seconds: float) -> None:
     stored moments into the past is the same as waiting. A session whose TTL is over vanishes.
     """
     step = round(seconds * 1000)
-    for name in (b"created", b"expires", b"deadline"):
+    for name in (b"expires", b"deadline"):
         value = client.hget(key, name)
         if value is not None:
             client.hset(key, name, b"%d" % (int(value) - step))
-    token = client.hget(key, "token")
-    if token is not None:
-        client.hset(key, "token", token[:16] + b"%d" % (int(token[16:]) - step))
+    if client.hexists(key, TOKEN):
+        grow_older(client, key, step)
     ttl = client.pttl(key)
     if ttl >= 0:
         client.pexpire(key, max(0, ttl - step))

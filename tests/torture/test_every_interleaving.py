@@ -359,7 +359,7 @@ class Application:
             for key, found in zip(keys, pipeline.execute(), strict=True):
                 if b":owner:" in key:
                     indexes[key] = [name.decode() for name in found]
-                elif b"created" in found:
+                elif b"@" in found:
                     sessions[key.decode().removeprefix("session:")] = found
         return After(self, sessions, indexes)
 
@@ -383,7 +383,7 @@ class After:
         if token is None or token.locator not in self.sessions:
             return None
         fields = self.sessions[token.locator]
-        if fields.get(b"token", b"")[:16] != token.digest:
+        if fields.get(b"@", b"")[:16] != token.digest:
             return None
         return self.open_under(token.locator, token.digest, fields)
 
@@ -407,7 +407,7 @@ class After:
 
     def contents(self, locator: str) -> Contents | None:
         fields = self.sessions[locator]
-        return self.open_under(locator, fields.get(b"token", b"")[:16], fields)
+        return self.open_under(locator, fields.get(b"@", b"")[:16], fields)
 
     def index_of(self, owner: str) -> list[str]:
         factory = self.app.factory
@@ -724,7 +724,7 @@ class Judge:
 
 
 #: Fields that no seal protects.
-PLAIN = (b"token", b"created", b"saves")
+PLAIN = (b"@", b"saves")
 
 
 def explore(

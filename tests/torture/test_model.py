@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
         found = {
             key.decode().removeprefix("session:"): fields
             for key, fields in hashes.items()
-            if b"created" in fields
+            if b"@" in fields
         }
         expected = {self.ids[name]: data for name, data in self.world.live.items()}
         assert found.keys() == expected.keys()
@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
     def opened(self, session_id: str, fields: dict[bytes, bytes]) -> tuple[Any, list[Any]]:
         """Return the values and the messages in a stored hash."""
         factory = self.overlap.registry.getUtility(ISessionFactory)
-        plain = factory.sealer.bind(session_id, fields[b"token"][:16]).open_all(fields)
+        plain = factory.sealer.bind(session_id, fields[b"@"][:16]).open_all(fields)
         assert plain is not None, "a seal is broken"
         values, messages = {}, []
         for field in sorted(plain, key=lambda field: order_of(field, fields[field])):

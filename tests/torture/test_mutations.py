@@ -75,13 +75,13 @@ class Mutation(NamedTuple):
 
 MUTATIONS = {
     "gone: a marker is a session": Mutation(
-        GONE, "if not created then\n", "if not created and not moved then\n", TOKENS
+        GONE, "if not token then\n", "if not token and not moved then\n", TOKENS
     ),
     "gone: a marker is an unknown id": Mutation(
         GONE, "if not moved then return {0} end", "if true then return {0} end", ENDING
     ),
     "token: every verifier opens the session": Mutation(
-        TOKEN, "if string.sub(token or '', 1, 16) ~= digest then", "if false then", TOKENS
+        TOKEN, "if string.sub(token, 1, 16) ~= digest then", "if false then", TOKENS
     ),
     "token: nobody says that it was replaced": Mutation(
         TOKEN, "1 + redis.call('HEXISTS', session_key, 'owner')", "0", TOKENS
@@ -149,14 +149,14 @@ MUTATIONS = {
     ),
     "save: a repeated renewal does not find its own change": Mutation(
         SAVE,
-        "if repeated then new_timeout, new_deadline, restart = nil, nil, false\nelse\n",
-        "if repeated then new_timeout, new_deadline, restart = nil, nil, false\nend\ndo\n",
+        "if repeated then new_timeout, new_deadline = nil, nil\nelse\n",
+        "if repeated then new_timeout, new_deadline = nil, nil\nend\ndo\n",
         ORDERS,
     ),
     "save: a renewal puts no new token in place": Mutation(
         SAVE,
-        "new_digest .. string.format('%.0f', now_ms))\n  end\n  -- @include delete_fields",
-        "token)\n  end\n  -- @include delete_fields",
+        "local digest = new_digest\n",
+        "",
         RENEWING,
     ),
     "plain save: a repeated one writes over what came in between": Mutation(
@@ -182,7 +182,7 @@ MUTATIONS = {
         END, "if string.sub(moved, 1, 6) == nonce then return {9} end", "", ENDING
     ),
     "end: a session that is about to be created is not marked": Mutation(
-        END, "if mark and not created and not moved and", "if false and", ENDING
+        END, "if mark and not token and not moved and", "if false and", ENDING
     ),
     "create: a taken id is used": Mutation(
         CREATE, "if redis.call('EXISTS', session_key) == 1 then", "if false then", CREATING
@@ -190,17 +190,17 @@ MUTATIONS = {
     "create: the id of an ended session is used": Mutation(
         CREATE,
         "if redis.call('EXISTS', session_key) == 1 then",
-        "if redis.call('HEXISTS', session_key, 'created') == 1 then",
+        "if redis.call('HEXISTS', session_key, '@') == 1 then",
         CREATING,
     ),
     "create: a repeated call finds its id taken": Mutation(
         CREATE,
-        "if created and string.sub(token or '', 1, 16) == digest then",
+        "if token and string.sub(token, 1, 16) == digest then",
         "if false then",
         CREATING,
     ),
     "create: a session that was ended is created again": Mutation(
-        CREATE, "elseif not created and moved and", "elseif false and", CREATING
+        CREATE, "elseif not token and moved and", "elseif false and", CREATING
     ),
     "index: a locator that is added again changes its place": Mutation(
         INDEX, "'ZADD', index_key, 'NX',", "'ZADD', index_key,", INDEXING

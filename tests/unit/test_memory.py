@@ -62,7 +62,7 @@ def stored(
     """A session as it is loaded."""
     bound: Bound = sealer.bind(token.locator, token.digest)
     protected = {field: bound.seal(field, value) for field, value in values.items()}
-    return {**protected, b"created": b"1763740000000", b"saves": b"1", b"token": token.digest}
+    return {**protected, b"saves": b"1", b"@": token.digest}
 
 
 def opened(memory: Memory, fields: Mapping[bytes, bytes], token: Token = TOKEN) -> Any:
@@ -200,7 +200,7 @@ def test_a_memory_answers_as_one_that_remembers_nothing(sealer: Sealer, turns: l
     sessions = {
         "genuine": genuine,
         "later": {**genuine, **stored(sealer, values={A: b"slater"})},
-        "fewer": {A: genuine[A], b"token": TOKEN.digest},
+        "fewer": {A: genuine[A], b"@": TOKEN.digest},
         "forged": {**genuine, A: flipped(genuine[A], 3)},
         "moved": {**genuine, B: genuine[A]},
     }

@@ -329,7 +329,7 @@ def test_script_has_what_its_parts_need(name: str) -> None:
     [
         pytest.param("gone", "--[[\n", "--\n", "no header", id="no header"),
         pytest.param("gone", "moved, now_ms", "now_ms", "moved is needed", id="need left out"),
-        pytest.param("gone", "moved, now", "moved, token, now", "token is in", id="need too many"),
+        pytest.param("gone", "moved, now", "moved, hash, now", "hash is in", id="need too many"),
         pytest.param("clock", "Gives: time ", "Gives: hour ", "hour is in the header, and not gi"),
         pytest.param("remember", "Gives: saves ", "Gives: rings ", "saves", id="change left out"),
         pytest.param("life", "local idle", "idle", "idle is needed", id="global"),

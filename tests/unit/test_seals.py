@@ -153,7 +153,7 @@ def test_open_all_opens_what_holds_data_and_nothing_else(make: Make) -> None:
     bound = make().bind("id", DIGEST)
     data = {b".a": b"s1", b"#1": b"s2", b"~q\x1fx": b"s3", b".": b""}
     stored = {field: bound.seal(field, value) for field, value in data.items()}
-    meta = {b"created": b"1 n", b"timeout": b"5", b"other": b"", b"": b"x"}
+    meta = {b"@": b"1 n", b"timeout": b"5", b"other": b"", b"": b"x"}
     assert bound.open_all({**stored, **meta}) == data
     assert bound.open_all(meta) == {}
 
@@ -221,5 +221,5 @@ def test_without_seal_the_bytes_are_bare() -> None:
     bound = NoSeal().bind("id", DIGEST)
     assert bound.seal(b".a", b"data") == b"data"
     assert bound.open(b".a", b"data") == b"data"
-    assert bound.open_all({b".a": b"1", b"created": b"2", b"": b""}) == {b".a": b"1"}
+    assert bound.open_all({b".a": b"1", b"@": b"2", b"": b""}) == {b".a": b"1"}
     assert bound.outdated == []
