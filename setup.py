@@ -31,6 +31,8 @@ def long_description() -> str:
 EXTRAS = {
     "msgpack": ["msgspec"],
     "encryption": ["cryptography"],
+    # PyJWT reads and verifies the proofs: well kept, and runs on every Python that this does.
+    "device": ["cryptography", "PyJWT>=2.10"],
     "debugtoolbar": ["pyramid_debugtoolbar>=4.10"],
     "cli": ["rich"],
     "prometheus": ["prometheus_client>=0.20"],
@@ -47,6 +49,7 @@ EXTRAS = {
         "opentelemetry-sdk",
         # redis-py's MultiDBClient needs it.
         "pybreaker",
+        "PyJWT>=2.10",
         "pyramid_debugtoolbar>=4.12",
         "pyramid_retry",
         "pyramid_tm",

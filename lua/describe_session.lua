@@ -7,7 +7,7 @@ ARGV[2] absolute_ms  integer, absolute timeout, ms; 0 = none
 
 Returns: {status, ...}
   0 GONE   {0} no session is stored here, or it has reached its end
-  1 LOADED {1, remaining_ms, idle_ms, now_ms, {token, owner, label}}:
+  1 LOADED {1, remaining_ms, idle_ms, now_ms, {token, owner, label, device}}:
            remaining_ms -1 = never ends; idle_ms is the idle timeout that ends
            it then, 0 = something else ends it sooner, or it never ends; a
            field that is absent is an empty string
@@ -18,12 +18,12 @@ local session_key = KEYS[1]
 local timeout_ms = tonumber(ARGV[1])
 local absolute_ms = tonumber(ARGV[2])
 
-local token, timeout, deadline, expires, first, moved, owner, label = unpack(
+local token, timeout, deadline, expires, first, moved, owner, label, device = unpack(
   redis.call('HMGET', session_key,
-    '@', 'timeout', 'deadline', 'expires', 'first', 'moved', 'owner', 'label'))
+    '@', 'timeout', 'deadline', 'expires', 'first', 'moved', 'owner', 'label', 'device'))
 -- @include clock
 -- @include gone
 -- @include moments
 -- @include time_left
 if not start_ms or remaining == 0 then return {0} end
-return {1, remaining, idle, now_ms, {token, owner or '', label or ''}}
+return {1, remaining, idle, now_ms, {token, owner or '', label or '', device or ''}}

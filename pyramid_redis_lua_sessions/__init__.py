@@ -14,6 +14,8 @@ from .errors import (
     InvalidSession_BadCookie,
     InvalidSession_ChangesDropped,
     InvalidSession_DeserializationError,
+    InvalidSession_DeviceLocked,
+    InvalidSession_DeviceProof,
     InvalidSession_NotInBackend,
     InvalidSession_PayloadTimeout,
     InvalidSession_StoreUnavailable,
@@ -26,6 +28,8 @@ from .errors import (
     UnserializableValue,
 )
 from .events import (
+    DeviceRefreshed,
+    DeviceRegistered,
     SessionConflicted,
     SessionCreated,
     SessionEvent,
@@ -39,10 +43,14 @@ from .settings import Settings, SettingsError
 from .view_options import add_view_options
 
 __all__ = [
+    "DeviceRefreshed",
+    "DeviceRegistered",
     "InvalidSession",
     "InvalidSession_BadCookie",
     "InvalidSession_ChangesDropped",
     "InvalidSession_DeserializationError",
+    "InvalidSession_DeviceLocked",
+    "InvalidSession_DeviceProof",
     "InvalidSession_NotInBackend",
     "InvalidSession_PayloadTimeout",
     "InvalidSession_StoreUnavailable",
@@ -89,6 +97,11 @@ def includeme(config: Any) -> None:
     add_view_options(config)
     config.add_exception_view(_conflict, context=SessionConflict)
     config.add_exception_view(_refused, context=TooManySessions)
+    config.add_view_predicate("device_bound", f"{__name__}.devices.DeviceBound")
+    if factory.settings.device_binding:
+        from .devices.views import add_views
+
+        add_views(config, factory)
     if factory.settings.preload_scripts:
         # Not a subscriber of ApplicationCreated: one subscriber makes Pyramid
         # send four more events for every request.

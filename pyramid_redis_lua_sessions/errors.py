@@ -29,6 +29,8 @@ __all__ = [
     "InvalidSession_BadCookie",
     "InvalidSession_ChangesDropped",
     "InvalidSession_DeserializationError",
+    "InvalidSession_DeviceLocked",
+    "InvalidSession_DeviceProof",
     "InvalidSession_NotInBackend",
     "InvalidSession_PayloadTimeout",
     "InvalidSession_StoreUnavailable",
@@ -162,6 +164,14 @@ class InvalidSession_ChangesDropped(InvalidSession):
 
 class InvalidSession_DeserializationError(InvalidSession):
     """What is stored is corrupt, foreign, or not authentic."""
+
+
+class InvalidSession_DeviceLocked(InvalidSession):
+    """The session is bound to a device, and the request has no live cookie of that device."""
+
+
+class InvalidSession_DeviceProof(InvalidSession):
+    """To refresh a session, a proof came in that is malformed, or signed with another key."""
 
 
 class InvalidSession_StoreUnavailable(InvalidSession):

@@ -14,6 +14,8 @@ from .engine.observer import Watcher, guarded
 from .errors import InvalidSession
 
 __all__ = [
+    "DeviceRefreshed",
+    "DeviceRegistered",
     "SessionConflicted",
     "SessionCreated",
     "SessionEvent",
@@ -82,6 +84,20 @@ class SessionRejected(SessionEvent):
     def __init__(self, request: Any, problem: InvalidSession) -> None:
         super().__init__(request, problem.fingerprint, problem.reason)
         self.problem = problem
+
+
+class DeviceRegistered(SessionEvent):
+    """A session was bound to the device of a browser.
+
+    :ivar reason: ``registration``.
+    """
+
+
+class DeviceRefreshed(SessionEvent):
+    """A browser proved that a session is still on the device to which it is bound.
+
+    :ivar reason: ``proof``.
+    """
 
 
 def send(registry: Any, watchers: Sequence[Watcher], event: SessionEvent) -> None:

@@ -86,6 +86,11 @@ class RedisSessionFactory:
             from .observe import make_watchers
 
             self.watchers = make_watchers(settings)
+        self.devices: Any = None
+        if settings.device_binding:
+            from .devices.binding import Devices
+
+            self.devices = Devices(settings)
         self.afterlife = Afterlife(self)
         #: No request has been answered yet.
         self.unproven = True

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 from . import errors
-from .engine.fields import LABEL_FIELD, exact_key
+from .engine.fields import DEVICE_FIELD, LABEL_FIELD, exact_key
 from .engine.owner_index import OwnerIndex
 from .engine.plan import Cause
 from .engine.protocol import Description
+from .engine.seals import Bound
 from .engine.store import Store
 from .engine.tokens import digest_stored, moments
 from .events import SessionInvalidated, send
@@ -32,6 +33,7 @@ class SessionInfo:
         the session has no idle timeout, or its life is cut short otherwise.
     :ivar label: what the application set as ``session.label``.
     :ivar current: it is the session of the request that asks.
+    :ivar device_bound: it is bound to a device (``device_binding``).
     """
 
     fingerprint: str
@@ -39,6 +41,7 @@ class SessionInfo:
     last_seen: datetime.datetime | None
     label: str | None
     current: bool
+    device_bound: bool
 
 
 def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]:
@@ -142,16 +145,20 @@ def _info(
     if known.idle_ms > 0 and 0 <= known.remaining_ms <= known.idle_ms:
         # A default timeout that was raised since would put it before the start.
         seen = _moment(max(start, known.now_ms - (known.idle_ms - known.remaining_ms)))
-    label = _label(factory, session_id, known)
-    return SessionInfo(errors.fingerprint(session_id), _moment(start), seen, label, current)
-
-
-def _label(factory: RedisSessionFactory, session_id: str, known: Description) -> str | None:
-    if not known.label:
-        return None
     bound = factory.sealer.bind(session_id, digest_stored(known.token))
+    return SessionInfo(
+        errors.fingerprint(session_id),
+        _moment(start),
+        seen,
+        _label(factory, bound, known),
+        current,
+        factory.settings.device_binding and bound.open(DEVICE_FIELD, known.device) is not None,
+    )
+
+
+def _label(factory: RedisSessionFactory, bound: Bound, known: Description) -> str | None:
     data = bound.open(LABEL_FIELD, known.label)
-    if data is None:
+    if not known.label or data is None:
         return None
     try:
         label = factory.codec.decode(data)

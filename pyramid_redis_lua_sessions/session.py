@@ -441,6 +441,30 @@ class RedisSession(MutableMapping[Any, Any]):
             label = str.__str__(label)
         self._writing().contents.assign_meta(LABEL_FIELD, label)
 
+    @property
+    def device_bound(self) -> bool:
+        """Whether the session is bound to the device that it is on: see :doc:`devices`."""
+        state = self._looked()
+        return state.host.settings.device_binding and state.contents.is_bound()
+
+    @property
+    def device_locked(self) -> bool:
+        """Whether the session lives, and is bound to a device that this request is not from.
+
+        It is empty then. Who logs in gets another one, and :meth:`invalidate` ends it.
+        """
+        return self._looked().locked is not None
+
+    def bind_device(self) -> None:
+        """Offer the browser, in this response, to bind the session to its device.
+
+        For applications that set no :attr:`owner`: to be called at a login, beside
+        :meth:`regenerate_id`. A session that is bound already gets a new token, and is bound
+        anew. Without ``device_binding`` it does nothing.
+        """
+        if self._asking().bind_device():
+            self.regenerate_id()
+
     def ensure_id(self) -> str | None:
         """Return the session's id; create the session now if it has none.
 

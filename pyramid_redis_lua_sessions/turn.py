@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .cookies import DELETE, NOTHING, cookie_action, vary_on_cookie
 from .engine import executor
 from .engine.observer import Step
-from .engine.plan import UNREAD, Cause, Happened, Reason
+from .engine.plan import STORED, UNREAD, Cause, Happened, Reason
 from .engine.state import UNSET, SessionState
 from .engine.store import Store
 from .engine.tokens import Ticket, Token
@@ -98,6 +98,9 @@ class Afterlife:
 
     def most_sessions(self, owner: bytes) -> int:
         raise RuntimeError("the request of this session is over")
+
+    def lock(self, token: Token, binding: bytes) -> str:
+        return ""
 
     def report(self, problem: InvalidSession) -> None:
         log.warning("%s", problem)
@@ -260,6 +263,15 @@ class Turn:
                 raise ValueError("owner_sessions must return a whole number, 1 or more")
         return most
 
+    def lock(self, token: Token, binding: bytes) -> str:
+        """Tell why a session that is bound to a device is locked for this request."""
+        devices = self.factory.devices
+        if devices is None:
+            return ""
+        environ = self.request.environ
+        reason: str = devices.lock(environ, token.locator, binding, self.elapsed_ms)
+        return reason
+
     def report(self, problem: InvalidSession) -> None:
         """Log a problem, and hand it to ``func_invalid_logger``."""
         self.problems.append(problem)
@@ -352,6 +364,8 @@ class Turn:
             self._leave_no_trace()
             return
         self._settle()
+        if self.state.offers:
+            self._offer_binding()
         if self._read or self.state.phase is not UNREAD:
             vary_on_cookie(response)
         self.state.rest()
@@ -524,8 +538,20 @@ class Turn:
             return
         self._cookie_sent = token or ""
         self.response.headerlist.append(("Set-Cookie", header))
+        if action is DELETE and self.factory.devices is not None:
+            # Without it the browser asks, and is told that the binding is over.
+            cookie = self.factory.devices.cookie_to_delete()
+            self.response.headerlist.append(("Set-Cookie", cookie))
         if state.cookie_is_stale and ticket is not None:
             self._clear_site_data()
+
+    def _offer_binding(self) -> None:
+        """Offer the browser to bind the session to its device, now that it is saved."""
+        state = self.state
+        if state.phase is STORED and not state.contents.is_bound():
+            offer = self.factory.devices.registration(self.request, state.stored_token())
+            if offer is not None:
+                self.response.headerlist.append(("Secure-Session-Registration", offer))
 
     def _clear_site_data(self) -> None:
         """Have the browser remove what is configured, at the end of the session that it knew."""

@@ -12,9 +12,10 @@ from pyramid_redis_lua_sessions.engine.plan import ADRIFT, FRESH, TABLE, Act, Pl
 #: What each fact says that the table asks for.
 FACTS: dict[tuple[str, object], str] = {
     ("changed", False): "nothing was looked at, or nothing is asked of it",
-    ("phase", ADRIFT): "it was found to have ended, or could not be loaded",
+    ("phase", ADRIFT): "it was found to have ended, is locked, or could not be loaded",
     ("phase", FRESH): "none is stored",
     ("reachable", False): "Redis could not be reached",
+    ("locked", True): "it is bound to a device that the request is not from",
     ("login", False): "the request is no login",
     ("sets", True): "values are set",
     ("sets", False): "no value is set",

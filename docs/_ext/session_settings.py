@@ -16,6 +16,7 @@ GROUPS = {
     "Lifetimes": "timeout",
     "Concurrency": "on_conflict",
     "The cookie": "cookie_name",
+    "Binding to a device": "device_binding",
     "Saving": "save_on_exception",
     "Redis": "redis_url",
     "Watching": "observe",

@@ -13,6 +13,7 @@ from ..errors import UnserializableValue
 from .exposed import Exposed, is_bad
 from .fields import (
     DATA_KINDS,
+    DEVICE_FIELD,
     FLASH_KIND,
     KEY_KINDS,
     equal_key,
@@ -291,6 +292,14 @@ class Contents:
         """Tell whether the owner, or the label, was set here."""
         return self._meta.get(field) is not None
 
+    def is_bound(self) -> bool:
+        """Tell whether the session is bound to a device, and stays so."""
+        return DEVICE_FIELD in self.raw and DEVICE_FIELD not in self._meta
+
+    def unbind(self) -> None:
+        """End the binding, also one that another request is about to store."""
+        self._meta[DEVICE_FIELD] = None
+
     # -- what was read, what changed -----------------------------------------------
 
     def _note_read(self, key: str | int, presence: bool = False) -> None:
@@ -374,7 +383,7 @@ class Contents:
         for field, value in self._meta.items():
             if value is not None:
                 values[field] = self._encode(field.decode("ascii"), value)
-            elif field in self.raw or self._beneath is not None:
+            elif field in self.raw or field == DEVICE_FIELD or self._beneath is not None:
                 deletes.append(field)
         if self._beneath is not None:
             earlier = self._beneath.changes(detect)

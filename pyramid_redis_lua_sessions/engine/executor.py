@@ -83,6 +83,7 @@ def facts_of(state: SessionState, changes: Changes, cookie_can_go: bool) -> Fact
         lifetime and state.contents.checks() != NO_CHECKS,
         state.failure is None,
         cookie_can_go,
+        state.locked is not None,
     )
 
 
@@ -249,9 +250,9 @@ def _drop(state: SessionState, _: Changes, decided: Plan) -> bool:
         state.host.store().end(state.stored_token())
     if state.trace is not None:
         state.trace.past = state.contents
-    failure = state.failure
+    failure, locked = state.failure, state.locked
     state.stand(ADRIFT)
-    state.failure = failure
+    state.failure, state.locked = failure, locked
     return True
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = [
     "DATA_KINDS",
+    "DEVICE_FIELD",
     "FLASH_KIND",
     "KEY_KINDS",
     "LABEL_FIELD",
@@ -32,8 +33,9 @@ DATA_KINDS = KEY_KINDS + FLASH_KIND
 
 OWNER_FIELD = b"owner"
 LABEL_FIELD = b"label"
+DEVICE_FIELD = b"device"
 #: Fields that are no session values, but protected like them.
-SEALED_META = frozenset((OWNER_FIELD, LABEL_FIELD))
+SEALED_META = frozenset((OWNER_FIELD, LABEL_FIELD, DEVICE_FIELD))
 UNIT_SEPARATOR = b"\x1f"
 
 #: A stored flash message begins with its place in the order: 7 bytes, the moment of the

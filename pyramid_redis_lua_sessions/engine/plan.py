@@ -68,6 +68,7 @@ class Reason(enum.Enum):
 
     NONE = ""
     ENDED = "session has ended; changes dropped"
+    LOCKED = "session is locked; changes dropped"
     EXPIRED = "session has expired; changes dropped"
     UNREACHABLE = "Redis cannot be reached; changes dropped"
     UNDELIVERABLE = "the cookie cannot be sent; changes dropped"
@@ -114,6 +115,7 @@ class Facts(NamedTuple):
     :ivar checks: what was read must still be so (``on_conflict = retry``).
     :ivar reachable: Redis could be reached when the session was looked at.
     :ivar cookie_can_go: the response may carry a cookie.
+    :ivar locked: it lives, bound to a device that the request is not from.
     """
 
     phase: Phase
@@ -126,6 +128,7 @@ class Facts(NamedTuple):
     checks: bool = False
     reachable: bool = True
     cookie_can_go: bool = True
+    locked: bool = False
 
 
 class Plan(NamedTuple):
@@ -141,6 +144,7 @@ TABLE: tuple[tuple[dict[str, object], Plan], ...] = (
     ({"changed": False}, NOTHING),
     # There is no session that could be changed ...
     ({"phase": ADRIFT, "reachable": False}, Plan(Act.DROP, Reason.UNREACHABLE)),
+    ({"phase": ADRIFT, "locked": True, "login": False}, Plan(Act.DROP, Reason.LOCKED)),
     # ... but who logs in is logged in, with what this request itself wrote.
     ({"phase": ADRIFT, "login": False}, Plan(Act.DROP, Reason.ENDED)),
     ({"phase": ADRIFT, "cookie_can_go": False}, Plan(Act.DROP, Reason.UNDELIVERABLE)),

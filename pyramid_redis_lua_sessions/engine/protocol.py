@@ -122,6 +122,7 @@ class Absent(NamedTuple):
     :ivar replaced: the session lives, under another token; ``owned``: and is an owner's.
     :ivar expired: it was found, past its end.
     :ivar foreign: something else is stored under its locator.
+    :ivar locked: why it lives and is refused: bound to a device that this request is not from.
     """
 
     status: Status
@@ -130,6 +131,7 @@ class Absent(NamedTuple):
     owned: bool = False
     expired: bool = False
     foreign: bool = False
+    locked: str = ""
 
 
 class Created(NamedTuple):
@@ -168,7 +170,7 @@ class Description(NamedTuple):
     :ivar idle_ms: idle timeout that ends it then, ms; 0 = something else ends
         it sooner, or it never ends.
     :ivar now_ms: Redis' clock, ms since the epoch.
-    :ivar token: field of the token; ``owner``, ``label``: as stored, or empty.
+    :ivar token: field of the token; ``owner``, ``label``, ``device``: as stored, or empty.
     """
 
     remaining_ms: int
@@ -177,6 +179,7 @@ class Description(NamedTuple):
     token: bytes
     owner: bytes
     label: bytes
+    device: bytes
 
 
 def absent_of(reply: Any) -> Absent:

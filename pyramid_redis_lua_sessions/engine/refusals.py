@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import (
     InvalidSession_DeserializationError,
+    InvalidSession_DeviceLocked,
     InvalidSession_NotInBackend,
     InvalidSession_PayloadTimeout,
     InvalidSession_StoreUnavailable,
@@ -43,12 +44,17 @@ def refuse(state: SessionState, absent: list[tuple[Ticket, Absent]]) -> None:
     """None of the tokens opens a session; of several, one in flight decides."""
     state.in_flight = any(just_ended(state, found) for _, found in absent)
     state.owned = any(found.owned for _, found in absent)
-    state.stand(ADRIFT if state.in_flight else FRESH)
+    # Only a login replaces a session that lives, and is locked.
+    locked = next((ticket.token for ticket, found in absent if found.locked), None)
+    state.stand(ADRIFT if state.in_flight or locked else FRESH)
+    state.locked = locked
     absolute = state.host.settings.absolute_timeout
     for ticket, found in absent:
         name = fingerprint(ticket.token.locator)
         if found is SEAL_BROKEN:
             _refuse_corrupt(state, name, "seal broken")
+        elif found.locked:
+            state.report(InvalidSession_DeviceLocked, found.locked, name)
         elif found.foreign:
             _refuse_corrupt(state, name, "not a session")
         elif found.replaced:

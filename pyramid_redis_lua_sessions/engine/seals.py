@@ -89,14 +89,15 @@ def derive_key(secret: bytes, purpose: bytes) -> bytes:
     return hashlib.blake2b(secret, digest_size=32, person=purpose).digest()
 
 
-def csrf_token(settings: Settings, token: Token) -> str:
+def csrf_token(settings: Settings, token: Token, purpose: bytes = b"csrf token") -> str:
     """Derive the CSRF token of a session from its token: a MAC under the first secret.
 
+    :param purpose: at most 16 bytes; tokens for two purposes are independent.
     :returns: 256 bits, 43 characters.
     """
     # Where neither is set (seal = false), the verifier alone is the secret.
     secret = next(iter(settings.secret or settings.seal_secret), b"")
-    mac = hashlib.blake2b(key=derive_key(secret, b"csrf token"), digest_size=32)
+    mac = hashlib.blake2b(key=derive_key(secret, purpose), digest_size=32)
     mac.update(_framed(settings.prefix) + _framed(token.locator) + _framed(token.verifier))
     return base64.urlsafe_b64encode(mac.digest()).rstrip(b"=").decode("ascii")
 

@@ -21,7 +21,7 @@ from ..errors import (
 from ..settings import Settings
 from . import executor, refusals
 from .contents import Changes, Contents
-from .fields import OWNER_FIELD
+from .fields import DEVICE_FIELD, OWNER_FIELD
 from .memory import Memory
 from .plan import ADRIFT, FRESH, STORED, UNREAD, Cause, Happened, Phase, Reason
 from .protocol import (
@@ -35,6 +35,7 @@ from .protocol import (
     Loaded,
     Saved,
 )
+from .scripts import Status
 from .seals import Bound, Sealer, csrf_token
 from .serializers import Codec
 from .store import Store
@@ -81,6 +82,12 @@ class Host(Protocol):
 
     def elapsed_ms(self) -> int:
         """Return how long the request has been running."""
+
+    def lock(self, token: Token, binding: bytes) -> str:
+        """Tell why a session that is bound to a device is locked for the request; '' = it is not.
+
+        :param binding: field ``device``, encoded.
+        """
 
     def most_sessions(self, owner: bytes) -> int:
         """Return how many sessions an owner may have.
@@ -162,8 +169,10 @@ class SessionState:
         "host",
         "in_flight",
         "invalidated",
+        "locked",
         "lost",
         "new",
+        "offers",
         "over",
         "owned",
         "phase",
@@ -218,6 +227,10 @@ class SessionState:
         self.cookie_is_stale = False
         #: The session had ended while this request was under way.
         self.in_flight = False
+        #: Token of one that lives, and is bound to a device that this request is not from.
+        self.locked: Token | None = None
+        #: The response is to offer the browser to bind it to its device.
+        self.offers = False
         #: It could not be loaded: what can wait does not make the request wait again.
         self.unreachable = False
         #: Why it could not be loaded (``on_redis_error = ephemeral``).
@@ -247,8 +260,8 @@ class SessionState:
         self.token = None
         self.new = True
         self.remaining_ms = -1
-        self.token_made = False
-        self.failure = None
+        self.token_made = self.offers = False
+        self.failure = self.locked = None
         self._aside = None
 
     def _ask_nothing(self) -> None:
@@ -292,9 +305,12 @@ class SessionState:
                 return
             if isinstance(loaded, Loaded):
                 plain, bound = host.memory.open_all(token, loaded.fields)
-                if plain is not None:
+                if plain is None:
+                    loaded = refusals.SEAL_BROKEN
+                elif DEVICE_FIELD in plain and (why := host.lock(token, plain[DEVICE_FIELD])):
+                    loaded = Absent(Status.GONE, owned=OWNER_FIELD in plain, locked=why)
+                else:
                     break
-                loaded = refusals.SEAL_BROKEN
             absent.append((ticket, loaded))
         else:
             refusals.refuse(self, absent)
@@ -350,13 +366,16 @@ class SessionState:
 
         Requests that overlap derive the same.
         """
+        if self.locked is not None:
+            # So that the form of a login works; that of the session itself is not given away.
+            return csrf_token(self.host.settings, self.locked, b"locked csrf")
         if self.phase is not STORED or self.asked.renews or self.token is None:
             return None
         return csrf_token(self.host.settings, self.token)
 
     def ended(self) -> bool:
         """Tell whether it was found to have ended while this request was under way."""
-        if self.phase is not ADRIFT or self.failure is not None or self.asked.login:
+        if self.phase is not ADRIFT or self.failure or self.locked or self.asked.login:
             return False
         return not (self.asked.renews and executor.logs_in(self, self.contents.touched(False)))
 
@@ -401,7 +420,7 @@ class SessionState:
         """End the session, at the save point."""
         if self.phase is UNREAD and len(self.host.identify()) > 1:
             self._load()  # which of them lives?
-        if self.phase is UNREAD or self.failure is not None:
+        if self.phase is UNREAD or self.failure is not None or self.locked:
             self.ends += [Ending(ticket.token) for ticket in self.host.identify()]
         elif self.token is not None:
             self.ends.append(Ending(self.token, True, self.contents.checks()))
@@ -435,10 +454,25 @@ class SessionState:
         before = self.contents.meta(OWNER_FIELD, read=False)
         changes_hands = before != owner or type(before) is not type(owner)
         self.contents.assign_meta(OWNER_FIELD, owner)
+        self.offers = self.host.settings.device_binding and owner is not None
+        if changes_hands and (self.offers or self.contents.is_bound()):
+            self.contents.unbind()
         renews = self.asked.renews
         if changes_hands or renews:
             self.asked = self.asked._replace(login=owner is not None)
         return changes_hands and not renews and self.phase is not FRESH
+
+    def bind_device(self) -> bool:
+        """Offer the browser to bind the session to its device, in this response.
+
+        :returns: whether that takes a new token: it was bound.
+        """
+        self.look_in_earnest()
+        self.offers = self.host.settings.device_binding
+        if not (self.offers and self.contents.is_bound()):
+            return False
+        self.contents.unbind()
+        return not self.asked.renews
 
     def ensure_id(self) -> str | None:
         """Return the locator; create the session now if it has none."""
@@ -456,6 +490,7 @@ class SessionState:
         self.note_lost(reason)
         if self.is_changed():
             self.contents = self.contents.unchanged()
+        self.offers = False
         self.drop_aside(reason)
         self._stand_as_found()
 
@@ -512,6 +547,7 @@ class SessionState:
         """The changes that were set aside do not count."""
         if self._aside is not None:
             self._note_lost(reason, self._aside.contents, self._aside.asked)
+            self.offers = False
         self._aside = None
 
     # -- the save point --------------------------------------------------------------------

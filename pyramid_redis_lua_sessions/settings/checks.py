@@ -132,6 +132,8 @@ def check(settings: Settings) -> None:
         )
     _check_cookie(s)
     _check_times(s)
+    if s.device_binding:
+        _check_device_binding(s)
 
 
 def _check_cookie(s: Settings) -> None:
@@ -185,3 +187,30 @@ def _check_times(s: Settings) -> None:
         log.warning("redis.sessions.timeout_trigger has no effect: there is no timeout")
     elif s.timeout_trigger is not None and s.timeout_trigger > cast("float", s.timeout):
         log.warning("redis.sessions.timeout_trigger has no effect: it is longer than the timeout")
+
+
+def _check_device_binding(s: Settings) -> None:
+    for name, value, why in (
+        ("seal", False, "a session's key must be authentic"),
+        ("cookie_secure", False, "browsers bind sessions over https only"),
+        ("cookie_partitioned", True, "no browser was seen to refresh such a cookie"),
+    ):
+        if getattr(s, name) == value:
+            raise SettingsError(
+                f"redis.sessions.device_binding does not go with redis.sessions.{name} = {value}: "
+                f"{why}"
+            )
+    if s.device_binding_lifetime < 240:
+        log.warning(
+            "redis.sessions.device_binding_lifetime = %d is so short that Chromium locks its user "
+            "out: it refreshes beside every request in the last two minutes, and signs at most six "
+            "times in nine minutes for a site",
+            s.device_binding_lifetime,
+        )
+    # RFC 6265 5.1.4
+    under = s.cookie_path.rstrip("/") + "/"
+    if not f"{s.device_binding_path}/".startswith(under):
+        raise SettingsError(
+            f"redis.sessions.device_binding_path = {s.device_binding_path!r} must be under "
+            f"redis.sessions.cookie_path = {s.cookie_path!r}: a browser sends the cookie only there"
+        )

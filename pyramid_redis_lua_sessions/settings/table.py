@@ -34,6 +34,7 @@ from .parsers import (
     optional_secret_text,
     optional_text,
     port,
+    positive,
     samesite,
     seconds,
     secrets,
@@ -266,6 +267,25 @@ class Settings:
         "What a browser is to remove at a logout, with ``Clear-Site-Data``: one or more of "
         + ", ".join(f"``{item}``" for item in SITE_DATA)
         + ". See :ref:`clear-site-data`.",
+    )
+
+    # Binding to a device
+    device_binding: bool = setting(
+        flag,
+        False,
+        "Bind sessions to the device of the browser, where that can (Device Bound Session "
+        "Credentials): a copied cookie is worthless within minutes. Needs the extra ``device``, "
+        "and https. See :doc:`devices`.",
+    )
+    device_binding_lifetime: int = setting(
+        positive,
+        300,
+        "Life of the device cookie in seconds: so often a browser proves that it is on the device.",
+    )
+    device_binding_path: str = setting(
+        url_path,
+        "/.well-known/device-session",
+        "Path under which browsers register and refresh: two routes, ``register`` and ``refresh``.",
     )
 
     # Saving

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..engine.contents import Contents
-from ..engine.fields import LABEL_FIELD, OWNER_FIELD, exact_key
+from ..engine.fields import DEVICE_FIELD, LABEL_FIELD, OWNER_FIELD, exact_key
 from ..engine.memory import Memory
 from ..engine.plan import Cause, Happened
 from ..engine.protocol import Absent, Created, Lifetime, Loaded, milliseconds
@@ -33,6 +33,8 @@ class DummySession(RedisSession):
     :param values: what the session holds; without any, and without an owner, it is new.
     :param owner: as ``session.owner``; ``label`` too.
     :param ended: it ended while the request was under way.
+    :param device_bound: it is bound to the device of the browser; ``device_locked``: to another
+        one, so that it is empty.
     :param options: settings of the sessions, without their prefix.
     :raises UnserializableValue: a value cannot be stored.
     """
@@ -46,8 +48,12 @@ class DummySession(RedisSession):
         owner: str | int | None = None,
         label: str | None = None,
         ended: bool = False,
+        device_bound: bool = False,
+        device_locked: bool = False,
         **options: Any,
     ) -> None:
+        if device_bound or device_locked:
+            options = {"device_binding": True, **options}
         host = _Host(Settings.from_options({"secret": secrets.token_hex(), **options}))
         held = Contents({}, {}, host.codec, False)
         for key, value in (values or {}).items():
@@ -55,6 +61,9 @@ class DummySession(RedisSession):
         for field, meta in ((OWNER_FIELD, owner), (LABEL_FIELD, label)):
             held.assign_meta(field, meta)
         data = held.changes(detect=False).values
+        if device_bound or device_locked:
+            data[DEVICE_FIELD] = b"a key"
+        host.locks = device_locked
         if ended:
             host.found = Absent(Status.MOVED)
         elif data:
@@ -74,6 +83,8 @@ class _Host:
         self.found: Loaded | Absent | None = None
         self.carried: Token | None = None
         self.claims = False
+        #: The session is bound to a device that the request is not from.
+        self.locks = False
         self._token = Token.of(default_id(), draw_verifier())
 
     def stored(self, data: Mapping[bytes, bytes]) -> Loaded:
@@ -103,6 +114,9 @@ class _Host:
 
     def most_sessions(self, owner: bytes) -> int:
         raise NotImplementedError  # nothing is ever saved
+
+    def lock(self, token: Token, binding: bytes) -> str:
+        return "locked" if self.locks else ""
 
     def report(self, problem: InvalidSession) -> None:
         pass

@@ -79,7 +79,10 @@ OF_THE_PREDECESSORS = """
     expires get_csrf_token has_key iteritems iterkeys itervalues managed_dict new_csrf_token
     please_recookie redis session_id session_id_safecheck timeout timestamp version
 """.split()
-ADDED = {"ended", "fingerprint", "label", "owner", "regenerate_id", "token_made", "touch"}
+ADDED = {
+    *("ended", "fingerprint", "label", "owner", "regenerate_id", "token_made", "touch"),
+    *("bind_device", "device_bound", "device_locked"),
+}
 
 
 @pytest.fixture

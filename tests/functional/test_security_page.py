@@ -63,8 +63,9 @@ def test_every_reason_of_a_rejection_is_on_the_page() -> None:
     sources = "".join(path.read_text("utf-8") for path in package.rglob("*.py"))
     kinds = "|".join(name for name in errors.__all__ if name.startswith("InvalidSession_"))
     used = set(re.findall(rf'(?:{kinds})[(,]\s*"([^"]+)"', sources))
-    used |= set(re.findall(r'_refuse_corrupt\(name, "([^"]+)"', sources))
+    used |= set(re.findall(r'_refuse_corrupt\((?:state, )?name, "([^"]+)"', sources))
     used |= set(re.findall(r'"([^"]+; changes dropped)"', sources))
+    used |= set(re.findall(r'"(locked: [^"]+)"', sources))
     reasons = (
         text_of("events")
         .partition("``SessionRejected.reason`` is one of:")[2]

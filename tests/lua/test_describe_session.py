@@ -14,7 +14,7 @@ HOUR = 60 * MINUTE
 
 
 def test_live_session_is_described(scripts: Scripts) -> None:
-    scripts.create(fields={b"owner": b"o", b"label": b"l", b".a": b"1"})
+    scripts.create(fields={b"owner": b"o", b"label": b"l", b"device": b"d", b".a": b"1"})
     held = scripts.hash()
     before = scripts.now()
     status, remaining, idle, now, fields = scripts.describe()
@@ -22,12 +22,12 @@ def test_live_session_is_described(scripts: Scripts) -> None:
     assert remaining == about(MINUTE)
     assert idle == MINUTE
     assert before <= now <= scripts.now()
-    assert fields == [held[b"@"], b"o", b"l"]
+    assert fields == [held[b"@"], b"o", b"l", b"d"]
 
 
-def test_absent_owner_and_label_are_empty(scripts: Scripts) -> None:
+def test_what_is_absent_is_empty(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
-    assert scripts.describe()[4] == [scripts.hash()[b"@"], b"", b""]
+    assert scripts.describe()[4] == [scripts.hash()[b"@"], b"", b"", b""]
 
 
 def test_new_token_is_described(scripts: Scripts) -> None:

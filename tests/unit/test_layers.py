@@ -74,6 +74,7 @@ LEAVES = (
     "census",
     "cli",
     "debugtoolbar",
+    "devices",
     "health",
     "migrate",
     "observe",

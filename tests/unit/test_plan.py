@@ -35,6 +35,7 @@ SAVE = Plan(Act.SAVE)
 ADJUST = Plan(Act.ADJUST)
 RENEW = Plan(Act.RENEW)
 ENDED = Plan(Act.DROP, Reason.ENDED)
+LOCKED = Plan(Act.DROP, Reason.LOCKED)
 UNREACHABLE = Plan(Act.DROP, Reason.UNREACHABLE)
 UNDELIVERABLE = Plan(Act.DROP, Reason.UNDELIVERABLE)
 
@@ -147,6 +148,10 @@ def test_only_a_drop_has_a_reason() -> None:
         (Facts(ADRIFT, sets=True, renews=True, login=True), CREATE),
         (Facts(ADRIFT, sets=True, login=True, lost=True), CREATE),
         (Facts(ADRIFT, sets=True, renews=True, login=True, cookie_can_go=False), UNDELIVERABLE),
+        # So it is with one that is locked, which lives.
+        (Facts(ADRIFT, sets=True, locked=True), LOCKED),
+        (Facts(ADRIFT, sets=True, renews=True, locked=True), LOCKED),
+        (Facts(ADRIFT, sets=True, login=True, locked=True), CREATE),
         # An empty session that stands for one that could not be loaded is never saved.
         (Facts(ADRIFT, sets=True, reachable=False), UNREACHABLE),
         (Facts(ADRIFT, sets=True, renews=True, login=True, reachable=False), UNREACHABLE),

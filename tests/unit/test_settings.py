@@ -362,6 +362,8 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {
         ("json.loads", json.loads),
     ],
     "set_redis_ttl_readheavy": [(None, None), ("", None), ("None", None), ("true", True)],
+    "device_binding_lifetime": [("300", 300), (1, 1), (240.0, 240)],
+    "device_binding_path": [(path, path) for path in ("/", "/a", "/.well-known/device-session")],
 }
 
 BAD: dict[str, list[Any]] = {
@@ -436,6 +438,8 @@ BAD: dict[str, list[Any]] = {
     "migrate_until": ["soon", "2030-13-01", "2030-02-30", True, "nan", [], object()],
     "migrate_deserialize": [*NO_FUNCTION, "yaml"],
     "set_redis_ttl_readheavy": ["maybe"],
+    "device_binding_lifetime": ["0", 0, -1, "x", "", None, 1.5, True, "1.5"],
+    "device_binding_path": [*EMPTY, 5, "a", "/a b", "/a?b", '/a"b', "https://x/y"],
 }
 
 FLAGS = [
@@ -444,6 +448,7 @@ FLAGS = [
     "set_redis_ttl",
     "cookie_httponly",
     "cookie_partitioned",
+    "device_binding",
     "cookie_on_exception",
     "save_on_exception",
     "detect_changes",

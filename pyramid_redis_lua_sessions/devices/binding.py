@@ -1,0 +1,295 @@
+"""What follows from a session's key: the device cookie, the challenges, and when it is locked."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import re
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from hmac import compare_digest
+from typing import Any, NamedTuple
+
+from webob.cookies import make_cookie
+
+from ..cookies import LONGEST_REMEMBERED, MOST_VALUES, REMEMBERED, cookie_values
+from ..engine.protocol import encoded
+from ..engine.seals import derive_key
+from ..engine.tokens import Token
+from ..settings import Settings
+from .proofs import ALGORITHMS
+
+__all__ = ["REFRESH", "REGISTER", "Binding", "Devices", "locator_in", "now_ms"]
+
+log = logging.getLogger(__name__.partition(".")[0])
+
+#: Names of the routes.
+REGISTER = "redis_lua_sessions.device.register"
+REFRESH = "redis_lua_sessions.device.refresh"
+
+#: How long a login's challenge may be signed, ms: browsers register at once, with slow hardware.
+REGISTRATION_MS = 60_000
+
+#: What :meth:`Binding.identifier` returns; of a locator as long as a cookie can hold.
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,2048}\.[A-Za-z0-9_-]{22}")
+
+#: Why a browser did not refresh, in ``Secure-Session-Skipped``.
+_SKIPPED = re.compile("unreachable|server_error|quota_exceeded")
+
+#: Bytes of a moment, in ms since the epoch.
+_MOMENT = 6
+
+
+class Binding(NamedTuple):
+    """What a bound session holds, sealed like its values.
+
+    With a key of 33 bytes it is so short that Redis keeps the session compact.
+
+    :ivar bound_ms: when it was bound, ms since the epoch, by an application server.
+    :ivar challenge_ms: when its challenge was issued, the same; it tells one from the next.
+    :ivar key: the public key, as :meth:`.proofs.Proof.key` returns it.
+    """
+
+    bound_ms: int
+    challenge_ms: int
+    key: bytes
+
+    def encode(self) -> bytes:
+        moments = (self.bound_ms, self.challenge_ms)
+        return b"".join(moment.to_bytes(_MOMENT, "big") for moment in moments) + self.key
+
+    @classmethod
+    def decode(cls, data: bytes) -> Binding:
+        bound, issued, key = data[:_MOMENT], data[_MOMENT : 2 * _MOMENT], data[2 * _MOMENT :]
+        return cls(int.from_bytes(bound, "big"), int.from_bytes(issued, "big"), key)
+
+    def identifier(self, locator: str) -> str:
+        """Return what names the binding of a session towards the browser.
+
+        A request that another site has started comes without the session's cookie (SameSite), and
+        so does the refresh that precedes it: this is what leads to the session.
+        """
+        digest = hashlib.blake2b(self.key, digest_size=16, person=b"device key").digest()
+        return f"{_text(encoded(locator))}.{_text(digest)}"
+
+    def renewed(self) -> Binding:
+        """Return the same with another challenge."""
+        return self._replace(challenge_ms=max(now_ms(), self.challenge_ms + 1))
+
+
+class Devices:
+    """The device bindings of one factory.
+
+    :ivar cookie_name: of the device cookie.
+    :ivar served: the application has the routes.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.cookie_name = f"{settings.cookie_name}-device"
+        self.served = False
+        self._life = settings.device_binding_lifetime + settings.grace
+        self._challenge_ms = 2000 * settings.device_binding_lifetime
+        self._secrets = settings.secret or settings.seal_secret
+        # Every read of a bound session pays for it. What verified once does so again.
+        self._remembered = functools.lru_cache(REMEMBERED)(self._issued)
+        self._warned = False
+
+    # -- the lock ------------------------------------------------------------------
+
+    def lock(
+        self,
+        environ: Mapping[str, Any],
+        locator: str,
+        stored: bytes,
+        elapsed_ms: Callable[[], int],
+    ) -> str:
+        """Tell why a bound session is locked for a request.
+
+        Requests that were under way when the session was bound pass, and so do those that were
+        when the cookie expired: for ``grace``.
+
+        :param stored: the session's binding, encoded.
+        :param elapsed_ms: tells how long the request has been running.
+        :returns: the reason; empty where the request's device cookie lives.
+        """
+        key, now, reason, tried = stored[2 * _MOMENT :], time.time(), "", 0
+        for value in cookie_values(environ.get("HTTP_COOKIE", ""), self.cookie_name):
+            tried += 1
+            try:
+                if len(value) <= LONGEST_REMEMBERED:
+                    issued = self._remembered(value, locator, key)
+                    # It may be another server's clock that was ahead.
+                    if abs(now - issued) <= self._life:
+                        return ""
+                    reason = "locked: the device cookie has expired"
+            except ValueError:
+                pass
+            if tried == MOST_VALUES:
+                break
+        bound = Binding.decode(stored).bound_ms
+        if abs(now * 1000 - elapsed_ms() - bound) < self._settings.grace * 1000:
+            return ""
+        skipped = _SKIPPED.match(environ.get("HTTP_SECURE_SESSION_SKIPPED", ""))
+        if skipped is not None:
+            log.info("the browser did not refresh a bound session: %s", skipped[0])
+        if reason:
+            return reason
+        return "locked: the device cookie is foreign" if tried else "locked: no device cookie"
+
+    # -- the device cookie -----------------------------------------------------------
+
+    def cookie_to_set(self, locator: str, key: bytes) -> str:
+        """Return the ``Set-Cookie`` value of a new device cookie."""
+        issued = b"%d" % int(time.time())
+        value = f"{issued.decode()}.{self._sign(self._secrets[0], locator, key, issued)}"
+        return self._cookie(value, self._settings.device_binding_lifetime)
+
+    def cookie_to_delete(self) -> str:
+        """Return the ``Set-Cookie`` value that deletes the device cookie."""
+        return self._cookie(None, None)
+
+    def attributes(self) -> str:
+        """Return the attributes of the device cookie, as the browser is to look for it."""
+        return self._cookie("-", None).partition("; ")[2]
+
+    def _cookie(self, value: str | None, max_age: int | None) -> str:
+        s = self._settings
+        header: str = make_cookie(
+            self.cookie_name,
+            value,
+            max_age=max_age,
+            path=s.cookie_path,
+            domain=s.cookie_domain,
+            secure=True,  # browsers bind sessions over https only
+            httponly=True,
+            # It opens nothing by itself. Of a request that another site has started, browsers
+            # take no other one.
+            samesite="None",
+        )
+        return header
+
+    def _issued(self, value: str, locator: str, key: bytes) -> int:
+        """Return when a device cookie was issued, seconds since the epoch.
+
+        :raises ValueError: it is none of this session's.
+        """
+        issued, _, signature = value.partition(".")
+        if not (issued.isascii() and issued.isdigit() and signature.isascii()):
+            raise ValueError("malformed")
+        for secret in self._secrets:
+            expected = self._sign(secret, locator, key, issued.encode("ascii"))
+            if compare_digest(expected, signature):
+                return int(issued)
+        raise ValueError("bad signature")
+
+    def _sign(self, secret: bytes, locator: str, key: bytes, issued: bytes) -> str:
+        return self._mac(secret, b"device cookie", locator, key, issued)
+
+    # -- challenges ------------------------------------------------------------------
+
+    def challenge(self, locator: str, binding: Binding) -> str:
+        """Return the challenge of a bound session: nobody else can compute it in advance."""
+        about = (binding.key, b"%d" % binding.challenge_ms)
+        return self._mac(self._secrets[0], b"device challenge", locator, *about)
+
+    def is_stale(self, binding: Binding) -> bool:
+        """Tell whether the challenge is too old to be signed."""
+        return abs(now_ms() - binding.challenge_ms) > self._challenge_ms
+
+    def offer(self, token: Token) -> str:
+        """Return the challenge of a login: bound to its token, so it dies with that.
+
+        It leads to the session: a login that another site has started (single sign-on) has the
+        browser register without the session's cookie.
+        """
+        text = f"{now_ms()}.{_text(token.digest)}.{_text(encoded(token.locator))}"
+        return f"{text}.{self._mac(self._secrets[0], b'device offer', text)}"
+
+    def offered(self, challenge: str) -> Token | None:
+        """Return the token, without verifier, to whom this was offered, not long ago."""
+        text, _, signature = challenge.rpartition(".")
+        if not challenge.isascii() or not any(
+            compare_digest(self._mac(secret, b"device offer", text), signature)
+            for secret in self._secrets
+        ):
+            return None
+        issued, digest, locator = text.split(".")
+        if abs(now_ms() - int(issued)) > REGISTRATION_MS:
+            return None
+        return Token(_bytes(locator).decode("utf-8", "surrogatepass"), "", _bytes(digest))
+
+    def _mac(self, secret: bytes, purpose: bytes, about: str, *parts: bytes) -> str:
+        """Return a MAC of 128 bits, 22 characters."""
+        mac = hashlib.blake2b(key=derive_key(secret, purpose), digest_size=16)
+        for part in (encoded(self._settings.prefix), encoded(about), *parts):
+            mac.update(b"%d:%b" % (len(part), part))
+        return _text(mac.digest())
+
+    # -- what goes to the browser ------------------------------------------------------
+
+    def registration(self, request: Any, token: Token) -> str | None:
+        """Return the header that offers a browser to bind a session.
+
+        :returns: ``None`` where that cannot be: browsers do it over https only.
+        """
+        if not self.served and not self._warned:
+            self._warned = True
+            log.warning(
+                "no session is bound to a device: its routes are not part of the application; "
+                "use config.include('pyramid_redis_lua_sessions')"
+            )
+        if not self.served or request.scheme != "https":
+            return None
+        path = request.route_path(REGISTER)
+        return f'({" ".join(ALGORITHMS)});path="{path}";challenge="{self.offer(token)}"'
+
+    def instructions(self, request: Any, identifier: str) -> dict[str, Any]:
+        """Return what the browser is told once it has registered."""
+        s = self._settings
+        origin, site = request.host_url, s.cookie_domain is not None
+        if s.cookie_domain is not None:
+            _, colon, port = request.host.partition(":")
+            origin = f"https://{s.cookie_domain.removeprefix('.')}{colon}{port}"
+        rules = []
+        if s.cookie_path != "/":
+            # Elsewhere the cookie is not sent: nothing is to be refreshed for it.
+            rules = [
+                {"type": "include", "domain": "*", "path": s.cookie_path},
+                {"type": "exclude", "domain": "*", "path": "/"},
+            ]
+        return {
+            "session_identifier": identifier,
+            "refresh_url": request.route_path(REFRESH),
+            "scope": {"origin": origin, "include_site": site, "scope_specification": rules},
+            "credentials": [
+                {"type": "cookie", "name": self.cookie_name, "attributes": self.attributes()}
+            ],
+            # Who follows a link from another site arrives logged in, too.
+            "allowed_refresh_initiators": ["*"],
+        }
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def locator_in(identifier: str) -> str | None:
+    """Return the locator of the session that an identifier names; ``None``: it is none of ours."""
+    if not _IDENTIFIER.fullmatch(identifier):
+        return None
+    try:
+        locator = _bytes(identifier.partition(".")[0])
+        return locator.decode("utf-8", "surrogatepass")
+    except ValueError:
+        return None
+
+
+def _text(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    return urlsafe_b64decode(text + "=" * (-len(text) % 4))
