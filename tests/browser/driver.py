@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -24,8 +26,12 @@ IN_CHROMIUM = pytest.mark.browser
 
 
 @contextmanager
-def started() -> Iterator[webdriver.Chrome]:
-    """A Chromium without a window."""
+def started(*arguments: str, home: Path | None = None) -> Iterator[webdriver.Chrome]:
+    """A Chromium without a window.
+
+    :param arguments: further ones of its command line.
+    :param home: its home directory, with what it trusts; see :func:`trust`.
+    """
     wanted = webdriver.ChromeOptions()
     wanted.binary_location = str(CHROMIUM)
     for argument in (
@@ -37,13 +43,26 @@ def started() -> Iterator[webdriver.Chrome]:
         "--no-first-run",
         "--no-proxy-server",
         "--window-size=1280,1000",
+        *arguments,
     ):
         wanted.add_argument(argument)
     if os.geteuid() == 0:
         wanted.add_argument("--no-sandbox")  # Chromium refuses to start as root otherwise
     wanted.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    environ = {**os.environ, **({} if home is None else {"HOME": str(home)})}
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"), env=environ)
     with webdriver.Chrome(options=wanted, service=service) as driver:
         driver.set_page_load_timeout(20)
         driver.set_script_timeout(20)
         yield driver
+
+
+def trust(home: Path, authority: Path) -> None:
+    """Have a browser that starts with this home directory trust a certificate authority."""
+    database = home / ".pki" / "nssdb"
+    database.mkdir(parents=True)
+    for arguments in (
+        ("-N", "--empty-password"),
+        ("-A", "-n", "tests", "-t", "C,,", "-i", str(authority)),
+    ):
+        subprocess.run(["certutil", "-d", f"sql:{database}", *arguments], check=True)

@@ -10,6 +10,8 @@ from typing import Any
 from waitress import wasyncore
 from waitress.server import create_server
 
+from demo.tls import Certificate, make_tls_server
+
 
 @contextmanager
 def served(app: Any, **options: Any) -> Iterator[int]:
@@ -27,3 +29,17 @@ def served(app: Any, **options: Any) -> Iterator[int]:
         wasyncore.close_all(server._map, ignore_all=True)
         serving.join()
         server.task_dispatcher.shutdown()
+
+
+@contextmanager
+def served_over_tls(app: Any, certificate: Certificate, port: int = 0) -> Iterator[int]:
+    """Serve an application over https on the loopback interface; gives the port."""
+    server = make_tls_server(app, certificate, "127.0.0.1", port)
+    serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    serving.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        serving.join()
+        server.server_close()

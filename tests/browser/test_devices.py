@@ -1,0 +1,331 @@
+"""Sessions that are bound to a device: what Chromium really does.
+
+Its keys are in software here, as on most Linux desktops there is no hardware for them; see
+docs/devices.rst for the features that this takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import shutil
+import ssl
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from pyramid.events import NewResponse
+from pyramid.httpexceptions import HTTPSeeOther
+from pyramid.response import Response
+
+from demo.tls import Certificate, make_certificate
+from pyramid_redis_lua_sessions import SessionRejected, StoreUnavailable
+from pyramid_redis_lua_sessions.testing import RedisServer
+from tests.browser.driver import IN_CHROMIUM, started, trust
+from tests.support.application import make_app
+from tests.support.device import BASE
+from tests.support.serving import served, served_over_tls
+from tests.support.waiting import wait_until
+
+pytestmark = [
+    IN_CHROMIUM,
+    pytest.mark.skipif(
+        shutil.which("certutil") is None,
+        reason="certutil is not installed (Debian: libnss3-tools)",
+    ),
+]
+
+FEATURES = ",".join(
+    (
+        # Chromium signs six times in nine minutes for a site; these tests need more.
+        "DeviceBoundSessions:RefreshQuota/false",
+        "EnableBoundSessionCredentialsSoftwareKeysForManualTesting",
+    )
+)
+
+#: Life of a device cookie, seconds.
+LIFE = 1
+
+PAGE = "<!doctype html><title>page</title><link rel=icon href=data:,><body>"
+
+
+def page(text: str) -> Response:
+    return Response(PAGE + text, content_type="text/html")
+
+
+def login(request: Any) -> Any:
+    request.session.owner = "kim"
+    return HTTPSeeOther(request.route_path("read"))
+
+
+def read(request: Any) -> Response:
+    session = request.session
+    return page(f"{session.owner} {'bound' if session.device_bound else 'unbound'}")
+
+
+def logout(request: Any) -> Response:
+    request.session.invalidate()
+    return page("logged out")
+
+
+class Sent(NamedTuple):
+    """A request that came in, and what was answered."""
+
+    path: str
+    status: int
+    proof: str
+    identifier: str
+    cookie: str
+
+
+class Site:
+    """An application over TLS in the browser.
+
+    :ivar sent: what came in to bind and to refresh.
+    """
+
+    def __init__(self, driver: Any, certificate: Certificate) -> None:
+        self.driver = driver
+        self.certificate = certificate
+        self.port = 0
+        self.sent: list[Sent] = []
+        self.rejected: list[str] = []
+
+    def note(self, event: Any) -> None:
+        environ, response = event.request.environ, event.response
+        if event.request.path.startswith(BASE):
+            self.sent.append(
+                Sent(
+                    event.request.path.removeprefix(f"{BASE}/"),
+                    response.status_int,
+                    environ.get("HTTP_SECURE_SESSION_RESPONSE", ""),
+                    environ.get("HTTP_SEC_SECURE_SESSION_ID", ""),
+                    environ.get("HTTP_COOKIE", ""),
+                )
+            )
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+    def open(self, path: str) -> str:
+        self.driver.get(f"{self.url}/{path}")
+        return self.text()
+
+    def text(self) -> str:
+        return str(self.driver.find_element("tag name", "body").text)
+
+    def fetch(self, path: str) -> str:
+        script = "const done = arguments[1]; fetch(arguments[0]).then(r => r.text()).then(done)"
+        return str(self.driver.execute_async_script(script, f"/{path}")).removeprefix(PAGE)
+
+    def log_in(self) -> None:
+        """Log in, and wait until the browser knows that it has registered."""
+        self.sent.clear()
+        self.open("login")
+        wait_until(lambda: [s for s in self.sent if s.path == "register"])
+        assert [s.status for s in self.sent if s.path == "register"] == [200]
+        # Ahead, beside a request: the browser has taken the binding.
+        wait_until(lambda: self.open("read") and self.refreshes())
+
+    def refreshes(self, status: int = 200) -> list[Sent]:
+        return [s for s in self.sent if (s.path, s.status) == ("refresh", status)]
+
+    def cookies(self) -> dict[str, str]:
+        return {one["name"]: one["value"] for one in self.driver.get_cookies()}
+
+    def wait_for_expiry(self) -> None:
+        """Wait until the browser has dropped the device cookie; nothing is requested meanwhile."""
+        wait_until(lambda: "session-device" not in self.cookies())
+
+    def raw(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
+        """Make a request as somebody else, from elsewhere."""
+        context = ssl.create_default_context(cafile=str(self.certificate.authority))
+        connection = http.client.HTTPSConnection("localhost", self.port, context=context)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            connection.request(method, path, headers=named)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def read_with(self, **cookies: str) -> str:
+        header = "; ".join(f"{name.replace('_', '-')}={value}" for name, value in cookies.items())
+        return self.raw("/read", Cookie=header)[1].removeprefix(PAGE)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="module")
+def binding_chromium(
+    certificate: Certificate, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    home = tmp_path_factory.mktemp("home")
+    trust(home, certificate.authority)
+    with started(f"--enable-features={FEATURES}", home=home) as driver:
+        yield driver
+
+
+@pytest.fixture
+def make_site(binding_chromium: Any, certificate: Certificate) -> Iterator[Callable[[str], Site]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(redis_url: str) -> Site:
+            site = Site(binding_chromium, certificate)
+
+            def configure(config: Any) -> None:
+                config.add_subscriber(site.note, NewResponse)
+                config.add_subscriber(lambda e: site.rejected.append(e.reason), SessionRejected)
+                config.add_view(lambda r: page("away"), context=StoreUnavailable)
+
+            app = make_app(
+                redis_url,
+                {"login": login, "read": read, "logout": logout},
+                configure=configure,
+                device_binding="on",
+                device_binding_lifetime=str(LIFE),
+                grace="0.5",
+                redis_socket_timeout="0.3",
+                redis_retries="0",
+            )
+            site.port = stack.enter_context(served_over_tls(app.app, certificate))
+            return site
+
+        yield make
+        binding_chromium.get("about:blank")
+        binding_chromium.execute_cdp_cmd("Network.clearBrowserCookies", {})
+
+
+@pytest.fixture
+def site(make_site: Callable[[str], Site], redis_url: str) -> Site:
+    return make_site(redis_url)
+
+
+def test_page_works_on_by_navigation_and_by_fetch(site: Site) -> None:
+    site.log_in()
+    for go in (site.open, site.fetch, site.open, site.fetch):
+        site.wait_for_expiry()
+        count = len(site.refreshes())
+        assert go("read") == "kim bound"
+        assert len(site.refreshes()) > count
+    # Each refresh brought the challenge of the next: one request each.
+    assert site.refreshes(403) == []
+    assert site.rejected == []
+
+
+def test_copied_cookies_and_recorded_proofs_open_nothing(site: Site) -> None:
+    site.log_in()
+    wait_until(lambda: site.open("read") == "kim bound")
+    cookies = site.cookies()
+    session, device = cookies["session"], cookies["session-device"]
+    wait_until(lambda: site.read_with(session=session) == "None unbound")
+    assert site.rejected[-1] == "locked: no device cookie"
+    wait_until(lambda: site.read_with(session=session, session_device=device) == "None unbound")
+    assert site.rejected[-1] == "locked: the device cookie has expired"
+    site.wait_for_expiry()
+    assert site.open("read") == "kim bound"
+    recorded = [sent for sent in site.sent if sent.proof]
+    assert len(recorded) >= 3
+    for sent in recorded:
+        for path in ("register", "refresh"):
+            status, text = site.raw(
+                f"{BASE}/{path}",
+                "POST",
+                Cookie=sent.cookie,
+                Secure_Session_Response=sent.proof,
+                Sec_Secure_Session_Id=recorded[-1].identifier,
+            )
+            assert (status, text) == (403, "")
+    site.wait_for_expiry()
+    assert site.open("read") == "kim bound"
+
+
+def test_who_follows_a_link_from_another_site_is_there(site: Site, redis_url: str) -> None:
+    site.log_in()
+    link = f'<a href="{site.url}/read">over there</a>'
+    elsewhere = make_app(redis_url, {"page": lambda request: page(link)})
+    with served(elsewhere.app) as port:
+        site.driver.get(f"http://127.0.0.1:{port}/page")
+        wait_until(lambda: site.read_with(session="x") is not None)
+        # Cookies of the other site are seen here: the device cookie's life is over after this.
+        site.driver.execute_async_script(f"setTimeout(arguments[0], {LIFE * 1000 + 200})")
+        site.sent.clear()
+        site.driver.find_element("tag name", "a").click()
+        wait_until(lambda: site.driver.current_url.endswith("/read"))
+        assert site.text() == "kim bound"
+    # It came without the session's cookie.
+    assert "session=" not in site.refreshes()[0].cookie
+
+
+def test_logout_in_a_second_tab_ends_the_binding(site: Site) -> None:
+    site.log_in()
+    first = site.driver.current_window_handle
+    site.driver.switch_to.new_window("tab")
+    try:
+        assert site.open("logout") == "logged out"
+        assert not {"session", "session-device"} & site.cookies().keys()
+        site.driver.switch_to.window(first)
+        assert site.fetch("read") == "None unbound"
+        count = len(site.sent)
+        assert site.open("read") == "None unbound"
+        assert len(site.sent) == count  # it has forgotten the binding
+    finally:
+        close_others(site.driver, first)
+    site.log_in()
+    wait_until(lambda: site.open("read") == "kim bound")
+
+
+def test_two_tabs_refresh_at_once(site: Site) -> None:
+    site.log_in()
+    first = site.driver.current_window_handle
+    site.driver.switch_to.new_window("tab")
+    try:
+        site.open("read")
+        start = """
+        const at = arguments[0];
+        const read = () => fetch("/read").then((response) => response.text());
+        window.answers = Promise.all([0, 1, 2, 3].map(() => new Promise(
+          (done) => setTimeout(() => read().then(done), at - Date.now())
+        )));
+        """
+        at = site.driver.execute_script("return Date.now()") + LIFE * 1000 + 1500
+        for handle in site.driver.window_handles:
+            site.driver.switch_to.window(handle)
+            site.driver.execute_script(start, at)
+        for handle in site.driver.window_handles:
+            site.driver.switch_to.window(handle)
+            script = "const done = arguments[0]; window.answers.then(done)"
+            answers = site.driver.execute_async_script(script)
+            assert [one.removeprefix(PAGE) for one in answers] == ["kim bound"] * 4
+    finally:
+        close_others(site.driver, first)
+    assert site.rejected == []
+
+
+def test_redis_that_stops_during_a_refresh_and_comes_back(
+    make_site: Callable[[str], Site], new_redis_server: Callable[..., RedisServer]
+) -> None:
+    server = new_redis_server()
+    site = make_site(server.url)
+    site.log_in()
+    site.wait_for_expiry()
+    server.pause()
+    try:
+        assert site.open("read") == "away"
+        assert site.refreshes(503)
+    finally:
+        server.resume()
+    # The next request tries again.
+    assert site.open("read") == "kim bound"
+
+
+def close_others(driver: Any, kept: str) -> None:
+    for handle in driver.window_handles:
+        if handle != kept:
+            driver.switch_to.window(handle)
+            driver.close()
+    driver.switch_to.window(kept)
