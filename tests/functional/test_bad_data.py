@@ -22,7 +22,7 @@ from tests.support.application import (
     stored_sessions,
     token_in,
 )
-from tests.support.browser import Reports
+from tests.support.browser import Reports, make_browser
 from tests.support.stored import A_SESSION, TOKEN
 
 VICTIM = "session:victim"
@@ -264,6 +264,23 @@ def test_value_that_is_transplanted_from_another_session_is_noticed(
     other, _ = new_session(app, redis_client)
     redis_client.hset(key, ".value", redis_client.hget(other, ".value"))
     assert get(app, "/read", cookie).text == "[] []"
+
+
+@pytest.mark.parametrize(
+    "renew",
+    [lambda session: session.regenerate_id(), lambda session: setattr(session, "owner", "ada")],
+    ids=["regenerate_id", "login"],
+)
+def test_value_from_before_a_new_token_is_noticed_when_it_is_put_back(
+    redis_url: str, redis_client: redis.Redis, renew: Callable[[Any], None]
+) -> None:
+    browser = make_browser(redis_url)
+    browser.use(lambda session: session.update(role="guest"))
+    before: Any = redis_client.hget(browser.key, ".role")
+    browser.use(renew)
+    assert browser.use(lambda session: session["role"]) == "guest"
+    redis_client.hset(browser.key, ".role", before)
+    assert browser.use(dict) == {}
 
 
 def test_whole_session_that_is_copied_to_another_id_is_noticed(

@@ -1,4 +1,4 @@
-"""Break one rule of the scripts at a time, and see a test fail.
+"""Break one rule, or one guarantee, at a time, and see a test fail.
 
 Each mutation is applied to a copy of the package; the tests named beside it then run against
 the copy. A mutation that they survive is a rule that nobody checks.
@@ -54,6 +54,7 @@ REMEMBERED = "lua/parts/remembered.lua"
 STAGED = "lua/parts/staged.lua"
 TOKEN = "lua/parts/token.lua"
 ENGINE = "pyramid_redis_lua_sessions/engine"
+CONTENTS = f"{ENGINE}/contents.py"
 EXECUTOR = f"{ENGINE}/executor.py"
 PLAN = f"{ENGINE}/plan.py"
 SEALS = f"{ENGINE}/seals.py"
@@ -72,6 +73,13 @@ class Mutation(NamedTuple):
     new: str
     tests: str
 
+
+ALL_KEYS = Mutation(
+    CONTENTS,
+    "        values = {}\n        for key in list(self._assigned):",
+    "        values = dict(self._plain)\n        for key in list(self._assigned):",
+    ORDERS,
+)
 
 MUTATIONS = {
     "gone: a marker is a session": Mutation(
@@ -226,13 +234,68 @@ MUTATIONS = {
         "index.forget(members)",
         ORDERS,
     ),
-    "request: all keys are saved": Mutation(
-        f"{ENGINE}/contents.py",
-        "        values = {}\n        for key in list(self._assigned):",
-        "        values = dict(self._plain)\n        for key in list(self._assigned):",
-        ORDERS,
+    "request: all keys are saved": ALL_KEYS,
+}
+
+#: Each guarantee, broken; a test that docs/guarantees.rst names for it is what should notice.
+GUARANTEES = {
+    "G1": Mutation(
+        f"{ENGINE}/state.py",
+        "loaded = host.store().load(token)\n",
+        "loaded = [host.store().load(token) for _ in range(2)][0]\n",
+        "tests/functional/test_round_trips.py::test_session_of_a_user_is",
+    ),
+    "G2": Mutation(
+        SAVE,
+        "loaded_saves ~= (saves or '')",
+        "false",
+        "tests/functional/test_regenerate.py::"
+        "test_a_write_is_kept_when_it_slips_in_between_load_and_regeneration",
+    ),
+    "G3": Mutation(
+        CONTENTS,
+        ALL_KEYS.old,
+        ALL_KEYS.new,
+        "tests/functional/test_round_trips.py::test_save_carries_only_what_changed",
+    ),
+    "G4": Mutation(
+        GONE,
+        "if not token then\n",
+        "if not token then token = digest .. struct.pack('>I6', now_ms) end\nif not token then\n",
+        "tests/lua/test_save_if_changed.py::test_save_never_creates_a_session",
+    ),
+    "G5": Mutation(
+        TOKEN,
+        "if string.sub(token, 1, 16) ~= digest then",
+        "if false then",
+        "tests/functional/test_token.py::"
+        "test_locator_without_its_verifier_opens_nothing_and_refreshes_nothing",
+    ),
+    "G6": Mutation(
+        f"{ENGINE}/store.py",
+        "self.creation(token, fields, lifetime, None, absolute_ms, first_ms)",
+        "self.creation(token, fields, lifetime, "
+        "int(__import__('time').time() * 1000), absolute_ms, first_ms)",
+        "tests/functional/test_timeouts.py::"
+        "test_lifetimes_are_right_when_the_application_servers_clock_is",
+    ),
+    "G7": Mutation(
+        SEALS,
+        "            if self.open(field, fields[field]) is None:\n                return None\n"
+        "        return opened\n\n\ndef _tail",
+        "            self.open(field, fields[field])\n        return opened\n\n\ndef _tail",
+        "tests/functional/test_bad_data.py::"
+        "test_one_broken_seal_refuses_the_session_before_any_value_is_used",
+    ),
+    "G8": Mutation(
+        REMEMBER,
+        "save_id .. string.char(moment) .. recent",
+        "recent",
+        "tests/lua/test_save_if_changed.py::test_repeated_save_does_not_undo_what_came_in_between",
     ),
 }
+
+MUTATIONS |= GUARANTEES
 
 
 #: ``make torture`` breaks every rule; a test run, for its time, every so many.
@@ -288,7 +351,7 @@ def run_tests(directory: Path, mutation: Mutation, server: RedisServer) -> tuple
 #: A change that breaks nothing: the copies work, and what fails, fails for its mutation.
 HARMLESS = {
     tests: Mutation(TOKEN, "~= digest then", "~= (digest) then", tests)
-    for tests in sorted({mutation.tests for mutation in MUTATIONS.values()})
+    for tests in sorted({mutation.tests for mutation in CHOSEN.values()})
 }
 
 Runs = dict[str, "Future[tuple[int, str]]"]

@@ -1,4 +1,4 @@
-"""The tests that docs/guarantees.rst names exist, and no guarantee is without one."""
+"""The tests that docs/guarantees.rst names exist, and no guarantee is without one that can fail."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+
+from tests.torture.test_mutations import GUARANTEES
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "guarantees.rst").read_text("utf-8")
@@ -31,6 +33,13 @@ def test_test_that_is_named_exists(name: str) -> None:
     path, _, function = name.partition("::")
     tree = ast.parse((ROOT / path).read_text("utf-8"))
     assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_each_guarantee_is_broken_on_purpose_and_a_test_of_it_fails() -> None:
+    assert sorted(GUARANTEES) == sorted({number for number, _, _ in ROWS})
+    for number, mutation in GUARANTEES.items():
+        named = "".join(tests for row, _, tests in ROWS if row == number)
+        assert f"``{mutation.tests}``" in named, number
 
 
 def test_every_path_on_the_page_exists() -> None:
