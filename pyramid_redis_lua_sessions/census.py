@@ -11,7 +11,7 @@ from redis.exceptions import AskError, RedisError, TryAgainError
 
 from .connect.lines import Command, line_to
 from .engine.failures import FAILURES, failure, is_wrong_type, showable
-from .engine.owner_index import scan
+from .engine.index import scan
 from .engine.protocol import Absent, encoded, texts
 from .engine.store import MARKER_MS, Store, batches
 
@@ -65,11 +65,13 @@ class Census(Store):
             yield steps, [name for name in ids if not name.startswith(SIMULATED)]
 
     def scan_indexes(self) -> Iterator[tuple[int, list[bytes]]]:
-        """Iterate over the keys of the owners' indexes, as :meth:`scan_foreign`."""
-        return self._scan(_literal(self._prefix) + b"owner:*", "zset")
+        """Iterate over the keys of the indexes, as :meth:`scan_foreign`."""
+        for steps, keys in self._scan(_literal(self._prefix) + b"*", "zset"):
+            named = [key[len(self._prefix) :].startswith((b"owner:", b"index:")) for key in keys]
+            yield steps, [key for key, is_index in zip(keys, named, strict=True) if is_index]
 
     def sweep(self, index_key: bytes) -> tuple[int, int]:
-        """Remove what is gone from an owner's index.
+        """Remove what is gone from an index.
 
         A younger entry than a minute may belong to a login that is under way.
 

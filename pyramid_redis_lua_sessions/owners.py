@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from . import errors
-from .engine.fields import DEVICE_FIELD, LABEL_FIELD, exact_key
-from .engine.owner_index import OwnerIndex
+from .engine.fields import DEVICE_FIELD, LABEL_FIELD, exact_key, index_field
+from .engine.index import Index
 from .engine.plan import Cause
 from .engine.protocol import Description
 from .engine.seals import Bound
@@ -44,8 +44,10 @@ class SessionInfo:
     device_bound: bool
 
 
-def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]:
-    """List the live sessions of an owner, oldest first.
+def sessions_of(
+    request_or_registry: Any, owner: str | int | None = None, **index: str | int
+) -> list[SessionInfo]:
+    """List the live sessions of an owner, or of another index, oldest first.
 
     Where the owner's index was lost (evicted, or overwritten) only the session of the
     request is found, and those that got a new token since.
@@ -53,55 +55,67 @@ def sessions_of(request_or_registry: Any, owner: str | int) -> list[SessionInfo]
     :param request_or_registry: with a request, its own session is marked
         ``current``.
     :param owner: as assigned to ``session.owner``.
+    :param index: in place of an owner: name and value, as given to ``session.index()``.
     :raises StoreError: Redis failed.
+    :raises TypeError: not exactly one of them is given.
     """
     factory, store, current = _context(request_or_registry)
-    index = _index(factory, store, owner)
+    found = _index(factory, store, owner, index)
     infos = [
         _info(factory, name, known, name == current)
-        for members in _with(current, index.members())
-        for name, known in index.survey(members).owned
+        for members in _with(current, found.members())
+        for name, known in found.survey(members, LABEL_FIELD, DEVICE_FIELD).owned
     ]
     return sorted(infos, key=lambda info: info.created)
 
 
 def revoke(
     request_or_registry: Any,
-    owner: str | int,
+    owner: str | int | None = None,
     except_current: bool = True,
     fingerprint: str | None = None,
+    **index: str | int,
 ) -> int:
-    """End the sessions of an owner, at once: also for requests in flight.
+    """End the sessions of an owner, or of another index, at once: also for requests in flight.
 
     A login that is under way at the same time counts as before, and its session
     ends, or as after, and it stands. What is not listed (see :func:`sessions_of`)
-    does not end.
+    does not end; nor does a session that is another owner's by now.
 
+    :param owner: or ``index``: as of :func:`sessions_of`.
     :param except_current: spare the session of the request.
     :param fingerprint: end only the session with this fingerprint.
     :returns: how many sessions were ended.
     :raises StoreError: Redis failed; some sessions may have been ended.
+    :raises TypeError: not exactly one of owner and index is given.
     """
     factory, store, current = _context(request_or_registry)
-    index = _index(factory, store, owner)
+    found = _index(factory, store, owner, index)
     spared = current if except_current else None
     count = 0
-    for members in _with(current, index.members()):
+    for members in _with(current, found.members()):
         wanted = [name for name in members if name != spared]
         if fingerprint is not None:
             wanted = [name for name in wanted if errors.fingerprint(name) == fingerprint]
-        owned = [name for name, _ in index.survey(wanted).owned]
-        ended = store.end_all(owned)
+        ended = found.end(found.survey(wanted).owned)
         for name in ended:
             _announce(request_or_registry, factory, name)
         # Only what this call ended itself: all else in the index may be that of a login under way.
-        index.forget(ended)
+        found.forget(ended)
         count += len(ended)
     return count
 
 
-def _index(factory: RedisSessionFactory, store: Store, owner: str | int) -> OwnerIndex:
-    return OwnerIndex(store, factory.sealer, factory.codec.encode(exact_key(owner)))
+def _index(
+    factory: RedisSessionFactory, store: Store, owner: Any, index: Mapping[str, Any]
+) -> Index:
+    if (owner is None) != (len(index) == 1) or len(index) > 1:
+        raise TypeError("give an owner, or name one index and its value")
+    if owner is not None:
+        return Index(store, factory.sealer, factory.codec.encode(exact_key(owner)))
+    ((name, value),) = index.items()
+    field = index_field(name)
+    return Index(store, factory.sealer, factory.codec.encode(exact_key(value)), field)
 
 
 def _with(current: str | None, batches: Iterable[list[str]]) -> Iterator[list[str]]:
@@ -146,19 +160,21 @@ def _info(
         # A default timeout that was raised since would put it before the start.
         seen = _moment(max(start, known.now_ms - (known.idle_ms - known.remaining_ms)))
     bound = factory.sealer.bind(session_id, digest_stored(known.token))
+    device = known.told[DEVICE_FIELD]
     return SessionInfo(
         errors.fingerprint(session_id),
         _moment(start),
         seen,
         _label(factory, bound, known),
         current,
-        factory.settings.device_binding and bound.open(DEVICE_FIELD, known.device) is not None,
+        factory.settings.device_binding and bound.open(DEVICE_FIELD, device) is not None,
     )
 
 
 def _label(factory: RedisSessionFactory, bound: Bound, known: Description) -> str | None:
-    data = bound.open(LABEL_FIELD, known.label)
-    if not known.label or data is None:
+    held = known.told[LABEL_FIELD]
+    data = bound.open(LABEL_FIELD, held)
+    if not held or data is None:
         return None
     try:
         label = factory.codec.decode(data)

@@ -16,7 +16,7 @@ from pyramid.interfaces import ISession
 from zope.interface import implementer
 
 from .engine.contents import Contents
-from .engine.fields import LABEL_FIELD, OWNER_FIELD, exact_key
+from .engine.fields import LABEL_FIELD, OWNER_FIELD, exact_key, index_field
 from .engine.plan import STORED, UNREAD
 from .engine.protocol import milliseconds
 from .engine.state import CSRF_KEY, SessionState
@@ -464,6 +464,21 @@ class RedisSession(MutableMapping[Any, Any]):
         """
         if self._asking().bind_device():
             self.regenerate_id()
+
+    def index(self, name: str, value: str | int | None) -> None:
+        """Have the session found by more than its owner: ``sessions_of(request, name=value)``.
+
+        It stays in the index until it ends, or is given another value.
+
+        :param name: small letters, digits and ``_``, a letter first.
+        :param value: ``None`` takes it out.
+        :raises ValueError: no index can have that name.
+        :raises TypeError: the value is neither ``str`` nor ``int``.
+        """
+        field = index_field(name)
+        if value is not None:
+            value = exact_key(value)
+        self._writing().contents.assign_meta(field, value)
 
     def ensure_id(self) -> str | None:
         """Return the session's id; create the session now if it has none.

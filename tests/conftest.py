@@ -53,6 +53,9 @@ ONE_SERVER_TESTS = {
     "test_first_timeout.py::test_flood_without_cookies_leaves_only_the_last_minute": (
         "it measures the memory of one server"
     ),
+    "test_indexes.py::test_value_is_not_stored_without_its_index": (
+        "its ACL user is known to one node"
+    ),
     "test_limits.py::test_login_that_redis_refuses_leaves_its_room": (
         "its ACL user is known to one node"
     ),

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..connect.waits import waits_long
-from ..engine.owner_index import OwnerIndex
+from ..engine.fields import OWNER_FIELD
+from ..engine.index import Index
 from ..engine.protocol import Absent, Created, Entry, Lifetime, Loaded, Renewal, Saved
 from ..engine.scripts import Status
 from ..engine.seals import Bound
@@ -129,7 +130,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
     lifetime = Lifetime(timeout_ms=MARKER_MS)
     store, began = target.store, time.perf_counter()
     owner = target.codec.encode(f"check {secrets.token_hex(16)}")
-    index = OwnerIndex(store, target.sealer, owner)
+    index = Index(store, target.sealer, owner)
     field, value = b".check", target.codec.encode("value")
 
     def seal(token: Token) -> dict[bytes, bytes]:
@@ -138,7 +139,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
 
     created = None
     try:
-        created, _ = store.create(seal, lifetime, Entry(owner))
+        created, _ = store.create(seal, lifetime, [Entry(OWNER_FIELD, owner)])
         if isinstance(created, Absent):
             raise StoreError("a new session is at its end at once")
         token = created.token
@@ -175,7 +176,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
     )
 
 
-def _tidy_up(target: Target, index: OwnerIndex, token: Token) -> None:
+def _tidy_up(target: Target, index: Index, token: Token) -> None:
     try:
         index.forget([token.locator])
         target.store.end(token)

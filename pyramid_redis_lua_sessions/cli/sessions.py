@@ -8,12 +8,12 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from ..engine.fields import DATA_KINDS, LABEL_FIELD, OWNER_FIELD
-from ..engine.owner_index import OwnerIndex
+from ..engine.fields import DATA_KINDS, INDEX_KIND, LABEL_FIELD, OWNER_FIELD
+from ..engine.index import Index
 from ..engine.seals import Bound
 from ..migrate import OLD_KEY_FIELD
 from ..owners import revoke as revoke_owner
-from .console import Console, RedisFailure, UsageError, duration, plural, size
+from .console import Console, RedisFailure, UsageError, duration, plural, printable, size
 from .found import (
     META,
     Found,
@@ -117,7 +117,7 @@ def gather(
     if owner is not None:
         store, names = target.store, []
         for encoded in owners_named(target, owner).values():
-            index = OwnerIndex(store, target.sealer, encoded)
+            index = Index(store, target.sealer, encoded)
             for members in index.members():
                 names += [name for name, _ in index.survey(members).owned]
         looked = store.look(names, *META).items() if names else ()
@@ -260,6 +260,10 @@ def facts(target: Target, session: Found, revealed: bool) -> dict[str, str]:
     for name, field in (("owner", OWNER_FIELD), ("label", LABEL_FIELD)):
         if field in fields:
             found[name] = meta(target, session, field) if revealed else "(hidden)"
+    for field in sorted(fields):
+        if field[:1] == INDEX_KIND:
+            name = printable(field[1:].decode("ascii", "backslashreplace"))
+            found[f"index {name}"] = meta(target, session, field) if revealed else "(hidden)"
     return found
 
 
@@ -319,7 +323,7 @@ def revoke_one(console: Console, args: argparse.Namespace, target: Target) -> tu
     stored = session.stored.fields.get(OWNER_FIELD)
     owner = stored and session.bound(target.sealer).open(OWNER_FIELD, stored)
     if owner:
-        OwnerIndex(store, target.sealer, owner).forget([session.session_id])
+        Index(store, target.sealer, owner).forget([session.session_id])
     if not args.json:
         console.out(f"ended session {name}")
     return 1, left

@@ -1,4 +1,4 @@
-"""``redis-lua-sessions sweep``: the indexes of owners."""
+"""``redis-lua-sessions sweep``: the indexes of owners, and others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def add_to(commands: Any, target: argparse.ArgumentParser) -> None:
         "sweep",
         parents=[target],
         help="remove expired sessions from the indexes of their owners",
-        description="Remove from the indexes of owners the sessions that have expired. An "
+        description="Remove from the indexes of owners, and from others that the application "
+        "has asked for, the sessions that have expired. An "
         "owner's next login does the same; this is for owners who do not log in any more. It "
         "ends no session, can run beside live traffic, be interrupted and run again.",
     )
@@ -37,7 +38,7 @@ def sweep(console: Console, args: argparse.Namespace) -> int:
         console.json({"indexes": indexes, "removed": removed, "indexes_emptied": emptied})
         return 0
     console.out(
-        f"{plural(indexes, 'index', 'indexes')} of owners: {plural(removed, 'expired session')} "
+        f"{plural(indexes, 'index', 'indexes')}: {plural(removed, 'expired session')} "
         f"removed, {plural(emptied, 'index', 'indexes')} of which nothing is left"
     )
     return 0

@@ -166,18 +166,19 @@ class Views:
 
     def _find(self, request: Any, locator: str, identifier: str) -> Found | None:
         """Read the binding that a browser means; ``None``: it is over."""
-        (known,) = self._factory.store_for(request).describe([locator])
+        (known,) = self._factory.store_for(request).describe([locator], DEVICE_FIELD)
         if isinstance(known, Absent):
             return None
         digest = digest_stored(known.token)
         bound = self._factory.sealer.bind(locator, digest)
-        data = bound.open(DEVICE_FIELD, known.device)
+        stored = known.told[DEVICE_FIELD]
+        data = bound.open(DEVICE_FIELD, stored)
         if data is None:
             return None
         binding = Binding.decode(data)
         if binding.identifier(locator) != identifier:
             return None  # of the login before
-        return Found(Token(locator, "", digest), bound, known.device, binding)
+        return Found(Token(locator, "", digest), bound, stored, binding)
 
     def _save(
         self, request: Any, token: Token, bound: Bound, binding: Binding, before: str

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from .fields import OWNER_FIELD
-from .owner_index import OwnerIndex
+from .fields import INDEX_KIND, OWNER_FIELD
+from .index import Index
 from .plan import STORED
 from .protocol import Entry
 from .tokens import Token
@@ -14,47 +14,58 @@ from .tokens import Token
 if TYPE_CHECKING:
     from .state import SessionState
 
-__all__ = ["admit", "admit_early", "drawing", "entry_of", "leave"]
+__all__ = ["admit", "admit_early", "drawing", "entries_of", "indexes_of", "leave"]
 
 
-def entry_of(state: SessionState, fields: Mapping[bytes, bytes]) -> Entry | None:
-    """Return how a session gets into the index of its owner.
+def entries_of(state: SessionState, fields: Mapping[bytes, bytes]) -> list[Entry]:
+    """Return how a session gets into the indexes by which it is to be found.
 
     :param fields: what it will hold, encoded.
     """
     owner = fields.get(OWNER_FIELD)
-    if owner is None:
-        return None
+    owned = [] if owner is None else [_owned(state, owner)]
+    return owned + indexes_of(fields)
+
+
+def indexes_of(fields: Mapping[bytes, bytes]) -> list[Entry]:
+    """Return the same, without the index of its owner."""
+    return [Entry(field, value) for field, value in fields.items() if field[:1] == INDEX_KIND]
+
+
+def _owned(state: SessionState, owner: bytes) -> Entry:
     if state.phase is STORED and not state.asked.login:
-        return Entry(owner)
+        return Entry(OWNER_FIELD, owner)
     held = [plain for _, _, plain in state.contents.stored((OWNER_FIELD,))]
     policy = state.host.settings.owner_sessions_policy
     refuses = policy == "refuse" and held != [owner]
     leaving = {ending.token.locator for ending in state.ends}
-    return Entry(owner, state.host.most_sessions(owner), policy, refuses, leaving)
+    most = state.host.most_sessions(owner)
+    return Entry(OWNER_FIELD, owner, most, policy, refuses, leaving)
 
 
-def admit(state: SessionState, entry: Entry | None) -> None:
+def admit(state: SessionState, entries: Iterable[Entry]) -> None:
     """Let the session in, where some are refused.
 
     :raises TooManySessions: there is no room.
     """
-    if entry is not None and entry.refuses and entry.owner not in state.admitted:
-        store = state.host.store()
-        token = state.token or store.draw()
-        OwnerIndex(store, state.host.sealer, entry.owner).admit(entry, token.locator)
-        state.admitted = {entry.owner: token}
+    for entry in entries:
+        if entry.refuses and entry.value not in state.admitted:
+            store = state.host.store()
+            token = state.token or store.draw()
+            Index(store, state.host.sealer, entry.value).admit(entry, token.locator)
+            state.admitted = {entry.value: token}
 
 
 def admit_early(state: SessionState) -> None:
     """As :func:`admit`, before the databases of a transaction vote."""
     if state.host.settings.owner_sessions_policy == "refuse" and state.needs_cookie():
-        admit(state, entry_of(state, state.contents.merged(state.changes())))
+        admit(state, entries_of(state, state.contents.merged(state.changes())))
 
 
-def drawing(state: SessionState, entry: Entry | None) -> Callable[[], Token] | None:
+def drawing(state: SessionState, entries: Sequence[Entry]) -> Callable[[], Token] | None:
     """Return what draws tokens for a new session, where some are refused: one that is let in."""
-    if entry is None or not entry.refuses:
+    refuses = [entry for entry in entries if entry.refuses]
+    if not refuses:
         return None
     taken = False
 
@@ -63,8 +74,8 @@ def drawing(state: SessionState, entry: Entry | None) -> Callable[[], Token] | N
         if taken:
             state.admitted = {}  # what else stands under that locator may be in the index, too
         taken = True
-        admit(state, entry)
-        return state.admitted[entry.owner]
+        admit(state, refuses)
+        return state.admitted[refuses[0].value]
 
     return draw
 
@@ -74,4 +85,4 @@ def leave(state: SessionState) -> None:
     admitted, state.admitted = state.admitted, {}
     for owner, token in admitted.items():
         if state.token is None:  # else other requests have it, too
-            OwnerIndex(state.host.store(), state.host.sealer, owner).forget([token.locator])
+            Index(state.host.store(), state.host.sealer, owner).forget([token.locator])

@@ -142,9 +142,9 @@ class Caller:
         """
         if not isinstance(self.client, RedisCluster):
             return self._pipeline(calls) if calls else []
-        return self._in_turn(calls)
+        return self.in_turn(calls)
 
-    def _in_turn(self, calls: list[Call]) -> list[Any]:
+    def in_turn(self, calls: list[Call]) -> list[Any]:
         """Make calls one after the other, as :meth:`together`."""
         replies: list[Any] = []
         for call in calls:
@@ -171,7 +171,7 @@ class Caller:
             raise failure(calls[0][0].name, exc, self.client) from showable(exc)
         if any(is_demoted(reply) and self._left_demoted(reply) for reply in replies):
             # The new primary may lack what the old one did for the other calls.
-            return self._in_turn(calls)
+            return self.in_turn(calls)
         for number, (script, key, args) in enumerate(calls):
             reply = replies[number]
             if isinstance(reply, NoScriptError):

@@ -8,11 +8,11 @@ from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..errors import fingerprint
-from .admission import admit, drawing, entry_of, leave
+from .admission import admit, drawing, entries_of, indexes_of, leave
 from .contents import Changes
 from .failures import was_answered
-from .fields import field_of
-from .owner_index import OwnerIndex
+from .fields import OWNER_FIELD, field_of
+from .index import Index
 from .plan import ADRIFT, FRESH, Act, Cause, Facts, Happened, Plan, Reason, plan
 from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Saved, sha1, still_so
 from .refusals import just_ended
@@ -109,7 +109,7 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
     :param ending: the first of what was invalidated, if it is to end with this call.
     """
     sealing = Sealing(state.host.sealer, changes.values)
-    entry = entry_of(state, changes.values)
+    entries = entries_of(state, changes.values)
     if ending is not None and ending.checks != NO_CHECKS:
         # What is put into the new session may stand on what was read of the old one.
         end_next(state, ending.checks)
@@ -119,10 +119,10 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
     created, ended = state.host.store().create(
         sealing,
         state.asked.lifetime,
-        entry,
+        entries,
         returning=state.phase is ADRIFT,
         ending=None if ending is None else ending.token,
-        draw=drawing(state, entry),
+        draw=drawing(state, entries),
     )
     if ended is not None:
         _note_ending(state, ended, again)
@@ -131,9 +131,8 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
         return _drop(state, changes, Plan(Act.DROP, Reason.ENDED if moved else Reason.EXPIRED))
     state.adopt(created, sealing)
     filled = Cause.FIRST_WRITE if changes.values else Cause.ENSURE_ID
-    state.announce(Happened.CREATED, filled if entry is None else Cause.LOGIN)
-    if entry is not None:
-        state.entered = (entry, created.index)
+    state.announce(Happened.CREATED, Cause.LOGIN if OWNER_FIELD in changes.values else filled)
+    state.entered = list(zip(entries, created.indexed, strict=True))
     return True
 
 
@@ -141,6 +140,7 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
     contents = state.contents
     sealed = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
     empties = state.host.settings.invalidate_empty_session and contents.would_empty(changes)
+    entries = indexes_of(changes.values)
     result = _in_turn(
         state,
         lambda: state.host.store().save(
@@ -150,6 +150,7 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
             state.asked.lifetime,
             contents.checks(),
             end_if_empty=empties,
+            entries=entries,
             stage_id=state.stage_id,
         ),
     )
@@ -180,8 +181,8 @@ def _adjust(state: SessionState, changes: Changes, _: Plan) -> bool:
 def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
     """Put a new token in place; load and seal again if something slipped in between."""
     contents, before = state.contents, state.stored_token()
-    entry = entry_of(state, contents.merged(changes))
-    admit(state, entry)
+    entries = entries_of(state, contents.merged(changes))
+    admit(state, entries)
     for _attempt in range(MOST_RENEWALS):
         merged = contents.merged(changes)
         token = Token.of(before.locator, draw_verifier())
@@ -197,7 +198,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
                     changes.deletes,
                     state.asked.lifetime,
                     renewal=renewal,
-                    entry=entry,
+                    entries=entries,
                     stage_id=state.stage_id,
                 ),
             )
@@ -208,8 +209,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
             raise
         if isinstance(result, Saved):
             state.unstaged()
-            if entry is not None and state.asked.login:
-                state.entered = (entry, result.index)
+            state.entered = list(zip(entries, result.indexed, strict=True))
             cause = Cause.LOGIN if state.asked.login else Cause.REGENERATE_ID
             state.renewed(result, sealing, changes)
             state.announce(Happened.REGENERATED, cause)
@@ -314,19 +314,19 @@ def abandon(state: SessionState, reason: Reason = Reason.NONE) -> None:
 
 def tidy(state: SessionState) -> None:
     """End the owner's sessions that are too many, now that this one is sure to stand."""
-    entered, state.entered = state.entered, None
-    if entered is None or state.token is None:
-        return
-    entry, indexed = entered
-    index = OwnerIndex(state.host.store(), state.host.sealer, entry.owner)
-    tidied = index.tidy(entry, state.token.locator, indexed)
-    for ended in tidied.ended:
-        state.announce(Happened.INVALIDATED, Cause.OWNER_SESSIONS, fingerprint(ended))
-    if not tidied.stays:
-        # In a browser that sent both, its cookie must not replace the newer one's.
-        state.drop_made(Reason.ENDED)
-        state.in_flight = True
-        state.stand(ADRIFT)
+    entered, state.entered = state.entered, ()
+    for entry, indexed in entered:
+        if state.token is None:
+            return
+        index = Index(state.host.store(), state.host.sealer, entry.value, entry.field)
+        tidied = index.tidy(entry, state.token.locator, indexed)
+        for ended in tidied.ended:
+            state.announce(Happened.INVALIDATED, Cause.OWNER_SESSIONS, fingerprint(ended))
+        if not tidied.stays:
+            # In a browser that sent both, its cookie must not replace the newer one's.
+            state.drop_made(Reason.ENDED)
+            state.in_flight = True
+            state.stand(ADRIFT)
 
 
 def reseal(state: SessionState) -> None:

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from typing import Any
 
 __all__ = [
     "DATA_KINDS",
     "DEVICE_FIELD",
     "FLASH_KIND",
+    "INDEX_KIND",
     "KEY_KINDS",
     "LABEL_FIELD",
     "OWNER_FIELD",
+    "SEALED_KINDS",
     "SEALED_META",
     "UNIT_SEPARATOR",
     "UNORDERED",
     "equal_key",
     "exact_key",
     "field_of",
+    "index_field",
     "key_of",
     "order_of",
 ]
@@ -30,6 +34,10 @@ __all__ = [
 KEY_KINDS = b".#"
 FLASH_KIND = b"~"
 DATA_KINDS = KEY_KINDS + FLASH_KIND
+#: By what else than its owner a session is found.
+INDEX_KIND = b"="
+#: What seals protect, beside ``SEALED_META``.
+SEALED_KINDS = DATA_KINDS + INDEX_KIND
 
 OWNER_FIELD = b"owner"
 LABEL_FIELD = b"label"
@@ -37,6 +45,11 @@ DEVICE_FIELD = b"device"
 #: Fields that are no session values, but protected like them.
 SEALED_META = frozenset((OWNER_FIELD, LABEL_FIELD, DEVICE_FIELD))
 UNIT_SEPARATOR = b"\x1f"
+
+_INDEX_NAME = re.compile("[a-z][a-z0-9_]{0,63}")
+
+#: Arguments of ``sessions_of`` and the like, which indexes are named beside.
+_NO_INDEXES = frozenset(("owner", "fingerprint", "except_current", "values"))
 
 #: A stored flash message begins with its place in the order: 7 bytes, the moment of the
 #: save in microseconds by the clock of Redis, and 2 bytes, which of that save's it is.
@@ -60,6 +73,16 @@ def field_of(key: Any) -> bytes:
     if type(key) is int:
         return b"#%d" % key
     raise TypeError(f"session keys are str or int, not {type(key).__name__}")
+
+
+def index_field(name: str) -> bytes:
+    """Return the field that holds by what a session is found in an index of this name.
+
+    :raises ValueError: no index can have it.
+    """
+    if name in _NO_INDEXES or not _INDEX_NAME.fullmatch(name):
+        raise ValueError(f"an index is named with small letters, digits and _, not {name!r}")
+    return INDEX_KIND + name.encode("ascii")
 
 
 def key_of(field: bytes) -> str | int:

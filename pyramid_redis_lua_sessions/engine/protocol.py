@@ -6,7 +6,7 @@ Plain data: nothing here sends anything.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .fields import DATA_KINDS
@@ -84,16 +84,17 @@ class Renewal(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """How a session gets into the index of its owner.
+    """How a session gets into an index: that of its owner, or another one.
 
-    :ivar owner: encoded.
+    :ivar field: that says by what it is found there; ``value``: by what, encoded.
     :ivar most: how many sessions the owner may have; 0 = it is one of them already.
     :ivar policy: what happens where they are more: ``owner_sessions_policy``.
     :ivar refuses: let it in only if there is room.
     :ivar leaving: locators of sessions that will end with this: they take no room.
     """
 
-    owner: bytes
+    field: bytes
+    value: bytes
     most: int = 0
     policy: str = ""
     refuses: bool = False
@@ -140,14 +141,14 @@ class Created(NamedTuple):
     :ivar remaining_ms: as in :class:`Loaded`.
     :ivar created_ms: start of its life, ms since the epoch, by Redis' clock.
     :ivar token_ms: when its token was put in place.
-    :ivar index: what was found in its owner's index, for :meth:`.OwnerIndex.tidy`.
+    :ivar indexed: what each index answered to which it was added, for :meth:`.Index.tidy`.
     """
 
     token: Token
     remaining_ms: int
     created_ms: int
     token_ms: int
-    index: Any = None
+    indexed: Sequence[Any] = ()
 
 
 class Saved(NamedTuple):
@@ -155,12 +156,12 @@ class Saved(NamedTuple):
 
     :ivar remaining_ms: as in :class:`Loaded`.
     :ivar now_ms: when, ms since the epoch, by Redis' clock; 0 where nobody asked.
-    :ivar index: as in :class:`Created`.
+    :ivar indexed: as in :class:`Created`.
     """
 
     remaining_ms: int
     now_ms: int = 0
-    index: Any = None
+    indexed: Sequence[Any] = ()
 
 
 class Description(NamedTuple):
@@ -170,16 +171,15 @@ class Description(NamedTuple):
     :ivar idle_ms: idle timeout that ends it then, ms; 0 = something else ends
         it sooner, or it never ends.
     :ivar now_ms: Redis' clock, ms since the epoch.
-    :ivar token: field of the token; ``owner``, ``label``, ``device``: as stored, or empty.
+    :ivar token: field of the token, as stored.
+    :ivar told: the fields that were asked for, as stored, or empty.
     """
 
     remaining_ms: int
     idle_ms: int
     now_ms: int
     token: bytes
-    owner: bytes
-    label: bytes
-    device: bytes
+    told: dict[bytes, bytes]
 
 
 def absent_of(reply: Any) -> Absent:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from ..settings import Settings, SettingsError
-from .fields import DATA_KINDS, FLASH_KIND, ORDER_SIZE, SEALED_META, UNORDERED
+from .fields import FLASH_KIND, ORDER_SIZE, SEALED_KINDS, SEALED_META, UNORDERED
 from .tokens import Token
 
 __all__ = [
@@ -165,7 +165,7 @@ class BoundSeal:
         message = FLASH_KIND[0]
         opened, found, expected = {}, [], []
         for field, stored in fields.items():
-            if field and (field[0] in DATA_KINDS or field in SEALED_META):
+            if field and (field[0] in SEALED_KINDS or field in SEALED_META):
                 if field[0] == message:
                     stored = stored[ORDER_SIZE:]
                 data = stored[size:]
@@ -263,7 +263,7 @@ class BoundEncryption:
     def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
         opened = {}
         for field, stored in fields.items():
-            if field and (field[:1] in DATA_KINDS or field in SEALED_META):
+            if field and (field[:1] in SEALED_KINDS or field in SEALED_META):
                 data = self.open(field, stored)
                 if data is None:
                     return None
@@ -289,7 +289,7 @@ class NoSeal:
         return {
             field: _without_order(field, stored)
             for field, stored in fields.items()
-            if field and (field[:1] in DATA_KINDS or field in SEALED_META)
+            if field and (field[:1] in SEALED_KINDS or field in SEALED_META)
         }
 
 

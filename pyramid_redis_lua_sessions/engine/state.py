@@ -8,6 +8,7 @@ out what :mod:`.plan` decides. :meth:`SessionState.ensure_id` alone creates at o
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 from ..errors import (
@@ -216,8 +217,8 @@ class SessionState:
         self.tried: frozenset[Token] | set[Token] = frozenset()
         #: This request put the token in place: by creating the session, or a new one.
         self.token_made = False
-        #: The owner that was set, and saved, and the index of the owner's sessions as it was then.
-        self.entered: tuple[Entry, Any] | None = None
+        #: The indexes that the session was added to, and what each answered.
+        self.entered: Sequence[tuple[Entry, Any]] = ()
         #: The owner that has room for this session, where some are refused, and the token that
         #: it will have, or had.
         self.admitted = _NOBODY

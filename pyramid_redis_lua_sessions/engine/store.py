@@ -22,6 +22,7 @@ from ..settings import Settings
 from ..settings.parsers import LONGEST_GRACE
 from .calls import Call, Caller
 from .failures import FAILURES, failure, raise_failed, showable, was_answered
+from .fields import OWNER_FIELD
 from .observer import Observer, Step
 from .protocol import (
     NO_CHECKS,
@@ -167,7 +168,7 @@ class Store(Caller):
         self,
         seal: Seal,
         lifetime: Lifetime,
-        entry: Entry | None = None,
+        entries: Sequence[Entry] = (),
         returning: bool = False,
         ending: Token | None = None,
         draw: Callable[[], Token] | None = None,
@@ -175,7 +176,7 @@ class Store(Caller):
         """Create a session under a new token.
 
         :param seal: ``(token) -> fields``: the data, sealed for a token.
-        :param entry: its owner, to whose index it is added first, in the same pipeline.
+        :param entries: indexes to which it is added first, in the same pipeline.
         :param returning: the client has sent a cookie back before, so
             ``first_timeout`` does not apply.
         :param ending: of a session that is to end, in the same pipeline.
@@ -191,8 +192,8 @@ class Store(Caller):
             token = (draw or self.draw)()
             fields, absolute_ms = seal(token), self.absolute_ms
             calls = [self.creation(token, fields, lifetime, None, absolute_ms, first_ms)]
-            if entry is not None:
-                calls.insert(0, self.indexing(entry, token.locator))
+            if entries:
+                calls = [*(self.indexing(entry, token.locator) for entry in entries), *calls]
             if ending is not None:
                 calls.insert(0, self._ending(ending.locator, ending.digest))
             try:
@@ -207,7 +208,7 @@ class Store(Caller):
                 ended, ending = ended_of(replies.pop(0)), None
             *indexed, reply = replies
             if reply[0] == _CREATED:
-                return Created(token, *reply[1:4], *indexed), ended
+                return Created(token, reply[1], reply[2], reply[3], indexed), ended
             if reply[0] != Status.TAKEN:
                 return absent_of(reply), ended
         raise StoreError(ALL_TAKEN)
@@ -222,14 +223,14 @@ class Store(Caller):
         *,
         end_if_empty: bool = False,
         renewal: Renewal | None = None,
-        entry: Entry | None = None,
+        entries: Sequence[Entry] = (),
         stage_id: str = "",
     ) -> Saved | Absent | Status:
         """Apply changes to a session that still lives under its token.
 
         :param values: fields to set, sealed; ``deletes``: fields to delete.
         :param renewal: put a new token in place; then ``values`` are all data, sealed for it.
-        :param entry: as in :meth:`create`.
+        :param entries: as in :meth:`create`.
         :param stage_id: of :meth:`stage`, which this ends.
         :returns: or what became of the session: ``Absent``, ``Status.CONFLICT``,
             ``Status.EMPTIED``, ``Status.BUSY``, ``Status.ENDED`` (the renewal was applied, and
@@ -262,14 +263,19 @@ class Store(Caller):
         for value in values.items():
             args += value
         call = (script, self.key(token.locator), args)
-        if entry is None:
-            indexed, reply = None, self.call(*call)
+        indexed: list[Any] = []
+        if not entries:
+            reply = self.call(*call)
         else:
-            indexed, reply = self.together([self.indexing(entry, token.locator), call])
-            if isinstance(indexed, StoreError) and renewal is not None:
-                # No session is an owner's without being in the index.
-                self.end_unheard(renewal.token)
-            raise_failed(indexed, reply)
+            calls = [*(self.indexing(entry, token.locator) for entry in entries), call]
+            if renewal is None:
+                *indexed, reply = self.in_turn(calls)
+            else:
+                *indexed, reply = self.together(calls)
+                if any(isinstance(failed, StoreError) for failed in indexed):
+                    # No session is an owner's without being in the index.
+                    self.end_unheard(renewal.token)
+            raise_failed(*indexed, reply)
         status = reply[0]
         if status == _SAVED:
             return Saved(reply[1], reply[2], indexed)
@@ -335,6 +341,14 @@ class Store(Caller):
         if isinstance(self.save(before, {}, []), Absent):
             self.end(token)
 
+    def end_each(self, tokens: Mapping[str, bytes]) -> dict[str, Status | Absent]:
+        """End sessions, each if its token is this: locator to digest; empty: whatever it is.
+
+        :returns: as :meth:`end`, by locator.
+        """
+        replies = self._in_batches([self._ending(*token) for token in tokens.items()])
+        return dict(zip(tokens, map(ended_of, replies), strict=True))
+
     def end_all(self, locators: Sequence[str], mark: bool = False) -> list[str]:
         """End sessions, whatever their tokens, and leave their markers.
 
@@ -345,16 +359,22 @@ class Store(Caller):
         ended = zip(locators, replies, strict=True)
         return [locator for locator, reply in ended if reply[0] == Status.ENDED]
 
-    def describe(self, locators: Sequence[str]) -> list[Description | Absent]:
-        """Tell what is known of sessions without touching them."""
-        args = [b"%d" % self._timeout_ms, b"%d" % self.absolute_ms]
+    def describe(self, locators: Sequence[str], *fields: bytes) -> list[Description | Absent]:
+        """Tell what is known of sessions without touching them.
+
+        :param fields: to tell of.
+        """
+        args = [b"%d" % self._timeout_ms, b"%d" % self.absolute_ms, *fields]
         replies = self._in_batches([(_DESCRIBE, self.key(name), args) for name in locators])
-        return [
-            Description(reply[1], reply[2], reply[3], *reply[4])
-            if reply[0] == Status.LOADED
-            else absent_of(reply)
-            for reply in replies
-        ]
+        found: list[Description | Absent] = []
+        for reply in replies:
+            if reply[0] != Status.LOADED:
+                found.append(absent_of(reply))
+                continue
+            _, remaining_ms, idle_ms, now_ms, (token, *told) = reply
+            held = dict(zip(fields, told, strict=True))
+            found.append(Description(remaining_ms, idle_ms, now_ms, token, held))
+        return found
 
     def _in_batches(self, calls: list[Call]) -> list[Any]:
         """Make calls that stand for themselves, in several pipelines where they are many.
@@ -392,17 +412,21 @@ class Store(Caller):
     def key(self, locator: str) -> bytes:
         return self._prefix + encoded(locator)
 
-    def index_key(self, owner: bytes) -> bytes:
-        name = hashlib.blake2b(owner, digest_size=16, person=b"owner index").hexdigest()
-        return b"%bowner:%b" % (self._prefix, name.encode("ascii"))
+    def index_key(self, value: bytes, field: bytes = OWNER_FIELD) -> bytes:
+        """Return the key of the index of the sessions of which a field holds this, encoded."""
+        kind, text, person = b"owner", value, b"owner index"
+        if field != OWNER_FIELD:
+            kind, text, person = b"index", b"%b:%b" % (field, value), b"session index"
+        name = hashlib.blake2b(text, digest_size=16, person=person).hexdigest()
+        return b"%b%b:%b" % (self._prefix, kind, name.encode("ascii"))
 
     def indexing(self, entry: Entry, locator: str, *more: bytes, admits: bool = False) -> Call:
-        """Return the call that adds a session to the index of its owner.
+        """Return the call that adds a session to an index.
 
         :param admits: only if there is room; ``more``: what has ended, and its scores.
         """
         args = [encoded(locator), b"%d" % entry.most, b"%d" % self.absolute_ms, flag(admits)]
-        return (_INDEX, self.index_key(entry.owner), [*args, *more])
+        return (_INDEX, self.index_key(entry.value, entry.field), [*args, *more])
 
     def creation(
         self,

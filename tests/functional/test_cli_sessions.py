@@ -685,7 +685,7 @@ def test_commands_with_a_client_that_decodes(
         (["stats"], "1 session, "),
         (["list", "--owner", OWNER, "--reveal"], OWNER),
         (["show", "--session", name, "--reveal"], VALUE),
-        (["sweep"], "1 index "),
+        (["sweep"], "1 index: "),
         (["revoke", "--session", name, "--yes"], name),
         (["revoke", "--all", "--yes"], "ended 0 sessions"),
     ):

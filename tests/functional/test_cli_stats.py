@@ -146,7 +146,7 @@ def test_sweep_removes_what_has_expired_and_nothing_else(
     redis_client.set("session:owner:x", "text")
     assert run("sweep", "--url", redis_url) == 0
     assert capsys.readouterr().out == (
-        "4 indexes of owners: 3 expired sessions removed, 1 index of which nothing is left\n"
+        "4 indexes: 3 expired sessions removed, 1 index of which nothing is left\n"
     )
     assert len(index_keys(redis_client)) == 3 + 1  # and the text
     registry = browser.wsgi.registry

@@ -456,3 +456,18 @@ def test_limits_page_refuses_a_login_that_is_one_too_many(redis_url: str) -> Non
     browser.use(lambda session: setattr(session, "owner", "ann"))
     browser.another().use(lambda session: setattr(session, "owner", "bob"))
     browser.another().use(lambda session: setattr(session, "owner", "bob"), status=403)
+
+
+# -- indexes -------------------------------------------------------------------------------
+
+
+def test_indexes_page_finds_and_ends_the_sessions_of_a_customer(redis_url: str) -> None:
+    indexes = page("indexes")
+    browser = make_browser(redis_url)
+    users = [browser.another() for _ in range(3)]
+    for number, user in enumerate(users):
+        customer = "acme" if number else "other"
+        user.visit(lambda request: indexes.logged_in(request, 7, customer))  # noqa: B023
+    assert len(users[1].visit(lambda request: indexes.devices_of_customer(request, "acme"))) == 2
+    assert users[1].visit(lambda request: indexes.log_out_customer(request, "acme")) == 2
+    assert [user.use(lambda session: session.owner) for user in users] == [7, None, None]

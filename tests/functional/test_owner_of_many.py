@@ -11,7 +11,7 @@ from pyramid.config import Configurator
 
 from pyramid_redis_lua_sessions import SessionInvalidated, revoke, sessions_of
 from pyramid_redis_lua_sessions.engine.fields import OWNER_FIELD
-from pyramid_redis_lua_sessions.engine.owner_index import MOST_ENDED
+from pyramid_redis_lua_sessions.engine.index import MOST_ENDED
 from pyramid_redis_lua_sessions.engine.protocol import NO_LIFETIME, Created, Entry
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.engine.store import BATCH
@@ -40,7 +40,7 @@ def make_sessions(browser: Browser, count: int) -> list[str]:
 
     names = []
     for _ in range(count):
-        created, _ = factory.store_for(None).create(seal, NO_LIFETIME, Entry(owner))
+        created, _ = factory.store_for(None).create(seal, NO_LIFETIME, [Entry(OWNER_FIELD, owner)])
         assert isinstance(created, Created)
         names.append(created.token.locator)
     return names

@@ -80,7 +80,7 @@ OF_THE_PREDECESSORS = """
     please_recookie redis session_id session_id_safecheck timeout timestamp version
 """.split()
 ADDED = {
-    *("ended", "fingerprint", "label", "owner", "regenerate_id", "token_made", "touch"),
+    *("ended", "fingerprint", "index", "label", "owner", "regenerate_id", "token_made", "touch"),
     *("bind_device", "device_bound", "device_locked"),
 }
 

@@ -276,8 +276,16 @@ class Scripts:
         args = (locator, most, absolute, _flag(refuse), *pairs(ended))
         return self.call("index_session", key, *args)
 
-    def describe(self, key: str = "s", *, timeout: int = 60_000, absolute: int = 0) -> list[Any]:
-        return self.call("describe_session", key, timeout, absolute)
+    def describe(
+        self,
+        key: str = "s",
+        *fields: bytes,
+        timeout: int = 60_000,
+        absolute: int = 0,
+    ) -> list[Any]:
+        """:param fields: to tell of; by default owner, label and device."""
+        fields = fields or (b"owner", b"label", b"device")
+        return self.call("describe_session", key, timeout, absolute, *fields)
 
     def _id(self, name: str | bytes) -> bytes:
         return call_id(name or f"#{next(self._ids)}")

@@ -45,7 +45,7 @@ LAYERS = (
     "engine.protocol",
     "engine.calls",
     "engine.store",
-    "engine.owner_index",
+    "engine.index",
     "engine.flash",
     "engine.exposed",
     "engine.contents",

@@ -1,13 +1,14 @@
-"""The index of an owner's sessions: who is in it, and who still should be.
+"""An index of sessions, as of those of an owner: who is in it, and who still should be.
 
 A session is put in by the store, in the call that makes it the owner's. So none is an owner's
-without standing in the index; but not all that stand in it live, and are the owner's.
+without standing in the index; but not all that stand in it live, and are the owner's. What an
+owner is to this index, another value is to another.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import StoreError, TooManySessions
@@ -18,7 +19,7 @@ from .seals import Sealer
 from .store import BATCH, Store, batches
 from .tokens import digest_stored
 
-__all__ = ["MOST_ENDED", "OwnerIndex", "scan"]
+__all__ = ["MOST_ENDED", "Index", "scan"]
 
 log = logging.getLogger(__package__)
 
@@ -27,6 +28,9 @@ UNTIDY = 8
 
 #: Sessions that are too many which one login ends at most; the next ones end the rest.
 MOST_ENDED = 100
+
+#: How often a session is looked at that gets a new token whenever it is to end.
+MOST_ROUNDS = 4
 
 #: Somebody has written there, or another application uses the prefix.
 INDEX_LOST = (
@@ -59,18 +63,21 @@ class Tidied(NamedTuple):
     stays: bool
 
 
-class OwnerIndex:
-    """The index of one owner.
+class Index:
+    """The index of one owner, or of another value.
 
     :param sealer: verifies whose a session is.
-    :param owner: the owner, encoded.
+    :param owner: the owner, encoded; ``field``: what holds it.
     """
 
-    def __init__(self, store: Store, sealer: Sealer, owner: bytes) -> None:
+    def __init__(
+        self, store: Store, sealer: Sealer, owner: bytes, field: bytes = OWNER_FIELD
+    ) -> None:
         self._store = store
         self._sealer = sealer
         self._owner = owner
-        self._key = store.index_key(owner)
+        self._field = field
+        self._key = store.index_key(owner, field)
 
     def members(self) -> Iterator[list[str]]:
         """Iterate over the locators in an owner's index, in batches; not all of them live.
@@ -87,20 +94,45 @@ class OwnerIndex:
             seen.update(fresh)
             yield fresh
 
-    def survey(self, locators: Sequence[str]) -> Survey:
-        """Find out which sessions live and really are the owner's."""
+    def survey(self, locators: Sequence[str], *fields: bytes) -> Survey:
+        """Find out which sessions live and really are the owner's.
+
+        :param fields: to tell of.
+        """
         found = Survey([], [], [], [])
-        for locator, known in zip(locators, self._store.describe(locators), strict=True):
+        described = self._store.describe(locators, self._field, *fields)
+        for locator, known in zip(locators, described, strict=True):
             if isinstance(known, Absent):
                 left = found.gone if known.status is Status.GONE else found.ended
                 left.append(locator)
                 continue
             bound = self._sealer.bind(locator, digest_stored(known.token))
-            if known.owner and bound.open(OWNER_FIELD, known.owner) == self._owner:
+            held = known.told[self._field]
+            if held and bound.open(self._field, held) == self._owner:
                 found.owned.append((locator, known))
             else:
                 found.others.append(locator)
         return found
+
+    def end(self, owned: Iterable[tuple[str, Description]]) -> list[str]:
+        """End sessions that a survey found to be the owner's.
+
+        One that has another owner by now has another token, and stays. One that has another
+        token for another reason is looked at again; where that goes on, it ends at last whatever
+        its token.
+
+        :returns: the locators of those that lived.
+        """
+        ended = list[str]()
+        for rounds_left in reversed(range(MOST_ROUNDS)):
+            digests = {name: digest_stored(known.token) for name, known in owned}
+            results = self._store.end_each(digests if rounds_left else dict.fromkeys(digests, b""))
+            ended += [name for name, result in results.items() if result is Status.ENDED]
+            renewed = [n for n, r in results.items() if isinstance(r, Absent) and r.replaced]
+            if not renewed:
+                break
+            owned = self.survey(renewed).owned
+        return ended
 
     def forget(self, locators: Sequence[str]) -> None:
         """Remove locators from the index."""
@@ -146,8 +178,8 @@ class OwnerIndex:
         :param indexed: what adding it found.
         """
         _, surplus, settled_us, found_settled = indexed
-        if entry.policy == "refuse":
-            surplus = 0  # where the limit was lowered, say: nothing ends
+        if entry.policy in ("", "refuse"):
+            surplus = 0  # it is none of an owner; or the limit was lowered, say, and nothing ends
         settled = texts(found_settled)
         ended, stays = list[str](), True
         if not surplus and len(settled) <= UNTIDY:
@@ -171,7 +203,8 @@ class OwnerIndex:
             # The younger ones tidy up themselves, as soon as they are sure to stand.
             too_many = [name for name in older if name in living and name not in newest]
             stays = own in (owned if missing else newest) or not surplus
-            ended = self._store.end_all(too_many, mark=True)
+            ended = self.end(one for one in found.owned if one[0] in too_many)
+            ended += self._store.end_all([n for n in too_many if n not in owned], mark=True)
             self.forget([*too_many, *gone.intersection(settled)])
         except StoreError as exc:
             log.warning("an owner's sessions could not be tidied at login: %s", exc)
