@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +14,15 @@ from tests.support.browser import make_browser
 from tests.support.least_privilege import PAGE, rule, with_user
 from tests.support.load import Load
 from tests.support.topology import Cluster, redis_cli
+
+
+@pytest.fixture(scope="module")
+def cluster(redis_binary: str) -> Iterator[Cluster]:
+    """A cluster in which no node fails, and none passes for failed where the machine is busy."""
+    with Cluster(redis_binary) as cluster:
+        for node in cluster.nodes:
+            node.ask("CONFIG", "SET", "cluster-node-timeout", 60_000)
+        yield cluster
 
 
 def test_nobody_notices_when_slots_move(
