@@ -13,7 +13,7 @@ ARGV[5] save_id       6 bytes, unique to this call, by which it is recognised wh
                       is repeated after a lost reply
 ARGV[6] remember_s    integer, how long it is, seconds, below 246
 ARGV[7] new_timeout   integer, the session's own idle timeout from now on, ms,
-                      0 = never; '' = unchanged
+                      0 = never, -1 = the default; '' = unchanged
 ARGV[8] new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged
 
 Returns: {status, ...}

@@ -17,7 +17,8 @@ ARGV[5] deadline_ms  integer, ms since the epoch: end whatever the activity;
 ARGV[6] absolute_ms  integer, absolute timeout, ms; 0 = none
 ARGV[7] first_ms     integer, life until the first load, ms; 0 = as any other
 ARGV[8] use_ttl      '1' = the key gets a TTL, '0' = field `expires` (LRU mode)
-ARGV[9...]           field, value, field, value, ...; see set_fields
+ARGV[9] mark         '+' = it holds what is told from the time; '' = it does not
+ARGV[10...]          field, value, field, value, ...; see set_fields
 
 Returns: {status, ...}
   0 GONE    {0} the session would already be at its end; nothing is created
@@ -37,8 +38,9 @@ local deadline_ms = tonumber(ARGV[5])
 local absolute_ms = tonumber(ARGV[6])
 local first_ms = tonumber(ARGV[7])
 local use_ttl = ARGV[8] == '1'
+local mark = ARGV[9]
 local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
-local first_set = 9
+local first_set = 10
 
 -- @include clock
 if redis.call('EXISTS', session_key) == 1 then

@@ -12,7 +12,8 @@ ARGV[3] trigger_ms   integer, touch at or below this remaining life, ms, of a
                      session with the default idle timeout; where one has its
                      own, at the same share of that. '' = always touch
 ARGV[4] absolute_ms  integer, absolute timeout, ms; 0 = none
-ARGV[5] use_ttl      '1' = the key has a TTL, '0' = field `expires` (LRU mode)
+ARGV[5] mode         '1' = the key has a TTL, '0' = field `expires` (LRU mode); with a
+                     '+' behind it, a session that lives is always CLOCKED
 ARGV[6] beside       '1' = the fields are read by an HGETALL that travels before
                      this call: a large hash costs a script many times what it
                      costs Redis. What came in between is for the caller to see
@@ -24,6 +25,10 @@ Returns: {status, ...}
            beside: {1, remaining_ms}
   2 MOVED  {2, age_ms} the session ended age_ms ago; {2, age_ms, 1} its token was
            replaced age_ms ago; 2: and it is an owner's
+  12 CLOCKED {12, remaining_ms, now_ms, idle_ms, {field, value, ...}} LOADED, for a
+           session that holds what is told from the time, as a mark in its token
+           says. idle_ms is how long ago it was touched before,
+           -1 = unknown; beside: without fields
 Writes: PEXPIRE, PERSIST, HDEL first, HDEL expires, HSET expires, DEL of an
 ended session; or nothing
 ]]
@@ -32,7 +37,7 @@ local digest = ARGV[1]
 local timeout_ms = tonumber(ARGV[2])
 local trigger_ms = tonumber(ARGV[3])
 local absolute_ms = tonumber(ARGV[4])
-local use_ttl = ARGV[5] == '1'
+local mode = ARGV[5]
 local beside = ARGV[6] == '1'
 local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
 
@@ -46,8 +51,8 @@ else
 end
 
 local ours = token and string.sub(token, 1, 16) == digest
-if ours and use_ttl and timeout_ms > 0 and timeout_ms <= MAX_MS and absolute_ms == 0
-  and not (timeout or expires or deadline or first) then
+if ours and mode == '1' and #token % 2 == 0 and timeout_ms > 0 and timeout_ms <= MAX_MS
+  and absolute_ms == 0 and not (timeout or expires or deadline or first) then
   -- The common case: one write at most, nothing to compute.
   if trigger_ms then
     local pttl = redis.call('PTTL', session_key)
@@ -60,6 +65,7 @@ if ours and use_ttl and timeout_ms > 0 and timeout_ms <= MAX_MS and absolute_ms 
   return {1, timeout_ms, fields}
 end
 
+local use_ttl = string.sub(mode, 1, 1) == '1'
 -- @include clock
 if not token and not moved and redis.call('EXISTS', session_key) == 1 then return {0, 2} end
 -- @include gone
@@ -96,6 +102,9 @@ local remaining = math.huge
 if expires then remaining = tonumber(expires) - now_ms
 elseif pttl >= 0 then remaining = pttl
 end
+-- Before this touch, where no fixed end cuts the life short.
+local idle_ms = -1
+if life == idle and not first and remaining <= idle then idle_ms = idle - remaining end
 local in_its_place = use_ttl and not expires or not use_ttl and pttl == -1
 -- A life cut short by a fixed end always ends at the same moment; clock reads
 -- within one call may lie a millisecond apart.
@@ -116,4 +125,6 @@ if not (skip and in_its_place) then
   remaining = life
 end
 if refused then return refused end
-return {1, remaining < math.huge and remaining or -1, fields}
+if remaining == math.huge then remaining = -1 end
+if #token % 2 == 1 or #mode > 1 then return {12, remaining, now_ms, idle_ms, fields} end
+return {1, remaining, fields}

@@ -9,11 +9,11 @@ ARGV[3] absolute_ms  integer, absolute timeout, ms; 0 = none
 Returns: {status, ...}
   0 GONE   {0} no session is stored here; {0, 1} it has reached its end;
            {0, 2} something else is stored here
-  1 LOADED {1, remaining_ms, {field, value, ...}, idle_ms}: remaining_ms -1 = never
-           ends; idle_ms is the idle timeout that ends it then, 0 = something
-           else ends it sooner, or it never ends
   2 MOVED  {2, age_ms} the session ended age_ms ago; {2, age_ms, 1} its token was
            replaced age_ms ago; 2: and it is an owner's
+  12 CLOCKED {12, remaining_ms, now_ms, idle_ms, {field, value, ...}} the session
+           lives; remaining_ms -1 = never ends; idle_ms is how long ago it was
+           touched, -1 = unknown
 Writes: nothing
 ]]
 local session_key = KEYS[1]
@@ -32,4 +32,4 @@ if not token and not moved and fields[1] then return {0, 2} end
 if not start_ms then return {0, 2} end
 -- @include token
 if remaining == 0 then return {0, 1} end
-return {1, remaining, fields, idle}
+return {12, remaining, now_ms, idle >= remaining and idle > 0 and idle - remaining or -1, fields}

@@ -17,20 +17,22 @@ ARGV[5]  save_id       6 bytes, unique to this save: the same call, repeated aft
 ARGV[6]  remember_s    integer, how long a repeated call is recognised, seconds,
                        below 246
 ARGV[7]  new_timeout   integer, the session's own idle timeout from now on, ms,
-                       0 = never; '' = unchanged
+                       0 = never, -1 = the default; '' = unchanged
 ARGV[8]  new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged
 ARGV[9]  new_digest    16 bytes, digest of the new verifier; '' = the token stays
 ARGV[10] loaded_saves  field `saves` as it was loaded, with new_digest
 ARGV[11] restart       '1' = the session's life begins anew; '0' = it does not
-ARGV[12] end_if_empty  integer, TTL of the marker, ms, that is left if no value
+ARGV[12] mark          '+' = with new_digest: it holds what is told from the time; '' =
+                       it does not
+ARGV[13] end_if_empty  integer, TTL of the marker, ms, that is left if no value
                        remains, and nothing is staged; 0 = an empty session lives on
-ARGV[13] stage_id      of stage_save, if that came first: it ends; '' = none
-ARGV[14] reads         fields, as in stage_save; '' = merge mode
-ARGV[15] writes        the same
-ARGV[16] names         digest of the set of fields read; '' = not read
-ARGV[17] n_checks      integer, number of checks
-ARGV[18] n_deletes     integer, number of fields to delete
-ARGV[19...]            n_checks times: field, check ('' = absent, '+' = present,
+ARGV[14] stage_id      of stage_save, if that came first: it ends; '' = none
+ARGV[15] reads         fields, as in stage_save; '' = merge mode
+ARGV[16] writes        the same
+ARGV[17] names         digest of the set of fields read; '' = not read
+ARGV[18] n_checks      integer, number of checks
+ARGV[19] n_deletes     integer, number of fields to delete
+ARGV[20...]            n_checks times: field, check ('' = absent, '+' = present,
                        else the SHA1 of its value); n_deletes fields; then
                        field, value, ... to set; see set_fields
 
@@ -58,14 +60,15 @@ local new_deadline = tonumber(ARGV[8])
 local new_digest = ARGV[9]
 local loaded_saves = ARGV[10]
 local restart = ARGV[11] == '1'
-local end_if_empty = tonumber(ARGV[12])
-local stage_id = ARGV[13]
-local reads = ARGV[14]
-local writes = ARGV[15]
-local names = ARGV[16]
-local n_checks = tonumber(ARGV[17])
-local n_deletes = tonumber(ARGV[18])
-local first_check = 19
+local mark = ARGV[12]
+local end_if_empty = tonumber(ARGV[13])
+local stage_id = ARGV[14]
+local reads = ARGV[15]
+local writes = ARGV[16]
+local names = ARGV[17]
+local n_checks = tonumber(ARGV[18])
+local n_deletes = tonumber(ARGV[19])
+local first_check = 20
 local first_delete = first_check + 2 * n_checks
 local last_check = first_delete - 1
 local first_set = first_delete + n_deletes

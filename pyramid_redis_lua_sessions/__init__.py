@@ -39,10 +39,12 @@ from .events import (
 )
 from .factory import RedisSessionFactory
 from .owners import SessionInfo, revoke, sessions_of
+from .session import DEFAULT
 from .settings import Settings, SettingsError
-from .view_options import add_view_options
+from .view_options import add_view_options, return_path
 
 __all__ = [
+    "DEFAULT",
     "DeviceRefreshed",
     "DeviceRegistered",
     "InvalidSession",
@@ -72,6 +74,7 @@ __all__ = [
     "UnserializableValue",
     "check_response_allow_cookies",
     "includeme",
+    "return_path",
     "revoke",
     "session_factory_from_settings",
     "sessions_of",
@@ -94,7 +97,7 @@ def includeme(config: Any) -> None:
     factory = session_factory_from_settings(config.get_settings())
     config.set_session_factory(factory)
     config.add_tween(f"{__name__}.tween.session_tween_factory", under=EXCVIEW)
-    add_view_options(config)
+    add_view_options(config, factory.settings)
     config.add_exception_view(_conflict, context=SessionConflict)
     config.add_exception_view(_refused, context=TooManySessions)
     config.add_view_predicate("device_bound", f"{__name__}.devices.DeviceBound")

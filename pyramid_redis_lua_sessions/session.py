@@ -6,6 +6,7 @@ Its public names are all that an application sees; :mod:`.state` loads and saves
 from __future__ import annotations
 
 import datetime
+import enum
 import math
 import secrets
 import time
@@ -18,15 +19,25 @@ from zope.interface import implementer
 from .engine.contents import Contents
 from .engine.fields import LABEL_FIELD, OWNER_FIELD, exact_key, index_field
 from .engine.plan import STORED, UNREAD
-from .engine.protocol import milliseconds
+from .engine.protocol import DEFAULT_MS, milliseconds
 from .engine.state import CSRF_KEY, SessionState
 from .errors import fingerprint
 from .settings.parsers import MAX_SECONDS, seconds
 
-__all__ = ["RedisSession"]
+__all__ = ["DEFAULT", "RedisSession"]
 
 
 _NOT_GIVEN: Any = object()
+
+
+class Default(enum.Enum):
+    """The type of :data:`DEFAULT`."""
+
+    DEFAULT = "as configured"
+
+
+#: For ``session.adjust_session_timeout()``: what the settings say.
+DEFAULT = Default.DEFAULT
 
 
 def _whole(name: str, values: bool) -> Callable[..., Any]:
@@ -120,6 +131,26 @@ class RedisSession(MutableMapping[Any, Any]):
         if type(key) is not str:
             key = exact_key(key)
         self._writing().contents.assign(key, value)
+
+    def set(self, key: Any, value: Any, *, ttl: Any) -> None:
+        """Assign a value that ends: after that it is absent, as if it had been deleted.
+
+        The end is part of what is sealed, and counts by Redis' clock. It stays with the value,
+        also when that is changed in place, until something else is assigned. A request that is
+        under way at the end still has what it had at its first look.
+
+        :param ttl: how long it lives, counted from this call: seconds, or a ``timedelta``.
+        :raises TypeError: the key is neither ``str`` nor ``int``.
+        :raises ValueError: ``ttl`` is no number of seconds above 0.
+        :raises StoreUnavailable: Redis, whose time is asked for, cannot be reached.
+        """
+        life_ms = milliseconds(_duration(ttl))
+        if life_ms <= 0:
+            raise ValueError("expected a number of seconds above 0")
+        key = exact_key(key)
+        state = self._writing()
+        now_ms = state.now_ms()
+        state.contents.assign_until(key, value, now_ms + life_ms, now_ms)
 
     def __delitem__(self, key: Any) -> None:
         """As :meth:`dict.__delitem__`."""
@@ -299,6 +330,19 @@ class RedisSession(MutableMapping[Any, Any]):
         return int(time.time()) if made is None else made // 1000
 
     @property
+    def last_seen(self) -> int | None:
+        """Time at which the session was used before this request, whole seconds since the
+        epoch, by Redis' clock: the last refresh of its idle timeout.
+
+        ``None`` where that is unknown: with ``last_seen = false``, but for a request that
+        touches nothing (:attr:`touch`); of a session without an idle timeout, or one that
+        something else ends sooner; and at the first request after its creation where
+        ``first_timeout`` is set.
+        """
+        state = self._looked()
+        return state.seen_ms // 1000 or None
+
+    @property
     def timeout(self) -> float | None:
         """The idle timeout that applies, seconds; ``None``: never."""
         return _whole_number(self._looked().timeout())
@@ -405,6 +449,35 @@ class RedisSession(MutableMapping[Any, Any]):
         elif token is not None and CSRF_KEY not in self:
             self[CSRF_KEY] = token  # the new one derives another
 
+    def confirm(self, name: str = "password") -> None:
+        """Note that the user has just proved once more who they are; gives a new token.
+
+        To be called when the password, or what ``name`` stands for, was checked
+        (OWASP ASVS 5.0, V7.5). It counts by Redis' clock, until the session ends or gets
+        another owner, and its time is sealed.
+
+        :param name: of what was checked.
+        :raises TypeError: the name is no ``str``.
+        :raises StoreUnavailable: Redis, whose time is asked for, cannot be reached.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"what was confirmed has a str for a name, not {type(name).__name__}")
+        self.regenerate_id(restart_lifetime=self._state.asked.restarts)
+        self._state.confirm(str.__str__(name))
+
+    def confirmed_within(self, seconds: float, name: str = "password") -> bool:
+        """Whether :meth:`confirm` was called with this name in the last so many seconds, by
+        Redis' clock.
+
+        :raises ValueError: not a number of seconds.
+        """
+        life_ms = milliseconds(_duration(seconds))
+        state = self._looked()
+        confirmed_ms = state.confirmed().get(name)
+        if confirmed_ms is None:
+            return False
+        return -CLOCK_STEP_MS <= state.now_ms() - confirmed_ms <= life_ms
+
     @property
     def owner(self) -> str | int | None:
         """Whose session it is: the user's id, as the application knows it.
@@ -488,14 +561,18 @@ class RedisSession(MutableMapping[Any, Any]):
         """
         return self._state.ensure_id()
 
-    def adjust_session_timeout(self, timeout_seconds: float | None) -> None:
+    def adjust_session_timeout(self, timeout_seconds: float | Default | None) -> None:
         """Give this session an idle timeout of its own, for as long as it lives.
 
-        :param timeout_seconds: seconds; 0 or ``None``: never.
+        :param timeout_seconds: seconds; 0 or ``None``: never;
+            :data:`~pyramid_redis_lua_sessions.DEFAULT`: the configured timeout again,
+            also a later one.
         :raises ValueError: not a number of seconds.
         """
-        own = _duration(timeout_seconds)
-        self._writing().adjust(timeout_ms=milliseconds(own))
+        own_ms = DEFAULT_MS
+        if timeout_seconds is not DEFAULT:
+            own_ms = milliseconds(_duration(timeout_seconds))
+        self._writing().adjust(timeout_ms=own_ms)
 
     adjust_timeout_for_session = adjust_session_timeout
 
@@ -547,6 +624,9 @@ class RedisSession(MutableMapping[Any, Any]):
 def _as_dict(other: Any) -> Any:
     return other.copy() if isinstance(other, RedisSession) else other
 
+
+#: How far Redis' clock may step back after a confirmation, ms, and that still counts.
+CLOCK_STEP_MS = 10_000
 
 #: The end of the year 9999, seconds since the epoch.
 LAST_MOMENT = 253_402_300_799

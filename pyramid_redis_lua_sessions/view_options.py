@@ -6,26 +6,42 @@ left as it is, and its requests pay nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from pyramid.exceptions import ConfigurationError
+from pyramid.httpexceptions import HTTPSeeOther
+from pyramid.interfaces import PHASE3_CONFIG, IRoutesMapper
 from pyramid.viewderivers import INGRESS
 
 from .cookies import vary_on_cookie
 from .engine.state import Host
+from .settings import Settings, SettingsError
+from .settings.parsers import seconds
 from .turn import TURNS, Turn
 
-__all__ = ["add_view_options"]
+__all__ = ["add_view_options", "return_path"]
 
 View = Callable[[Any, Any], Any]
 
 
-def add_view_options(config: Any) -> None:
+def add_view_options(config: Any, settings: Settings) -> None:
     """Give ``config.add_view`` the options of this module."""
     # Before the permission and the CSRF token are checked: either may look at the session.
     for deriver in (touch_session_view, uses_session_view):
         config.add_view_deriver(deriver, under=INGRESS, over="secured_view")
+    fresh = _fresh_view(settings.confirm_route)
+    # After them: who may not see the view is not asked for the password.
+    config.add_view_deriver(fresh, name="fresh_view", under="csrf_view", over="owrapped_view")
+    if settings.confirm_route is not None and not config.autocommit:
+        config.action(None, _check_route, (config, settings.confirm_route), order=PHASE3_CONFIG + 1)
+
+
+def _check_route(config: Any, name: str) -> None:
+    mapper = config.registry.queryUtility(IRoutesMapper)
+    if mapper is None or mapper.get_route(name) is None:
+        raise SettingsError(f"redis.sessions.confirm_route = {name!r} is no route")
 
 
 # -- touch_session -------------------------------------------------------------------
@@ -104,6 +120,83 @@ def uses_session_view(view: View, info: Any) -> View:
 
 
 uses_session_view.options = ("uses_session",)  # type: ignore[attr-defined]
+
+
+# -- fresh -----------------------------------------------------------------------------
+
+
+def _fresh_view(confirm_route: str | None) -> Any:
+    def fresh_view(view: View, info: Any) -> View:
+        """``fresh=300``: first send those away to confirm their password who have not done so in
+        the last 300 seconds. ``fresh=(300, "totp")``: what ``session.confirm("totp")`` notes."""
+        wanted = info.options.get("fresh")
+        if wanted is None:
+            return view
+        within, name = _fresh(wanted, info)
+        if confirm_route is None:
+            raise ConfigurationError(
+                f"fresh = {wanted!r} of {_name(info)} needs redis.sessions.confirm_route"
+            )
+
+        def with_fresh_login(context: Any, request: Any) -> Any:
+            if request.session.confirmed_within(within, name):
+                return view(context, request)
+            back = _way_back(request)
+            query = {} if back is None else {"next": back}
+            location = request.route_path(confirm_route, _query=query)
+            return HTTPSeeOther(location, cache_control="no-store")
+
+        return with_fresh_login
+
+    fresh_view.options = ("fresh",)  # type: ignore[attr-defined]
+    return fresh_view
+
+
+def _fresh(wanted: Any, info: Any) -> tuple[float, str]:
+    """Parse the option ``fresh``.
+
+    :raises ConfigurationError: it is something else.
+    """
+    pair = wanted if isinstance(wanted, tuple) and len(wanted) == 2 else (wanted, "password")
+    try:
+        within = seconds(pair[0])
+    except ValueError:
+        within = None
+    if within is None or not isinstance(pair[1], str):
+        raise ConfigurationError(
+            f"fresh = {wanted!r} of {_name(info)} should be a number of seconds above 0, or that "
+            "and the name of what is confirmed"
+        )
+    return within, pair[1]
+
+
+def _way_back(request: Any) -> str | None:
+    """Return the path of the page to which a user can come back by ``GET``."""
+    if request.method in ("GET", "HEAD"):
+        return cast("str", request.path_qs)
+    referrer = request.referrer or ""
+    origin = request.host_url + "/"
+    return referrer[len(origin) - 1 :] if referrer.startswith(origin) else None
+
+
+def return_path(request: Any, default: str = "/") -> str:
+    """Return the path of the page from which a view with ``fresh`` sent the user away.
+
+    For the confirmation page, which redirects there. It is of the application's own origin
+    (no open redirect, CWE-601), and is asked for by ``GET``: what was sent to a view by
+    ``POST`` is not sent again; the path is that of the form's page then.
+
+    :param default: where there is none, or one that leads elsewhere.
+    """
+    path = request.params.get("next")
+    if not isinstance(path, str) or not _SAFE_PATH.fullmatch(path):
+        return default
+    return path
+
+
+#: An absolute path with a query: no host (``//host``), and nothing that a browser takes for the
+#: start of one, as a backslash, or removes before it looks, as a tab (WHATWG URL, 4.4).
+_SAFE_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]{0,2000}")
 
 
 # -- what they have in common ------------------------------------------------------------

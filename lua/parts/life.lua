@@ -4,11 +4,11 @@ Computes the life that is left from now on, and ends a session that is past its 
 Needs: session_key, now_ms, timeout_ms, absolute_ms
        start_ms  of its life, nil where somebody spoilt it
        timeout, deadline, expires, first  fields as stored
-       new_timeout, new_deadline  numbers, or nil = unchanged
+       new_timeout, new_deadline  numbers, or nil = unchanged; a timeout below 0 = the default
 Gives: life  ms, math.huge = it never ends; 0 or less: new_deadline has passed
        timeout, deadline  as they are from now on
 ]]
-if new_timeout then timeout = string.format('%.0f', new_timeout) end
+if new_timeout then timeout = new_timeout >= 0 and string.format('%.0f', new_timeout) end
 local idle = tonumber(timeout or nil) or timeout_ms
 local life = math.huge
 if idle > 0 then life = idle end

@@ -4,7 +4,11 @@ Writes a life that was computed by `life`, as TTL or as the field `expires`.
 Needs: session_key, now_ms, life, use_ttl, expires, new_timeout, new_deadline, timeout, deadline
 Gives: remaining  ms; -1 = never ends, 0 = it has just ended
 ]]
-if new_timeout then redis.call('HSET', session_key, 'timeout', timeout) end
+if new_timeout then
+  if timeout then redis.call('HSET', session_key, 'timeout', timeout)
+  else redis.call('HDEL', session_key, 'timeout')
+  end
+end
 if new_deadline then
   if deadline then redis.call('HSET', session_key, 'deadline', deadline)
   else redis.call('HDEL', session_key, 'deadline')

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..census import Stored
-from ..engine.fields import FLASH_KIND, LABEL_FIELD, OWNER_FIELD, UNIT_SEPARATOR, key_of
+from ..engine.ends import split
+from ..engine.fields import (
+    CONFIRMED_FIELD,
+    FLASH_KIND,
+    LABEL_FIELD,
+    OWNER_FIELD,
+    UNIT_SEPARATOR,
+    key_of,
+)
 from ..engine.protocol import milliseconds
 from ..engine.seals import Bound, NoSeal, Sealer
 from ..engine.tokens import TOKEN_FIELD, digest_stored, moments
@@ -35,7 +43,7 @@ __all__ = [
 META = (
     *(TOKEN_FIELD, b"timeout", b"expires", b"deadline", b"first", b"staged", b"moved"),
     *(b"saves", *(b"saves%d" % number for number in range(1, 13))),
-    *(OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD),
+    *(OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD, CONFIRMED_FIELD),
 )
 
 FINGERPRINT = re.compile("[0-9a-f]{12}")
@@ -271,6 +279,9 @@ def decode(target: Target, session: Found, field: bytes) -> Any:
     data = session.bound(target.sealer).open(field, session.stored.fields[field])
     if data is None:
         raise ValueError("not authentic")
+    end_ms, data = split(data) or (FAR, data)
+    if end_ms <= session.stored.now_ms:
+        raise ValueError("past its end")
     try:
         if field[:1] != FLASH_KIND:
             return target.codec.decode(data)

@@ -6,12 +6,16 @@ when they are looked at; what a save would send is found by comparing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..errors import UnserializableValue
+from .ends import NO_ENDS, Clock, ends_in, split, until
 from .exposed import Exposed, is_bad
 from .fields import (
+    CONFIRMED_FIELD,
     DATA_KINDS,
     DEVICE_FIELD,
     FLASH_KIND,
@@ -25,6 +29,7 @@ from .fields import (
 from .flash import Flash, is_of_queue
 from .protocol import NO_CHECKS, Checks, names_digest, sha1
 from .serializers import ATOMS, ChangedType, Codec
+from .tokens import CLOCKED, TOKEN_FIELD, is_clocked
 
 __all__ = ["Changes", "Contents"]
 
@@ -68,6 +73,7 @@ class Contents:
         "_plain",
         "_reads",
         "_tracks_reads",
+        "clock",
         "compare_all",
         "raw",
         "undecodable",
@@ -85,6 +91,8 @@ class Contents:
         self._codec = codec
         self._tracks_reads = tracks_reads
         self.undecodable = 0
+        #: The time, where it is known: without it, no value that ends is there.
+        self.clock: Clock | None = None
         self._bad: set[bytes] = set()
         self.forget_changes()
 
@@ -92,6 +100,7 @@ class Contents:
         """Return the same as loaded, or as last saved."""
         other = Contents(dict(self.raw), dict(self._plain), self._codec, self._tracks_reads)
         other.undecodable = self.undecodable
+        other.clock = self.clock and Clock(self.clock.now_ms)
         return other
 
     def forget_changes(self) -> None:
@@ -143,10 +152,21 @@ class Contents:
         """Assign a value; ``key`` is exact, see :func:`exact_key`."""
         self._data[key] = value
         self._assigned.add(key)
-        if self._deleted or self._bad:
+        if self._deleted or self._bad or self.clock:
             field = field_of(key)
             self._deleted.discard(field)
             self._bad.discard(field)
+            if self.clock:
+                self.clock.ends.pop(field, None)
+
+    def assign_until(self, key: str | int, value: Any, end_ms: int, now_ms: int) -> None:
+        """Assign a value that ends.
+
+        :param end_ms: its end, ms since the epoch, by Redis' clock; ``now_ms``: that clock.
+        """
+        self.assign(key, value)
+        self.clock = self.clock or Clock(now_ms)
+        self.clock.ends[field_of(key)] = end_ms
 
     def delete(self, key: Any) -> None:
         """Delete a key, also one whose value does not decode.
@@ -215,11 +235,27 @@ class Contents:
         try:
             value = self._codec.decode(stored)
         except Exception:
-            self._bad.add(field)  # absent for this request; it stays stored until it is removed
-            self.undecodable += 1
-            raise KeyError(key) from None
+            value = self._decode_ending(key, field, stored)
         self._data[key] = value
         return value
+
+    def _decode_ending(self, key: str | int, field: bytes, stored: bytes) -> Any:
+        """Decode a value that ends.
+
+        :raises KeyError: it has ended, or it is none.
+        """
+        found = split(stored)
+        if found is not None:
+            end_ms, data = found
+            if self.clock is None or end_ms <= self.clock.now_ms:
+                raise KeyError(key) from None
+            with suppress(Exception):
+                value = self._codec.decode(data)
+                self.clock.ends[field] = end_ms
+                return value
+        self._bad.add(field)  # absent for this request; it stays stored until it is removed
+        self.undecodable += 1
+        raise KeyError(key) from None
 
     def _decode_all(self) -> None:
         if self._complete:
@@ -370,12 +406,15 @@ class Contents:
                 if type(value) in ATOMS:
                     continue
                 field = field_of(key)
-                stored = self._plain.get(field)
+                stored = self._without_end(field)
                 if self._codec.may_change and self._encode(key, value, sketch=True) == stored:
                     continue
                 now = self._encode(key, value)
                 if self._differs(now, stored):
                     values[field] = now
+        if self.clock:
+            for field in self.clock.ends.keys() & values.keys():
+                values[field] = until(self.clock.ends[field]) + values[field]
         if self._flash is not None:
             for field, messages in self._flash.new():
                 values[field] = self._encode_messages(messages)
@@ -400,6 +439,14 @@ class Contents:
             return {*map(field_of, self._assigned | self._accessed), *self._deleted, *self._meta}
         return {*changes.values, *self.raw.keys() & changes.deletes}
 
+    def _without_end(self, field: bytes) -> bytes | None:
+        """Return what is stored of a value, encoded, without its end."""
+        stored = self._plain.get(field)
+        if self.clock and stored is not None and field in self.clock.ends:
+            found = split(stored)
+            return stored if found is None else found[1]
+        return stored
+
     def _differs(self, now: bytes, stored: bytes | None) -> bool:
         codec = self._codec
         return stored is None or (now != stored and now != codec.encode(codec.decode(stored)))
@@ -412,7 +459,7 @@ class Contents:
         self._assigned.intersection_update(self._data)
         self._accessed = set(self._data)
         for field, key in held.items():
-            stored = self._plain.get(field)
+            stored = self._without_end(field)
             if stored is None or field in self._deleted or field in self._bad:
                 self._assigned.add(key)
                 self._deleted.discard(field)
@@ -477,6 +524,8 @@ class Contents:
             if field not in own and plain.get(field) != before.get(field):
                 dict.pop(self._data, key, None)
                 self._accessed.discard(key)
+                if self.clock:
+                    self.clock.ends.pop(field, None)
         self._complete = False
 
     def _mark_saved(self) -> None:
@@ -516,9 +565,25 @@ class Contents:
 
     def merged(self, changes: Changes) -> dict[bytes, bytes]:
         """Return all data with the changes applied, encoded."""
-        gone = set(changes.deletes)
+        gone = {*changes.deletes, *self.ended()}
         kept = {field: data for field, data in self._plain.items() if field not in gone}
         return {**kept, **changes.values}
+
+    def timing(self, values: Mapping[bytes, bytes]) -> tuple[Mapping[bytes, int], bool, bytes]:
+        """Tell what among values that are to be stored depends on the time.
+
+        :returns: the ends of those that end; whether loads are to tell the time; and what the
+            field of the token is to be for that, if it changes.
+        """
+        ends = NO_ENDS if self.clock is None else ends_in(values)
+        clocked = bool(ends) or CONFIRMED_FIELD in values
+        token = self.raw.get(TOKEN_FIELD, b"")
+        return ends, clocked, token + CLOCKED if clocked and not is_clocked(token) else b""
+
+    def ended(self) -> set[bytes]:
+        """Return the fields that are stored of values past their end."""
+        now_ms = math.inf if self.clock is None else self.clock.now_ms
+        return {field for field, end_ms in ends_in(self._plain).items() if end_ms <= now_ms}
 
     def placed(self, sealed: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
         """Let messages that were stored before keep their places in the order.
@@ -541,6 +606,9 @@ class Contents:
         for key, value in self._data.items():
             if field_of(key) in changes.values:
                 other.assign(key, value)
+        if self.clock:
+            ends = {f: end for f, end in self.clock.ends.items() if f in changes.values}
+            other.clock = Clock(self.clock.now_ms, ends)
         if self._flash is not None:
             other._flash = self._flash.own(changes.values)
         other._meta = {field: value for field, value in self._meta.items() if value is not None}

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections.abc import Callable, Set
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import fingerprint
 from .admission import admit, drawing, entries_of, indexes_of, leave
 from .contents import Changes
 from .failures import was_answered
-from .fields import OWNER_FIELD, field_of
+from .fields import CONFIRMED_FIELD, OWNER_FIELD, field_of
 from .index import Index
 from .plan import ADRIFT, FRESH, Act, Cause, Facts, Happened, Plan, Reason, plan
 from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Saved, sha1, still_so
 from .refusals import just_ended
 from .scripts import Status
 from .seals import Bound, Sealer
-from .tokens import Token, draw_verifier
+from .tokens import TOKEN_FIELD, Token, draw_verifier
 
 if TYPE_CHECKING:
     from .state import Ending, SessionState
@@ -92,7 +93,7 @@ def logs_in(state: SessionState, fields: Set[bytes]) -> bool:
 
     An application without owners logs in so. With them, it is a privilege that is confirmed.
     """
-    return not state.owned and not fields <= {CSRF_FIELD}
+    return not state.owned and not fields <= {CSRF_FIELD, CONFIRMED_FIELD}
 
 
 # -- acts --------------------------------------------------------------------------
@@ -116,6 +117,7 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
         ending = None
     if ending is not None:
         again, state.tried = ending.token in state.tried, {*state.tried, ending.token}
+    ends, clocked, _mark = state.contents.timing(changes.values)
     created, ended = state.host.store().create(
         sealing,
         state.asked.lifetime,
@@ -123,13 +125,15 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
         returning=state.phase is ADRIFT,
         ending=None if ending is None else ending.token,
         draw=drawing(state, entries),
+        ends=ends,
+        clocked=clocked,
     )
     if ended is not None:
         _note_ending(state, ended, again)
     if isinstance(created, Absent):
         moved = created.status is Status.MOVED
         return _drop(state, changes, Plan(Act.DROP, Reason.ENDED if moved else Reason.EXPIRED))
-    state.adopt(created, sealing)
+    state.adopt(created, sealing, clocked)
     filled = Cause.FIRST_WRITE if changes.values else Cause.ENSURE_ID
     state.announce(Happened.CREATED, Cause.LOGIN if OWNER_FIELD in changes.values else filled)
     state.entered = list(zip(entries, created.indexed, strict=True))
@@ -139,6 +143,7 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
 def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
     contents = state.contents
     sealed = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
+    ends, _clocked, mark = contents.timing(changes.values)
     empties = state.host.settings.invalidate_empty_session and contents.would_empty(changes)
     entries = indexes_of(changes.values)
     result = _in_turn(
@@ -152,9 +157,13 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
             end_if_empty=empties,
             entries=entries,
             stage_id=state.stage_id,
+            ends=ends,
+            token_field=mark,
         ),
     )
     if isinstance(result, Saved):
+        if mark:
+            contents.raw[TOKEN_FIELD] = mark
         state.unstaged()
         state.saved(result, changes, sealed)
     elif isinstance(result, Absent):
@@ -188,20 +197,21 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
         token = Token.of(before.locator, draw_verifier())
         sealing = Sealing(state.host.sealer, merged)
         sealed = sealing.sealed = contents.placed(sealing(token))
-        renewal = Renewal(token, contents.raw.get(b"saves", b""), state.asked.restarts)
+        ends, clocked, _mark = contents.timing(merged)
+        saves = contents.raw.get(b"saves", b"")
+        save = functools.partial(
+            state.host.store().save,
+            before,
+            sealed,
+            sorted({*changes.deletes, *contents.ended()}.difference(merged)),
+            state.asked.lifetime,
+            renewal=Renewal(token, saves, state.asked.restarts, clocked),
+            entries=entries,
+            stage_id=state.stage_id,
+            ends=ends,
+        )
         try:
-            result = _in_turn(
-                state,
-                lambda renewal=renewal, sealed=sealed: state.host.store().save(  # type: ignore[misc]
-                    before,
-                    sealed,
-                    changes.deletes,
-                    state.asked.lifetime,
-                    renewal=renewal,
-                    entries=entries,
-                    stage_id=state.stage_id,
-                ),
-            )
+            result = _in_turn(state, save)
         except BaseException as exc:  # also what ends a greenlet, or a signal handler raises
             if not was_answered(exc):
                 # No browser will ever hold the new token.
@@ -211,7 +221,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
             state.unstaged()
             state.entered = list(zip(entries, result.indexed, strict=True))
             cause = Cause.LOGIN if state.asked.login else Cause.REGENERATE_ID
-            state.renewed(result, sealing, changes)
+            state.renewed(result, sealing, changes, clocked)
             state.announce(Happened.REGENERATED, cause)
             return True
         if result is Status.ENDED:
@@ -232,12 +242,15 @@ def _reload(state: SessionState, token: Token, changes: Changes) -> bool:
     """
     checks = state.contents.checks()
     loaded = state.host.store().load(token)
-    plain = state.bound.open_all(loaded.fields) if isinstance(loaded, Loaded) else None
+    if not isinstance(loaded, Loaded):
+        return False
+    fields = loaded.fields
+    plain = state.bound.open_all(fields)
     if plain is None:
         return False
-    fields = cast("Loaded", loaded).fields
     if not still_so(checks, fields):
         raise state.conflict()
+    state.note_time(loaded)
     state.contents.reload(fields, plain, changes.values)
     return True
 

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 __all__ = [
+    "CONFIRMED_FIELD",
     "DATA_KINDS",
     "DEVICE_FIELD",
     "FLASH_KIND",
@@ -42,8 +43,9 @@ SEALED_KINDS = DATA_KINDS + INDEX_KIND
 OWNER_FIELD = b"owner"
 LABEL_FIELD = b"label"
 DEVICE_FIELD = b"device"
+CONFIRMED_FIELD = b"confirmed"
 #: Fields that are no session values, but protected like them.
-SEALED_META = frozenset((OWNER_FIELD, LABEL_FIELD, DEVICE_FIELD))
+SEALED_META = frozenset((OWNER_FIELD, LABEL_FIELD, DEVICE_FIELD, CONFIRMED_FIELD))
 UNIT_SEPARATOR = b"\x1f"
 
 _INDEX_NAME = re.compile("[a-z][a-z0-9_]{0,63}")

@@ -14,6 +14,7 @@ from .scripts import Status
 from .tokens import Token
 
 __all__ = [
+    "DEFAULT_MS",
     "NO_CHECKS",
     "NO_LIFETIME",
     "Absent",
@@ -43,10 +44,15 @@ __all__ = [
 # -- what is asked -----------------------------------------------------------------
 
 
+#: An idle timeout that a session has not of its own any more.
+DEFAULT_MS = -1
+
+
 class Lifetime(NamedTuple):
     """What a session has of its own, apart from the configured lifetimes.
 
-    :ivar timeout_ms: its idle timeout, ms; 0 = never; ``None`` = the default.
+    :ivar timeout_ms: its idle timeout, ms; 0 = never; -1 = the default again; ``None`` =
+        the default, or unchanged.
     :ivar deadline_ms: its end whatever the activity, ms since the epoch;
         0 = remove it; ``None`` = none, or unchanged.
     """
@@ -75,12 +81,13 @@ class Renewal(NamedTuple):
     """A new token that a save puts in place.
 
     :ivar loaded_saves: field ``saves`` as it was loaded: nothing was saved since then.
-    :ivar restart: the session's life begins anew.
+    :ivar restart: the session's life begins anew; ``clocked``: and its loads tell the time.
     """
 
     token: Token
     loaded_saves: bytes
     restart: bool
+    clocked: bool = False
 
 
 class Entry(NamedTuple):
@@ -109,10 +116,14 @@ class Loaded(NamedTuple):
 
     :ivar remaining_ms: life that is left, ms; -1 = never ends.
     :ivar fields: every field of the hash, as stored.
+    :ivar now_ms: Redis' clock, ms since the epoch; 0 where nobody asked.
+    :ivar idle_ms: how long ago it was touched before, ms; -1 = unknown.
     """
 
     remaining_ms: int
     fields: dict[bytes, bytes]
+    now_ms: int = 0
+    idle_ms: int = -1
 
 
 class Absent(NamedTuple):

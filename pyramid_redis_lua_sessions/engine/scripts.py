@@ -34,6 +34,7 @@ class Status(enum.IntEnum):
     ENDED = 9
     BUSY = 10
     FULL = 11
+    CLOCKED = 12
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,9 @@ out what :mod:`.plan` decides. :meth:`SessionState.ensure_id` alone creates at o
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -22,10 +24,12 @@ from ..errors import (
 from ..settings import Settings
 from . import executor, refusals
 from .contents import Changes, Contents
-from .fields import DEVICE_FIELD, OWNER_FIELD
+from .ends import Clock
+from .fields import CONFIRMED_FIELD, DEVICE_FIELD, OWNER_FIELD
 from .memory import Memory
 from .plan import ADRIFT, FRESH, STORED, UNREAD, Cause, Happened, Phase, Reason
 from .protocol import (
+    DEFAULT_MS,
     NO_CHECKS,
     NO_LIFETIME,
     Absent,
@@ -160,6 +164,7 @@ class SessionState:
         "_bound",
         "admitted",
         "asked",
+        "clock",
         "contents",
         "cookie_expires",
         "cookie_is_stale",
@@ -179,6 +184,7 @@ class SessionState:
         "phase",
         "recookie",
         "remaining_ms",
+        "seen_ms",
         "stage_id",
         "staged",
         "token",
@@ -206,6 +212,10 @@ class SessionState:
         self.remaining_ms = -1
         #: The first look refreshes the idle timeout.
         self.touches = True
+        #: Redis' clock less that of this process, ms; ``None`` as long as nobody asked.
+        self.clock: float | None = None
+        #: When it was touched before, ms since the epoch; 0 = unknown.
+        self.seen_ms = 0
         #: What the application asked for since the last save.
         self.asked = NOTHING
         #: Fingerprint of the session that turned out not to live when that was to be saved.
@@ -325,6 +335,11 @@ class SessionState:
         self.new = False
         self.owned = OWNER_FIELD in loaded.fields
         self.remaining_ms = loaded.remaining_ms
+        if loaded.now_ms:
+            self.note_time(loaded)
+            if loaded.idle_ms >= 0:
+                # A default timeout that was raised since would put it before the start.
+                self.seen_ms = max(self.created_ms() or 0, loaded.now_ms - loaded.idle_ms)
         self.phase = STORED
 
     def look_in_earnest(self) -> None:
@@ -353,6 +368,23 @@ class SessionState:
 
     def stored_token(self) -> Token:
         return cast("Token", self.token)
+
+    def note_time(self, loaded: Loaded) -> None:
+        """Note what a load tells of the time."""
+        if loaded.now_ms:
+            clock = self.contents.clock = self.contents.clock or Clock(0)
+            clock.now_ms = loaded.now_ms
+            self.clock = loaded.now_ms - time.monotonic() * 1000
+
+    def now_ms(self) -> int:
+        """Return Redis' time, ms since the epoch: by what the load told, or else by a call.
+
+        :raises StoreUnavailable: Redis cannot be reached.
+        """
+        if self.clock is None:
+            now_ms = self.host.store().now(self.session_id)
+            self.clock = now_ms - time.monotonic() * 1000
+        return int(self.clock + time.monotonic() * 1000)
 
     def created_ms(self) -> int | None:
         """Return its creation time, ms since the epoch; ``None`` where nothing is stored."""
@@ -385,7 +417,7 @@ class SessionState:
         own = self.asked.lifetime.timeout_ms
         if own is None:
             own = number(self.contents.raw.get(b"timeout"))
-        if own is None:
+        if own is None or own == DEFAULT_MS:
             return self.host.settings.timeout
         return own / 1000 if own else None
 
@@ -454,6 +486,8 @@ class SessionState:
         # A login looks at it too, but not so as to conflict with another login.
         before = self.contents.meta(OWNER_FIELD, read=False)
         changes_hands = before != owner or type(before) is not type(owner)
+        if changes_hands:
+            self.contents.assign_meta(CONFIRMED_FIELD, None)
         self.contents.assign_meta(OWNER_FIELD, owner)
         self.offers = self.host.settings.device_binding and owner is not None
         if changes_hands and (self.offers or self.contents.is_bound()):
@@ -474,6 +508,21 @@ class SessionState:
             return False
         self.contents.unbind()
         return not self.asked.renews
+
+    def confirm(self, name: str) -> None:
+        """Note that something was confirmed just now."""
+        confirmed = {**self.confirmed(), name: self.now_ms()}
+        self.contents.assign_meta(CONFIRMED_FIELD, json.dumps(confirmed))
+
+    def confirmed(self) -> dict[str, int]:
+        """Return what was confirmed: name to time, ms since the epoch."""
+        text = self.contents.meta(CONFIRMED_FIELD)
+        try:
+            found = json.loads(text) if isinstance(text, str) else {}
+        except ValueError:  # not sealed (seal = false), and somebody wrote there
+            found = {}
+        names = found.items() if isinstance(found, dict) else ()
+        return {name: moment for name, moment in names if type(moment) is int}
 
     def ensure_id(self) -> str | None:
         """Return the locator; create the session now if it has none."""
@@ -582,7 +631,7 @@ class SessionState:
 
     # -- what the executor found ---------------------------------------------------------
 
-    def adopt(self, created: Created, sealing: executor.Sealing) -> None:
+    def adopt(self, created: Created, sealing: executor.Sealing, clocked: bool) -> None:
         """Stand as the session that was just created."""
         self.admitted = _NOBODY
         self.phase = STORED
@@ -592,7 +641,7 @@ class SessionState:
         self.token_made = True
         if self.trace is not None:
             self.trace.wrote = sealing.data.keys()
-        token = as_stored(created.token.digest, created.created_ms, created.token_ms)
+        token = as_stored(created.token.digest, created.created_ms, created.token_ms, clocked)
         raw = {TOKEN_FIELD: token, **sealing.sealed}
         self.contents.rebase(raw, dict(sealing.data), sealing.data)
         self._settle_lifetime()
@@ -606,7 +655,9 @@ class SessionState:
         self.contents.raw.pop(b"saves", None)
         self._settle_lifetime()
 
-    def renewed(self, saved: Saved, sealing: executor.Sealing, changes: Changes) -> None:
+    def renewed(
+        self, saved: Saved, sealing: executor.Sealing, changes: Changes, clocked: bool
+    ) -> None:
         """The changes were applied, under a new token."""
         token = sealing.token
         self.token, self._bound, self.token_made = token, sealing.bound, True
@@ -617,7 +668,7 @@ class SessionState:
         stays = {f: v for f, v in self.contents.raw.items() if f in PLAIN_FIELDS}
         start_ms = None if self.asked.restarts else self.created_ms()
         now_ms = saved.now_ms
-        stays[TOKEN_FIELD] = as_stored(token.digest, start_ms or now_ms, now_ms)
+        stays[TOKEN_FIELD] = as_stored(token.digest, start_ms or now_ms, now_ms, clocked)
         self.contents.rebase({**stays, **sealing.sealed}, sealing.data, changes.values)
         self._settle_lifetime()
 
@@ -628,7 +679,9 @@ class SessionState:
     def _settle_lifetime(self) -> None:
         raw = self.contents.raw
         timeout, deadline = self.asked.lifetime
-        if timeout is not None:
+        if timeout == DEFAULT_MS:
+            raw.pop(b"timeout", None)
+        elif timeout is not None:
             raw[b"timeout"] = b"%d" % timeout
         if deadline is not None:
             raw[b"deadline"] = b"%d" % deadline

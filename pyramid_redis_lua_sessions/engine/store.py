@@ -21,10 +21,12 @@ from ..errors import StoreError
 from ..settings import Settings
 from ..settings.parsers import LONGEST_GRACE
 from .calls import Call, Caller
+from .ends import NO_ENDS
 from .failures import FAILURES, failure, raise_failed, showable, was_answered
 from .fields import OWNER_FIELD
 from .observer import Observer, Step
 from .protocol import (
+    DEFAULT_MS,
     NO_CHECKS,
     NO_LIFETIME,
     Absent,
@@ -48,7 +50,7 @@ from .protocol import (
     sha1,
 )
 from .scripts import SCRIPTS, Status
-from .tokens import TOKEN_FIELD, Token, default_id, draw_verifier
+from .tokens import CLOCKED, TOKEN_FIELD, Token, default_id, draw_verifier
 
 __all__ = ["BATCH", "MARKER_MS", "Store", "batches"]
 
@@ -95,7 +97,7 @@ class Store(Caller):
             b"%d" % self._timeout_ms,
             b"%d" % milliseconds(settings.timeout_trigger) if settings.timeout_trigger else b"",
             b"%d" % self.absolute_ms,
-            self._use_ttl,
+            self._use_ttl + b"+" * settings.last_seen,
         )
         sha1 = _LOAD.sha1.encode("ascii")
         self._loading = Beside(b"HGETALL", (b"EVALSHA", sha1, b"1"), (*self._load_args, b"1"))
@@ -133,14 +135,21 @@ class Store(Caller):
         else:
             reply = self.observer.note((_LOAD.name,), lambda: [self._read(key, digest)])[0]
         if reply[0] != _LOADED:
-            return absent_of(reply)
+            return _clocked_of(reply)
         return Loaded(reply[1], reply[2])
 
     def peek(self, token: Token) -> Loaded | Absent:
         """Read a session as :meth:`load` does, and write nothing."""
         args = [token.digest, *self._life_args[:2]]
-        reply = _with_dict(self.call(_PEEK, self.key(token.locator), args))
-        return Loaded(reply[1], reply[2]) if reply[0] == _LOADED else absent_of(reply)
+        return _clocked_of(self.call(_PEEK, self.key(token.locator), args))
+
+    def now(self, locator: str | None) -> int:
+        """Ask Redis for its time, ms since the epoch.
+
+        :param locator: of the session that it is about: on Redis Cluster, its node is asked.
+        """
+        now_ms: int = self.call(_END_VALUES, self.key(locator or ""), [])[1]
+        return now_ms
 
     def _read(self, key: bytes, digest: bytes) -> Any:
         """Call the script, beside an HGETALL where that travels with it; the fields are a dict.
@@ -155,12 +164,13 @@ class Store(Caller):
                 raise reply
         except FAILURES as exc:
             return _with_dict(self._mend(exc, _LOAD, key, (digest, *self._load_args)))
-        if reply[0] != _LOADED:
+        if reply[0] != _LOADED and reply[0] != _CLOCKED:
             return reply
         if not isinstance(found, RedisError):
             fields = as_dict(found)
             if fields.get(TOKEN_FIELD, b"").startswith(digest):
-                return (_LOADED, reply[1], fields)
+                reply.append(fields)
+                return reply
         # It was created, or got this token, in between.
         return _with_dict(self._run(_LOAD, key, (digest, *self._load_args)))
 
@@ -172,6 +182,8 @@ class Store(Caller):
         returning: bool = False,
         ending: Token | None = None,
         draw: Callable[[], Token] | None = None,
+        ends: Mapping[bytes, int] = NO_ENDS,
+        clocked: bool = False,
     ) -> tuple[Created | Absent, Status | Absent | None]:
         """Create a session under a new token.
 
@@ -181,6 +193,8 @@ class Store(Caller):
             ``first_timeout`` does not apply.
         :param ending: of a session that is to end, in the same pipeline.
         :param draw: draws a token, in place of :meth:`draw`.
+        :param ends: field to end, ms since the epoch, of values that end.
+        :param clocked: loads are to tell the time.
         :returns: the session; or ``GONE`` where its life would already be over, ``MOVED``
             where it was created, and ended before the client repeated the call. And
             what became of the one that was to end, as :meth:`end`.
@@ -191,13 +205,17 @@ class Store(Caller):
         for _ in range(MOST_DRAWS):
             token = (draw or self.draw)()
             fields, absolute_ms = seal(token), self.absolute_ms
-            calls = [self.creation(token, fields, lifetime, None, absolute_ms, first_ms)]
-            if entries:
-                calls = [*(self.indexing(entry, token.locator) for entry in entries), *calls]
+            calls = [
+                *(self.indexing(entry, token.locator) for entry in entries),
+                self.creation(token, fields, lifetime, None, absolute_ms, first_ms, clocked),
+                *self._ending_values(token, fields, ends),
+            ]
             if ending is not None:
                 calls.insert(0, self._ending(ending.locator, ending.digest))
             try:
                 replies = self.together(calls) if len(calls) > 1 else [self.call(*calls[0])]
+                if ends:
+                    replies.pop()
                 raise_failed(*replies)
             except BaseException as exc:  # also what ends a greenlet, or a signal handler raises
                 lost = not was_answered(exc)
@@ -225,6 +243,8 @@ class Store(Caller):
         renewal: Renewal | None = None,
         entries: Sequence[Entry] = (),
         stage_id: str = "",
+        ends: Mapping[bytes, int] = NO_ENDS,
+        token_field: bytes = b"",
     ) -> Saved | Absent | Status:
         """Apply changes to a session that still lives under its token.
 
@@ -232,6 +252,9 @@ class Store(Caller):
         :param renewal: put a new token in place; then ``values`` are all data, sealed for it.
         :param entries: as in :meth:`create`.
         :param stage_id: of :meth:`stage`, which this ends.
+        :param ends: field to end, ms since the epoch, of values that end.
+        :param token_field: what it is to be, where loads are to tell the time from now on and
+            the token stays.
         :returns: or what became of the session: ``Absent``, ``Status.CONFLICT``,
             ``Status.EMPTIED``, ``Status.BUSY``, ``Status.ENDED`` (the renewal was applied, and
             the session has ended before the client repeated the call).
@@ -250,6 +273,7 @@ class Store(Caller):
                 b"" if renewal is None else renewal.token.digest,
                 b"" if renewal is None else renewal.loaded_saves,
                 flag(renewal is not None and renewal.restart),
+                CLOCKED if renewal is not None and renewal.clocked else b"",
                 b"%d" % (MARKER_MS if end_if_empty else 0),
                 encoded(stage_id),
                 reads,
@@ -262,20 +286,27 @@ class Store(Caller):
         args += deletes
         for value in values.items():
             args += value
+        if token_field:
+            args += (TOKEN_FIELD, token_field)
         call = (script, self.key(token.locator), args)
-        indexed: list[Any] = []
-        if not entries:
-            reply = self.call(*call)
+        calls = [
+            *(self.indexing(entry, token.locator) for entry in entries),
+            call,
+            *self._ending_values(token, values, ends),
+        ]
+        if len(calls) == 1:
+            replies = [self.call(*call)]
+        elif entries and renewal is None:
+            replies = self.in_turn(calls)
         else:
-            calls = [*(self.indexing(entry, token.locator) for entry in entries), call]
-            if renewal is None:
-                *indexed, reply = self.in_turn(calls)
-            else:
-                *indexed, reply = self.together(calls)
-                if any(isinstance(failed, StoreError) for failed in indexed):
-                    # No session is an owner's without being in the index.
-                    self.end_unheard(renewal.token)
-            raise_failed(*indexed, reply)
+            replies = self.together(calls)
+        if ends:
+            replies.pop()  # that Redis forgets a value by itself is not what is asked for
+        *indexed, reply = replies
+        if renewal is not None and any(isinstance(failed, StoreError) for failed in indexed):
+            # No session is an owner's without being in the index.
+            self.end_unheard(renewal.token)
+        raise_failed(*replies)
         status = reply[0]
         if status == _SAVED:
             return Saved(reply[1], reply[2], indexed)
@@ -436,8 +467,9 @@ class Store(Caller):
         created_ms: int | None,
         absolute_ms: int,
         first_ms: int,
+        clocked: bool = False,
     ) -> Call:
-        own = lifetime.timeout_ms
+        own = None if lifetime.timeout_ms == DEFAULT_MS else lifetime.timeout_ms
         args: list[bytes] = [
             token.digest,
             optional(created_ms),
@@ -447,10 +479,22 @@ class Store(Caller):
             b"%d" % absolute_ms,
             b"%d" % first_ms,
             self._use_ttl,
+            CLOCKED if clocked else b"",
         ]
         for value in fields.items():
             args += value
         return (_CREATE, self.key(token.locator), args)
+
+    def _ending_values(
+        self, token: Token, values: Mapping[bytes, bytes], ends: Mapping[bytes, int]
+    ) -> list[Call]:
+        """Return the call that has Redis forget values at their end; none where none has one."""
+        if not ends:
+            return []
+        args: list[bytes] = []
+        for field, end_ms in ends.items():
+            args += (field, values[field][:16], b"%d" % end_ms)
+        return [(_END_VALUES, self.key(token.locator), args)]
 
     def adjusting(self, token: Token, lifetime: Lifetime = NO_LIFETIME) -> Call:
         args = [
@@ -485,9 +529,11 @@ class Store(Caller):
 
 # Python 3.11 takes long to look up a member of an enum.
 _LOADED, _SAVED, _CREATED = int(Status.LOADED), int(Status.SAVED), int(Status.CREATED)
+_CLOCKED = int(Status.CLOCKED)
 
 _LOAD = SCRIPTS["load_and_touch"]
 _PEEK = SCRIPTS["peek_session"]
+_END_VALUES = SCRIPTS["end_values"]
 _CREATE = SCRIPTS["create_unique"]
 _SAVE = SCRIPTS["save_if_changed"]
 _SAVE_FIELDS = SCRIPTS["save_fields"]
@@ -505,6 +551,13 @@ def batches(items: Sequence[Item], size: int = BATCH) -> Iterator[list[Item]]:
     """Iterate over so many at a time."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
+
+
+def _clocked_of(reply: Any) -> Loaded | Absent:
+    """Return what a load found that did not simply find a session."""
+    if reply[0] != _CLOCKED:
+        return absent_of(reply)
+    return Loaded(reply[1], as_dict(reply[4]), *reply[2:4])
 
 
 def _with_dict(reply: Any) -> Any:

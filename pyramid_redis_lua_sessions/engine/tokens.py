@@ -12,6 +12,7 @@ import secrets
 from typing import NamedTuple
 
 __all__ = [
+    "CLOCKED",
     "DIGEST_SIZE",
     "TOKEN_FIELD",
     "Ticket",
@@ -21,6 +22,7 @@ __all__ = [
     "digest_of",
     "digest_stored",
     "draw_verifier",
+    "is_clocked",
     "moments",
 ]
 
@@ -32,6 +34,9 @@ MOMENT_SIZE = 6
 #: of the verifier, the start of the session's life (ms since the epoch, big-endian), and when
 #: the token was put in place, if that is another moment.
 TOKEN_FIELD = b"@"
+
+#: Ends that field where the session holds what is told from the time: its loads tell it.
+CLOCKED = b"+"
 
 
 class Token(NamedTuple):
@@ -96,14 +101,21 @@ def digest_of(verifier: str) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_SIZE, person=b"session token").digest()
 
 
-def as_stored(digest: bytes, start_ms: int, placed_ms: int) -> bytes:
+def as_stored(digest: bytes, start_ms: int, placed_ms: int, clocked: bool = False) -> bytes:
     """Return the field of a session's token.
 
     :param start_ms: start of the session's life, ms since the epoch.
     :param placed_ms: when the token was put in place.
+    :param clocked: its loads tell the time.
     """
     moments = [start_ms] if placed_ms == start_ms else [start_ms, placed_ms]
-    return digest + b"".join(moment.to_bytes(MOMENT_SIZE, "big") for moment in moments)
+    held = b"".join(moment.to_bytes(MOMENT_SIZE, "big") for moment in moments)
+    return digest + held + CLOCKED * clocked
+
+
+def is_clocked(field: bytes) -> bool:
+    """Tell whether the field of a token has the mark of a session whose loads tell the time."""
+    return len(field) % 2 == 1
 
 
 def digest_stored(field: bytes) -> bytes:
@@ -114,6 +126,7 @@ def digest_stored(field: bytes) -> bytes:
 def moments(field: bytes | None) -> tuple[int | None, int | None]:
     """Return start of life, and when the token was put in place; ``None``: somebody spoilt it."""
     held = (field or b"")[DIGEST_SIZE:]
+    held = held[: len(held) - len(held) % 2]  # without the mark
     if len(held) not in (MOMENT_SIZE, 2 * MOMENT_SIZE):
         return None, None
     start, placed = held[:MOMENT_SIZE], held[-MOMENT_SIZE:]

@@ -157,6 +157,12 @@ class Settings:
         "A request before that writes nothing in Redis. For a session with a timeout of its own "
         "it is the same share of that: with 900 of 1200, three quarters.",
     )
+    last_seen: bool = setting(
+        flag,
+        False,
+        "Have every load tell when the session was used before it: ``session.last_seen``. It costs "
+        "Redis a little more; see :ref:`session-clock`.",
+    )
     absolute_timeout: float | None = setting(
         seconds,
         None,
@@ -317,6 +323,12 @@ class Settings:
         None,
         "``(request, exception)``: called for every session refused and for changes that could "
         "not be kept, with an ``InvalidSession``.",
+    )
+    confirm_route: str | None = setting(
+        optional_text,
+        None,
+        "Name of the route of the page where a user confirms the password: a view with the option "
+        "``fresh`` sends those there who have not done so for too long. See :ref:`confirm`.",
     )
     serialize: Any = setting(
         lambda value: serializer_function(value) or "pickle",

@@ -129,6 +129,11 @@ class _Host:
     def load(self, token: Token) -> Loaded | Absent | None:
         return self.found
 
+    peek = load
+
+    def now(self, locator: str | None) -> int:
+        return _now_ms()
+
     def create(
         self, seal: Callable[[Token], Any], lifetime: Lifetime, *_: Any, **options: Any
     ) -> tuple[Created, None]:

@@ -31,6 +31,8 @@ REQUESTS: list[Callable[[Any], Any]] = [
     lambda r: (r.session.flash("one"), r.session.flash("two", "queue")),
     lambda r: r.session.pop_flash(),
     lambda r: r.session.adjust_session_timeout(600),
+    lambda r: r.session.set("code", "1234", ttl=600),
+    lambda r: r.session.confirm(),
     lambda r: r.session.adjust_session_expires(int(time.time()) + 900),
     lambda r: r.session.get_csrf_token(),
     lambda r: r.session.please_recookie(),

@@ -419,7 +419,9 @@ def documented(page: Path, module: str) -> set[str]:
     """The names of one module that the page's autodoc directives document."""
     names = set()
     current = ""
-    pattern = re.compile(r"^\.\. (module|auto(?:class|function|exception))::\s+(\S+)", re.MULTILINE)
+    pattern = re.compile(
+        r"^\.\. (module|auto(?:data|class|function|exception))::\s+(\S+)", re.MULTILINE
+    )
     for kind, name in pattern.findall(page.read_text(encoding="utf-8")):
         if kind == "module":
             current = name

@@ -108,14 +108,41 @@ def test_login_page_new_privilege_renews_the_token(login_page: Any, redis_url: s
     browser.visit(lambda request: login_page.remember(request, 7))
     before = browser.token
 
-    def confirm(request: Any) -> Any:
-        request.POST["password"] = "tea"
-        return login_page.confirm_password(request)
-
-    browser.app.post("/", extra_environ={"tests.view": confirm}, status=303)
+    environ = {"tests.view": login_page.confirm_password}
+    browser.app.post("/", {"password": "tea"}, extra_environ=environ, status=303)
     assert browser.token not in (before, None)
     assert browser.visit(lambda request: request.authenticated_userid) == 7
     assert len(browser.visit(lambda request: sessions_of(request, 7))) == 1
+
+
+def test_login_page_asks_for_the_password_again_and_comes_back(
+    login_page: Any, redis_url: str
+) -> None:
+    settings: dict[str, Any] = {
+        "redis.sessions.url": redis_url,
+        "redis.sessions.secret": SECRET,
+    }
+    sample = configparser.ConfigParser()
+    sample.read_string(samples(DOCS / "login.rst", "ini")[0].text)
+    settings["redis.sessions.confirm_route"] = sample["app:main"]["redis.sessions.confirm_route"]
+    settings["pyramid.includes"] = [login_page.add_account]
+    user = User(login_page.main({}, **settings))
+    user.app.get("/account", status=403)
+    user.post("/log_in", name="ann", password="tea")
+
+    asked = user.app.get("/account?tab=mail", status=303)
+    form = asked.follow().json
+    assert form["next"] == "/account?tab=mail"
+    form["password"] = "milk"
+    form = user.app.post("/confirm_password", form, status=200).json
+    form["password"] = "tea"
+    back = user.app.post("/confirm_password", form, status=303)
+    assert back.location.endswith("/account?tab=mail")
+    assert back.follow().json == {"name": "ann"}
+
+    assert user.app.get("/account").json == {"name": "ann"}
+    user.post("/log_out")
+    user.app.get("/account", status=403)
 
 
 @pytest.fixture
@@ -388,6 +415,33 @@ def test_timeouts_page_poll_and_question_keep_nobody_alive(
     assert answer["alive"]
     assert answer["seconds"] <= 400
     assert browser.app.post("/session-time-left").json["seconds"] > 900
+
+
+def test_timeouts_page_token_is_renewed_now_and_then(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    module = types.ModuleType(__name__)
+    text = next(s.text for s in samples(DOCS / "timeouts.rst", "python") if "renew" in s.text)
+    exec(compile(text, "timeouts", "exec"), module.__dict__)
+    browser = make_browser(redis_url, timeout="86400", last_seen="true")
+    browser.use(lambda session: session.update(a=1))
+    for hours, renews in ((0.5, False), (0.6, True), (0.1, False)):
+        before = browser.token
+        let_time_pass(redis_client, browser.key, hours * 3600)
+        found = browser.visit(module.renew_now_and_then)
+        assert (browser.token != before) is renews
+        assert found["since"] <= found["last_seen"] <= time.time() - hours * 3600 + 1
+
+
+def test_values_that_end_page_code_is_right_once(redis_url: str) -> None:
+    module = page("values-that-end")
+    browser = make_browser(redis_url)
+    sent = browser.visit(module.send_code)["sent"]
+    ask = {"extra_environ": {}, "params": {"code": sent}}
+    assert browser.visit(module.check_code, params={"code": "x"}) == {"right": False}
+    sent = browser.visit(module.send_code)["sent"]
+    assert browser.visit(module.check_code, params={"code": sent}) == {"right": True}
+    assert browser.visit(module.check_code, **ask) == {"right": False}
 
 
 # -- a library that brings a session factory -------------------------------------------------

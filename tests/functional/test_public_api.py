@@ -82,6 +82,7 @@ OF_THE_PREDECESSORS = """
 ADDED = {
     *("ended", "fingerprint", "index", "label", "owner", "regenerate_id", "token_made", "touch"),
     *("bind_device", "device_bound", "device_locked"),
+    *("confirm", "confirmed_within", "last_seen", "set"),
 }
 
 

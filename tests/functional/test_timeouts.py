@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.browser import Browser, Reports, let_time_pass, make_browser
+from pyramid_redis_lua_sessions import DEFAULT
+from pyramid_redis_lua_sessions.testing import CountingProxy
+from tests.support.browser import Browser, Reports, let_time_pass, make_browser, take_along
 from tests.support.stored import grow_older, start_of
 from tests.support.waiting import wait_until
 
@@ -587,3 +589,94 @@ def test_servers_with_different_clocks_agree_about_a_session(
         assert read(browser) == 1
         browser.use(lambda session: session.update(b=1))
         assert browser.use(lambda session: session.created) == pytest.approx(clock(), abs=20)
+
+
+# -- back to the default, and when it was seen -------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["merge", "retry"])
+def test_default_timeout_applies_again(
+    redis_url: str, redis_client: redis.Redis, mode: str
+) -> None:
+    browser = started(redis_url, timeout="100", on_conflict=mode)
+    browser.use(lambda session: session.adjust_session_timeout(500))
+
+    def view(session: Any) -> Any:
+        session.adjust_session_timeout(DEFAULT)
+        return session.timeout
+
+    assert browser.use(view) == 100
+    assert remaining(redis_client, browser) == about(100)
+    assert not redis_client.hexists(browser.key, "timeout")
+    assert browser.use(lambda session: session.timeout) == 100
+    later = take_along(browser, redis_url, timeout="50", on_conflict=mode)
+    assert read(later) == 1
+    assert remaining(redis_client, later) == about(50)
+
+
+def test_session_that_begins_with_the_default_has_none_of_its_own(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(redis_url, timeout="100")
+    browser.use(lambda session: (session.adjust_session_timeout(DEFAULT), session.update(a=1)))
+    assert not redis_client.hexists(browser.key, "timeout")
+    assert remaining(redis_client, browser) == about(100)
+
+
+def test_last_of_two_adjustments_counts(redis_url: str, redis_client: redis.Redis) -> None:
+    browser = started(redis_url, timeout="100")
+    for last, expected in ((500, 500), (DEFAULT, 100)):
+        for timeout in (DEFAULT, 300, last):
+            browser.use(lambda session, timeout=timeout: session.adjust_session_timeout(timeout))
+        assert remaining(redis_client, browser) == about(expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"timeout_trigger": "90"}, {"set_redis_ttl": "false"}, {"absolute_timeout": "86400"}],
+)
+def test_last_seen_is_when_it_was_used_before(
+    redis_url: str, redis_client: redis.Redis, options: dict[str, str]
+) -> None:
+    browser = started(redis_url, timeout="100", last_seen="true", **options)
+    let_time_pass(redis_client, browser.key, 60)
+    seen = browser.use(lambda session: session.last_seen)
+    assert 60 <= time.time() - seen <= 60 + SLACK / 1000
+    assert time.time() - browser.use(lambda session: session.last_seen) <= SLACK / 1000 + 1
+
+
+def test_last_seen_costs_no_round_trip(proxy: CountingProxy) -> None:
+    browser = started(proxy.url, last_seen="true")
+    proxy.reset()
+    assert browser.use(lambda session: session.last_seen) is not None
+    assert proxy.round_trips == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"last_seen": "false"}, {"timeout": "0"}, {"first_timeout": "50"}]
+)
+def test_last_seen_is_none_where_it_is_unknown(redis_url: str, options: dict[str, str]) -> None:
+    browser = started(redis_url, **{"last_seen": "true", **options})
+    assert browser.use(lambda session: session.last_seen) is None
+    assert browser.another().use(lambda session: session.last_seen) is None
+
+
+def test_last_seen_is_known_to_a_request_that_touches_nothing(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    browser = started(redis_url, timeout="100")
+    let_time_pass(redis_client, browser.key, 60)
+
+    def poll(session: Any) -> Any:
+        session.touch = False
+        return session.last_seen
+
+    for _ in range(2):
+        assert 60 <= time.time() - browser.use(poll) <= 60 + SLACK / 1000
+
+
+def test_last_seen_is_never_before_the_start(redis_url: str) -> None:
+    browser = started(redis_url, timeout="100")
+    later = take_along(browser, redis_url, timeout="86400", last_seen="true")
+    created, seen = later.use(lambda session: (session.created, session.last_seen))
+    assert seen >= created

@@ -198,3 +198,12 @@ def test_adjust_with_nothing_to_change_is_not_remembered(scripts: Scripts) -> No
     scripts.create()
     scripts.adjust(save_id="one")
     assert b"saves" not in scripts.hash()
+
+
+@pytest.mark.parametrize("script", ["adjust", "save"])
+def test_own_timeout_gives_way_to_the_default_again(scripts: Scripts, script: str) -> None:
+    scripts.create(fields={b".a": b"1"}, timeout=5 * MINUTE, adjusted=True)
+    assert scripts.hash()[b"timeout"] == b"%d" % (5 * MINUTE)
+    assert getattr(scripts, script)(new_timeout=-1)[1] == MINUTE
+    assert b"timeout" not in scripts.hash()
+    assert scripts.pttl() == about(MINUTE)

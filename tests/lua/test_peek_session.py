@@ -15,8 +15,17 @@ HOUR = 60 * MINUTE
 def test_fields_and_remaining_life_are_those_of_a_load(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1", b"owner": b"o"})
     peeked, loaded = scripts.peek(), scripts.load()
-    assert peeked[0] is loaded[0] is Status.LOADED
-    assert peeked[1:] == [about(MINUTE), loaded[2], MINUTE]
+    assert (peeked[0], loaded[0]) == (Status.CLOCKED, Status.LOADED)
+    assert (peeked[1], peeked[4]) == (about(MINUTE), loaded[2])
+
+
+def test_time_and_the_last_touch_are_told(scripts: Scripts) -> None:
+    scripts.create(fields={b".a": b"1"})
+    scripts.client.pexpire("s", MINUTE // 2)
+    before = scripts.now()
+    _, _, now, idle, _ = scripts.peek()
+    assert before <= now <= scripts.now()
+    assert MINUTE // 2 <= idle <= MINUTE // 2 + 20_000
 
 
 def test_nothing_is_written(scripts: Scripts) -> None:
@@ -40,13 +49,13 @@ def test_life_is_that_of_the_field_in_lru_mode(scripts: Scripts) -> None:
 
 
 @pytest.mark.parametrize("kind", ["absolute", "deadline", "first"])
-def test_idle_timeout_is_zero_where_something_else_ends_it(scripts: Scripts, kind: str) -> None:
+def test_last_touch_is_unknown_where_something_else_ends_it(scripts: Scripts, kind: str) -> None:
     now = scripts.now()
     options = {"deadline": now + 30_000, "first": 30_000, "absolute": 30_000}
     scripts.create(fields={b".a": b"1"}, **{kind: options[kind]})  # type: ignore[arg-type]
-    _, remaining, _, idle = scripts.peek(absolute=30_000 if kind == "absolute" else 0)
+    _, remaining, _, idle, _ = scripts.peek(absolute=30_000 if kind == "absolute" else 0)
     assert remaining == about(30_000)
-    assert idle == 0
+    assert idle == -1
 
 
 def test_session_past_its_end_is_gone_and_still_there(scripts: Scripts) -> None:

@@ -130,6 +130,14 @@ def is_compact(client: redis.Redis, key: str | bytes) -> bool:
     return client.object("encoding", key) in (b"listpack", b"ziplist")
 
 
+def life_of_field(client: redis.Redis, key: str, field: str) -> int | None:
+    """Return how long a field lives on, ms; -1 = as long as its key; ``None`` on a server on
+    which no field has a life of its own (HPTTL came with Redis 7.4)."""
+    script = "local r = redis.pcall('HPTTL', KEYS[1], 'FIELDS', 1, ARGV[1]) return not r.err and r"
+    found: Any = client.eval(script, 1, key, field)
+    return int(found[0]) if found else None
+
+
 def data_fields(fields: Mapping[bytes, bytes]) -> set[bytes]:
     """Return the names of the fields that hold session values or messages."""
     return {field for field in fields if field[:1] in b".#~"}

@@ -71,21 +71,22 @@ class Scripts:
         trigger: int | str = "",
         absolute: int = 0,
         use_ttl: bool = True,
+        asks: bool = False,
     ) -> list[Any]:
-        """The fields of a LOADED reply are a dict."""
-        args = (digest, timeout, trigger, absolute, _flag(use_ttl))
+        """The fields of a LOADED or CLOCKED reply are a dict."""
+        args = (digest, timeout, trigger, absolute, _flag(use_ttl) + "+" * asks)
         if not self._beside:
             reply = self.call("load_and_touch", key, *args)
-            if reply[0] is Status.LOADED:
-                reply[2] = _dict(reply[2])
+            if reply[0] in (Status.LOADED, Status.CLOCKED):
+                reply[-1] = _dict(reply[-1])
             return reply
         with self.client.pipeline(transaction=False) as pipeline:
             pipeline.hgetall(key)
             pipeline.eval(SCRIPTS["load_and_touch"].source, 1, key, *args, "1")
             fields, reply = pipeline.execute()
         status = Status(reply[0])
-        if status is Status.LOADED:
-            assert len(reply) == 2
+        if status in (Status.LOADED, Status.CLOCKED):
+            assert len(reply) == {Status.LOADED: 2, Status.CLOCKED: 4}[status]
             reply.append(fields)
         return [status, *reply[1:]]
 
@@ -99,8 +100,8 @@ class Scripts:
     ) -> list[Any]:
         """As :meth:`load`, but nothing is touched."""
         reply = self.call("peek_session", key, digest, timeout, absolute)
-        if reply[0] is Status.LOADED:
-            reply[2] = _dict(reply[2])
+        if reply[0] is Status.CLOCKED:
+            reply[4] = _dict(reply[4])
         return reply
 
     def create(
@@ -116,6 +117,7 @@ class Scripts:
         absolute: int = 0,
         first: int = 0,
         use_ttl: bool = True,
+        clocked: bool = False,
     ) -> list[Any]:
         return self.call(
             "create_unique",
@@ -128,6 +130,7 @@ class Scripts:
             absolute,
             first,
             _flag(use_ttl),
+            "+" if clocked else "",
             *pairs(fields),
         )
 
@@ -148,6 +151,7 @@ class Scripts:
         new_digest: bytes = b"",
         loaded_saves: bytes = b"",
         restart: bool = False,
+        clocked: bool = False,
         end_if_empty: int = 0,
         stage_id: str = "",
         reads: str = "",
@@ -174,6 +178,7 @@ class Scripts:
             new_digest,
             loaded_saves,
             _flag(restart),
+            "+" if clocked else "",
             end_if_empty,
             stage_id,
             reads,
@@ -275,6 +280,13 @@ class Scripts:
         """:param ended: locator to score."""
         args = (locator, most, absolute, _flag(refuse), *pairs(ended))
         return self.call("index_session", key, *args)
+
+    def end_values(
+        self, key: str = "s", ends: Mapping[bytes, tuple[bytes, int]] = NOTHING
+    ) -> list[Any]:
+        """``ends``: field to the first 16 bytes of its value, and its end, ms."""
+        args = [item for field, (begin, end) in ends.items() for item in (field, begin, end)]
+        return self.call("end_values", key, *args)
 
     def describe(
         self,

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyramid_redis_lua_sessions.engine.tokens import DIGEST_SIZE, TOKEN_FIELD, as_stored, moments
+from pyramid_redis_lua_sessions.engine.tokens import (
+    DIGEST_SIZE,
+    TOKEN_FIELD,
+    as_stored,
+    is_clocked,
+    moments,
+)
 
 __all__ = ["A_SESSION", "TOKEN", "digest_in", "grow_older", "set_start", "start_of"]
 
@@ -30,7 +36,7 @@ def set_start(client: Any, key: str, start_ms: int) -> None:
     field = client.hget(key, TOKEN)
     _, placed_ms = moments(field)
     assert placed_ms is not None
-    client.hset(key, TOKEN, as_stored(field[:DIGEST_SIZE], start_ms, placed_ms))
+    client.hset(key, TOKEN, as_stored(field[:DIGEST_SIZE], start_ms, placed_ms, is_clocked(field)))
 
 
 def grow_older(client: Any, key: str, ms: int) -> None:
@@ -39,4 +45,5 @@ def grow_older(client: Any, key: str, ms: int) -> None:
     start_ms, placed_ms = moments(field)
     assert start_ms is not None
     assert placed_ms is not None
-    client.hset(key, TOKEN, as_stored(field[:DIGEST_SIZE], start_ms - ms, placed_ms - ms))
+    older = start_ms - ms, placed_ms - ms
+    client.hset(key, TOKEN, as_stored(field[:DIGEST_SIZE], *older, is_clocked(field)))

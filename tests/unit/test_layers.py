@@ -42,6 +42,7 @@ LAYERS = (
     "engine.serializers",
     "engine.seals",
     "engine.memory",
+    "engine.ends",
     "engine.protocol",
     "engine.calls",
     "engine.store",

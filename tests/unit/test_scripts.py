@@ -18,7 +18,7 @@ from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS, Script, Status
 HASH_READS = {"EXISTS", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET"}
 INDEX_READS = {"ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"}
 READ_COMMANDS = HASH_READS | INDEX_READS | {"PTTL", "TIME"}
-WRITE_COMMANDS = {"DEL", "HDEL", "HSET", "PERSIST", "PEXPIRE", "ZADD", "ZREM"}
+WRITE_COMMANDS = {"DEL", "HDEL", "HPEXPIREAT", "HSET", "PERSIST", "PEXPIRE", "ZADD", "ZREM"}
 
 # Every call of these writes; the others may find nothing to do.
 ALWAYS_WRITE = {"index_session"}
@@ -65,6 +65,7 @@ def test_every_file_of_the_directory_is_loaded() -> None:
         "create_unique",
         "describe_session",
         "end_session",
+        "end_values",
         "index_session",
         "load_and_touch",
         "peek_session",
@@ -351,7 +352,7 @@ def test_the_comparison_of_parts_finds_a_difference(
             "stage_save", "-- @include clock\n", "", "gone needs now_ms, which is", id="a part less"
         ),
         pytest.param(
-            "save_if_changed", "local names = ARGV[16]\n", "", "checks needs names", id="no name"
+            "save_if_changed", "local names = ARGV[17]\n", "", "checks needs names", id="no name"
         ),
         pytest.param(
             "adjust_timeout", "return {8, remaining}", "return {8, left}", "left is used", id="typo"
@@ -419,9 +420,9 @@ def test_every_status_of_the_enum_is_in_use_and_every_script_has_one(script: Scr
         ),
         pytest.param(
             "create_unique",
-            "local first_set = 9",
             "local first_set = 10",
-            "the rest of ARGV is documented from ['9'] and read from ['10']",
+            "local first_set = 11",
+            "the rest of ARGV is documented from ['10'] and read from ['11']",
             id="rest from elsewhere",
         ),
         pytest.param(
