@@ -112,13 +112,15 @@ def _described(turn: Turn) -> dict[str, Any]:
     return {
         **found,
         "state": _state(seen, past),
-        "facts": _facts(seen, past, turn.settings.timeout),
+        "facts": [*_facts(seen, past, turn.settings.timeout), *_device(turn)],
         "keys": keys[:MOST_KEYS],
         "more": max(0, len(keys) - MOST_KEYS),
     }
 
 
 def _state(seen: SessionState, past: Trace) -> str:
+    if seen.locked is not None:
+        return "bound to another device, and locked: changes are not kept"
     if seen.phase is Phase.ADRIFT:
         return "ended elsewhere, or out of reach: changes are not kept"
     if seen.phase is Phase.FRESH:
@@ -128,6 +130,14 @@ def _state(seen: SessionState, past: Trace) -> str:
     if not seen.token_made:
         return "loaded"
     return "new" if past.name is None else "loaded, and its token renewed"
+
+
+def _device(turn: Turn) -> list[tuple[str, str]]:
+    """Say whether the session is bound to its device, where that is configured."""
+    if not turn.settings.device_binding or turn.state.phase is not Phase.STORED:
+        return []
+    words = "no, and offered" if turn.state.offers else "no"
+    return [("Bound to its device", "yes" if turn.state.contents.is_bound() else words)]
 
 
 def _refused(turn: Turn) -> list[str]:

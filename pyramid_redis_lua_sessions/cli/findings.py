@@ -13,7 +13,15 @@ OK, NOTE, WARNING, FAILED = LEVELS = ("ok", "note", "warning", "failed")
 SUBJECTS = (
     *("server", "connection", "access", "permissions", "scripts", "round trip", "clock"),
     *("memory", "persistence", "replication", "session tried", "settings", "secrets", "cookie"),
-    *("lifetimes", "client", "migration", "stored sessions", "rotation", "session memory"),
+    *(
+        "lifetimes",
+        "device binding",
+        "client",
+        "migration",
+        "stored sessions",
+        "rotation",
+        "session memory",
+    ),
 )
 
 

@@ -12,6 +12,7 @@ from ..census import Stored
 from ..engine.ends import split
 from ..engine.fields import (
     CONFIRMED_FIELD,
+    DEVICE_FIELD,
     FLASH_KIND,
     LABEL_FIELD,
     OWNER_FIELD,
@@ -43,7 +44,7 @@ __all__ = [
 META = (
     *(TOKEN_FIELD, b"timeout", b"expires", b"deadline", b"first", b"staged", b"moved"),
     *(b"saves", *(b"saves%d" % number for number in range(1, 13))),
-    *(OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD, CONFIRMED_FIELD),
+    *(OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD, CONFIRMED_FIELD, DEVICE_FIELD),
 )
 
 FINGERPRINT = re.compile("[0-9a-f]{12}")

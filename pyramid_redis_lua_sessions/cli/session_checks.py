@@ -19,7 +19,7 @@ from ..engine.tokens import Token
 from ..errors import StoreError
 from ..migrate import OLD_KEY_FIELD
 from ..settings import Settings
-from ..settings.checks import SAMPLE_SECRETS
+from ..settings.checks import SAMPLE_SECRETS, SHORTEST_BINDING
 from .console import duration, plural, size
 from .findings import FAILED, NOTE, OK, WARNING, Finding
 from .found import all_hashes
@@ -54,6 +54,7 @@ def check_settings(target: Target) -> Iterator[Finding]:
     yield from _check_secrets(target)
     yield from _check_cookie(target)
     yield from _check_lifetimes(target)
+    yield _check_device_binding(target.settings)
     long = waits_long(target.client)
     if long:
         yield Finding(WARNING, "client", long)
@@ -108,6 +109,27 @@ def _check_cookie(target: Target) -> Iterator[Finding]:
         yield Finding(NOTE, "cookie", f"{words}, SameSite={s.cookie_samesite}")
     else:
         yield Finding(OK, "cookie", f"Secure, HttpOnly, SameSite={s.cookie_samesite}")
+
+
+def _check_device_binding(s: Settings) -> Finding:
+    if not s.device_binding:
+        words = "off: whoever has copied a cookie has the session (device_binding)"
+        return Finding(NOTE, "device binding", words)
+    life = duration(s.device_binding_lifetime * 1000)
+    if s.device_binding_lifetime < SHORTEST_BINDING:
+        words = (
+            f"device_binding_lifetime of {life}: browsers sign too seldom for that, and lock "
+            f"their users out; {duration(SHORTEST_BINDING * 1000)} at least"
+        )
+        return Finding(WARNING, "device binding", words)
+    if s.cookie_domain is not None:
+        words = (
+            "sessions are bound to the device where a browser takes that for all hosts of "
+            f"{s.cookie_domain}: see its /.well-known/device-bound-sessions"
+        )
+        return Finding(NOTE, "device binding", words)
+    words = f"sessions are bound to the device where the browser can, with a proof every {life}"
+    return Finding(OK, "device binding", words)
 
 
 def _check_lifetimes(target: Target) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
-from ..engine.fields import DATA_KINDS, INDEX_KIND, LABEL_FIELD, OWNER_FIELD
+from ..engine.fields import DATA_KINDS, DEVICE_FIELD, INDEX_KIND, LABEL_FIELD, OWNER_FIELD
 from ..engine.index import Index
 from ..engine.seals import Bound
 from ..migrate import OLD_KEY_FIELD
@@ -155,6 +155,7 @@ def as_json(target: Target, session: Found, revealed: bool) -> dict[str, Any]:
         "ends_in_seconds": None if session.remaining_ms is None else session.remaining_ms / 1000,
         "keys": session.stored.length - len(session.stored.fields),
         "bytes": session.stored.size,
+        "device_bound": DEVICE_FIELD in session.stored.fields,
     }
     if revealed:
         document["owner"] = decoded(target, session, OWNER_FIELD)
@@ -264,7 +265,21 @@ def facts(target: Target, session: Found, revealed: bool) -> dict[str, str]:
         if field[:1] == INDEX_KIND:
             name = printable(field[1:].decode("ascii", "backslashreplace"))
             found[f"index {name}"] = meta(target, session, field) if revealed else "(hidden)"
+    if DEVICE_FIELD in fields:
+        found["device"] = binding(target, session)
     return found
+
+
+def binding(target: Target, session: Found) -> str:
+    """Say what a binding to a device comes to."""
+    if not target.configured:
+        return "bound"
+    stored = session.stored.fields[DEVICE_FIELD]
+    if session.bound(target.sealer).open(DEVICE_FIELD, stored) is None:
+        return "bound, and the key is not authentic"
+    if not target.settings.device_binding:
+        return "bound, without effect: device_binding is off"
+    return "bound: without its device cookie it is locked"
 
 
 def protection(target: Target, bound: Bound, field: bytes, stored: bytes) -> str:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from ..engine.observer import Step, Watcher
 from ..errors import InvalidSession_ChangesDropped
 from ..events import (
+    DeviceRefreshed,
+    DeviceRegistered,
     SessionConflicted,
     SessionCreated,
     SessionInvalidated,
@@ -97,6 +99,20 @@ METRICS = {
             "Cookies and sessions that were refused",
         ),
         Metric(
+            "device_registrations",
+            "counter",
+            "{session}",
+            ("reason",),
+            "Sessions that were bound to a device",
+        ),
+        Metric(
+            "device_refreshes",
+            "counter",
+            "{proof}",
+            ("reason",),
+            "Proofs that a session is still on its device",
+        ),
+        Metric(
             "dropped_changes",
             "counter",
             "{request}",
@@ -112,6 +128,8 @@ COUNTED_EVENTS = {
     SessionRegenerated: "regenerated",
     SessionInvalidated: "ended",
     SessionConflicted: "conflicts",
+    DeviceRegistered: "device_registrations",
+    DeviceRefreshed: "device_refreshes",
 }
 
 

@@ -81,6 +81,11 @@ SAMPLE_SECRETS = frozenset(
 )
 
 
+#: Shortest life of a device cookie with which Chromium never runs out of signatures, seconds: it
+#: refreshes two minutes ahead, and signs six times in nine minutes for a site.
+SHORTEST_BINDING = 240
+
+
 def check(settings: Settings) -> None:
     """Refuse combinations that cannot work, at the moment of configuration.
 
@@ -200,7 +205,7 @@ def _check_device_binding(s: Settings) -> None:
                 f"redis.sessions.device_binding does not go with redis.sessions.{name} = {value}: "
                 f"{why}"
             )
-    if s.device_binding_lifetime < 240:
+    if s.device_binding_lifetime < SHORTEST_BINDING:
         log.warning(
             "redis.sessions.device_binding_lifetime = %d is so short that Chromium locks its user "
             "out: it refreshes beside every request in the last two minutes, and signs at most six "

@@ -72,7 +72,7 @@ def test_check_of_a_server_that_is_well(
     browser = make_browser(redis_server.url)
     browser.use(lambda session: session.update(a=1))
     found = check(redis_server.url)
-    notes = ["access", "memory", "permissions", "persistence", "replication"]
+    notes = ["access", "memory", "permissions", "persistence", "replication", "device binding"]
     if redis_server.version < (7, 0):
         notes.remove("permissions")
     assert levels(found) == {

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
+import types
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPSeeOther
 from pyramid.response import Response
+from webob import Request
 
 from pyramid_redis_lua_sessions import (
     DeviceRefreshed,
@@ -24,14 +31,19 @@ from pyramid_redis_lua_sessions import (
     session_factory_from_settings,
     sessions_of,
 )
+from pyramid_redis_lua_sessions.debugtoolbar import SessionPanel
 from pyramid_redis_lua_sessions.devices import binding as binding_module
 from pyramid_redis_lua_sessions.engine.tokens import TOKEN_FIELD
 from pyramid_redis_lua_sessions.testing import RedisServer
+from tests.functional.test_documentation import samples
 from tests.support.application import SECRET, set_cookies
 from tests.support.browser import Browser, Reports, make_browser
+from tests.support.command import run, write_ini
 from tests.support.device import BASE, HTTPS, Device, jwk_of, new_key, sign
 
 DEVICE_COOKIE = "session-device"
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 class Site:
@@ -648,6 +660,35 @@ def test_unknown_identifier_ends_nothing(site: Site, identifier: str) -> None:
     assert site.device.refresh().status_int == 200
 
 
+@settings(
+    max_examples=150,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_no_header_breaks_the_browsers_addresses(site: Site, data: Any) -> None:
+    if not site.device.identifier:
+        site.bind()
+    device = site.device
+    genuine = [sign(device.key, device.challenge), sign(device.key, "", with_key=True), "a.b.c"]
+    texts = st.text(st.characters(max_codepoint=255), max_size=80)
+    headers = {
+        "HTTP_SECURE_SESSION_RESPONSE": st.sampled_from(genuine[1:]) | texts,
+        "HTTP_SEC_SECURE_SESSION_ID": st.just(device.identifier) | texts,
+        "HTTP_COOKIE": texts,
+        "HTTP_SECURE_SESSION_SKIPPED": texts,
+        "HTTP_ORIGIN": texts,
+    }
+    environ = {**HTTPS, **data.draw(st.fixed_dictionaries({}, optional=headers))}
+    path = data.draw(st.sampled_from(["register", "refresh"]))
+    body = data.draw(st.binary(max_size=50))
+    request = Request.blank(f"{BASE}/{path}", environ=environ, POST=body)
+    response = request.get_response(site.browser.wsgi)
+    assert response.status_int in (400, 403) or is_over(response)
+    assert "Set-Cookie" not in response.headers
+
+
 # -- what an application sees of it ----------------------------------------------------------
 
 
@@ -664,6 +705,24 @@ def test_view_asks_for_a_bound_session(redis_url: str) -> None:
     assert site.browser.app.get("/pay", extra_environ=HTTPS).text == "paid"
     off = make_browser(redis_url, configure=configure)
     assert off.app.get("/pay").text == "password?"
+
+
+def test_page_asks_an_unbound_session_for_the_password(redis_url: str) -> None:
+    page = types.ModuleType("page")
+    for sample in samples(DOCS / "devices.rst", "python"):
+        exec(compile(sample.text, "devices.rst", "exec"), page.__dict__)
+
+    def configure(config: Any) -> None:
+        config.add_route("confirm_password", "/confirm_password")
+        page.add_pay(config)
+
+    site = Site(redis_url, configure=configure, confirm_route="confirm_password")
+    site.use(lambda session: page.logged_in(SimpleNamespace(session=session), 7))
+    assert site.device.note_offer(site.browser.response)
+    response = site.browser.app.get("/pay", extra_environ=HTTPS)
+    assert "/confirm_password" in response.location
+    site.device.register()
+    assert site.browser.app.get("/pay", extra_environ=HTTPS).json == {"paid": True}
 
 
 def test_list_of_sessions_tells_which_are_bound(site: Site, redis_client: redis.Redis) -> None:
@@ -687,6 +746,90 @@ def test_defaults_of_the_application_do_not_reach_the_browsers_addresses(redis_u
     site.bind()
     assert site.device.refresh().status_int == 200
     assert site.browser.app.get(f"{BASE}/refresh", status=404)
+
+
+# -- what operators see of it ------------------------------------------------------------------
+
+
+def test_metrics_count_registrations_refreshes_and_locks(redis_url: str) -> None:
+    prefix = "counted:"
+    site = Site(redis_url, observe="prometheus", prefix=prefix)
+    site.bind()
+    site.device.refresh()
+    site.device.refresh()
+    site.owner_for(site.thief())
+
+    def counted(name: str, reason: str) -> float | None:
+        labels = {"prefix": prefix, "reason": reason}
+        return REGISTRY.get_sample_value(f"redis_sessions_{name}_total", labels)
+
+    assert counted("device_registrations", "registration") == 1
+    assert counted("device_refreshes", "proof") == 2
+    assert counted("rejected", "locked: no device cookie") == 1
+
+
+@pytest.mark.parametrize("reveal", [[], ["--reveal"]])
+def test_command_shows_that_a_session_is_bound_and_not_its_key(
+    site: Site, redis_url: str, tmp_path: Path, capsys: Any, reveal: list[str]
+) -> None:
+    site.bind()
+    name = site.use(lambda session: session.fingerprint)
+    ini = write_ini(tmp_path, redis_url, device_binding="on")
+    assert run("show", ini, "--session", name, *reveal) == 0
+    out = capsys.readouterr().out
+    assert "bound: without its device cookie it is locked" in out
+    assert run("show", ini, "--session", name, "--json", *reveal) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["device_bound"] is True
+    assert "device" not in str(document["values"])
+    assert run("list", ini, "--json", *reveal) == 0
+    assert [one["device_bound"] for one in json.loads(capsys.readouterr().out)] == [True]
+    assert run("show", write_ini(tmp_path, redis_url), "--session", name, *reveal) == 0
+    assert "device_binding is off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "level", "words"),
+    [
+        ({}, "note", "off: whoever has copied a cookie"),
+        ({"device_binding": "on"}, "ok", "with a proof every 5 min"),
+        (
+            {"device_binding": "on", "device_binding_lifetime": "60"},
+            "warning",
+            "device_binding_lifetime of 1 min: browsers sign too seldom",
+        ),
+        ({"device_binding": "on", "cookie_domain": "a.org"}, "note", "for all hosts of a.org"),
+    ],
+)
+def test_check_explains_it(
+    redis_url: str, tmp_path: Path, capsys: Any, options: dict[str, str], level: str, words: str
+) -> None:
+    assert run("check", write_ini(tmp_path, redis_url, **options), "--json", "--no-write") == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    (found,) = [one for one in findings if one["check"] == "device_binding"]
+    assert found["level"] == level
+    assert words in found["words"]
+
+
+def test_panel_tells_whether_the_session_is_bound_or_locked(site: Site) -> None:
+    def shown(browser: Browser, function: Callable[[Any], Any]) -> tuple[str, Any]:
+        def view(request: Any) -> None:
+            panel = SessionPanel(request)
+            panels.append(panel)
+            function(request.session)
+
+        panels: list[Any] = []
+        site.visit(view, browser)
+        (found,) = panels[0].data["sessions"]
+        return found["state"], dict(found["facts"]).get("Bound to its device")
+
+    site.use(lambda session: session.update(a=1))
+    log_in = shown(site.browser, lambda session: setattr(session, "owner", "kim"))
+    assert log_in[1] == "no, and offered"
+    site.bind("lee")
+    assert shown(site.browser, lambda session: session.owner)[1] == "yes"
+    locked = shown(site.thief(), lambda session: session.owner)
+    assert locked == ("bound to another device, and locked: changes are not kept", None)
 
 
 def test_redis_that_is_away_ends_no_binding(
