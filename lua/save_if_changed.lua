@@ -10,7 +10,8 @@ KEYS[1]  session_key   hash that holds the session
 ARGV[1]  digest        16 bytes, BLAKE2b of the verifier that the cookie holds
 ARGV[2]  timeout_ms    integer, default idle timeout, ms; 0 = never
 ARGV[3]  absolute_ms   integer, absolute timeout, ms; 0 = none
-ARGV[4]  use_ttl       '1' = the key has a TTL, '0' = field `expires` (LRU mode)
+ARGV[4]  use_ttl       '1' = the key has a TTL, '0' = field `expires` (LRU mode),
+                       '' = its end stays as it is
 ARGV[5]  save_id       6 bytes, unique to this save: the same call, repeated after a
                        lost reply, is recognised by it, and writes nothing over
                        what came in between
@@ -143,5 +144,6 @@ if not repeated then
     end
   end
 end
+if ARGV[4] == '' then return {5, redis.call('PTTL', session_key), now_ms} end
 -- @include live_on
 return {5, remaining, now_ms}

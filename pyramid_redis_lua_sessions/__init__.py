@@ -9,6 +9,7 @@ from pyramid.httpexceptions import HTTPConflict, HTTPForbidden
 from pyramid.interfaces import PHASE3_CONFIG
 from pyramid.tweens import EXCVIEW
 
+from .accounts import export_sessions, update_sessions
 from .errors import (
     InvalidSession,
     InvalidSession_BadCookie,
@@ -73,11 +74,13 @@ __all__ = [
     "TooManySessions",
     "UnserializableValue",
     "check_response_allow_cookies",
+    "export_sessions",
     "includeme",
     "return_path",
     "revoke",
     "session_factory_from_settings",
     "sessions_of",
+    "update_sessions",
 ]
 
 __version__ = "0.1.0"

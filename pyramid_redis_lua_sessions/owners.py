@@ -19,7 +19,15 @@ from .events import SessionInvalidated, send
 from .factory import RedisSessionFactory, factory_of
 from .session import RedisSession
 
-__all__ = ["SessionInfo", "revoke", "sessions_of"]
+__all__ = [
+    "SessionInfo",
+    "context",
+    "index_of",
+    "info_of",
+    "revoke",
+    "sessions_of",
+    "with_current",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,11 +67,11 @@ def sessions_of(
     :raises StoreError: Redis failed.
     :raises TypeError: not exactly one of them is given.
     """
-    factory, store, current = _context(request_or_registry)
-    found = _index(factory, store, owner, index)
+    factory, store, current = context(request_or_registry)
+    found = index_of(factory, store, owner, index)
     infos = [
-        _info(factory, name, known, name == current)
-        for members in _with(current, found.members())
+        info_of(factory, name, known, name == current)
+        for members in with_current(current, found.members())
         for name, known in found.survey(members, LABEL_FIELD, DEVICE_FIELD).owned
     ]
     return sorted(infos, key=lambda info: info.created)
@@ -89,11 +97,11 @@ def revoke(
     :raises StoreError: Redis failed; some sessions may have been ended.
     :raises TypeError: not exactly one of owner and index is given.
     """
-    factory, store, current = _context(request_or_registry)
-    found = _index(factory, store, owner, index)
+    factory, store, current = context(request_or_registry)
+    found = index_of(factory, store, owner, index)
     spared = current if except_current else None
     count = 0
-    for members in _with(current, found.members()):
+    for members in with_current(current, found.members()):
         wanted = [name for name in members if name != spared]
         if fingerprint is not None:
             wanted = [name for name in wanted if errors.fingerprint(name) == fingerprint]
@@ -106,7 +114,7 @@ def revoke(
     return count
 
 
-def _index(
+def index_of(
     factory: RedisSessionFactory, store: Store, owner: Any, index: Mapping[str, Any]
 ) -> Index:
     if (owner is None) != (len(index) == 1) or len(index) > 1:
@@ -118,7 +126,7 @@ def _index(
     return Index(store, factory.sealer, factory.codec.encode(exact_key(value)), field)
 
 
-def _with(current: str | None, batches: Iterable[list[str]]) -> Iterator[list[str]]:
+def with_current(current: str | None, batches: Iterable[list[str]]) -> Iterator[list[str]]:
     """The request's own session may be missing in an index that was lost."""
     missing = current is not None
     before: list[str] = []
@@ -137,7 +145,7 @@ def _announce(request_or_registry: Any, factory: RedisSessionFactory, session_id
     send(registry, factory.watchers, SessionInvalidated(request, name, Cause.REVOKE.value))
 
 
-def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str | None]:
+def context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str | None]:
     """Return the factory, its store, and the id of the request's own session."""
     registry = getattr(request_or_registry, "registry", request_or_registry)
     factory = factory_of(registry)
@@ -150,7 +158,7 @@ def _context(request_or_registry: Any) -> tuple[RedisSessionFactory, Store, str 
     return factory, factory.store_for(request_or_registry), current
 
 
-def _info(
+def info_of(
     factory: RedisSessionFactory, session_id: str, known: Description, current: bool
 ) -> SessionInfo:
     # No seal protects it: whoever can write to Redis may have put anything there.

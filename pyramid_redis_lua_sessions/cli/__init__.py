@@ -20,13 +20,13 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from .. import __version__
 from ..errors import SessionError
-from . import check, migrate, scripts, sessions, simulate, stats, sweep
+from . import accounts, check, migrate, scripts, sessions, simulate, stats, sweep
 from .console import Console, RedisFailure, UsageError
 from .target import target_arguments
 
 __all__ = ["SessionsCommand", "main"]
 
-GROUPS = (check, scripts, stats, sessions, sweep, simulate, migrate)
+GROUPS = (check, scripts, stats, sessions, accounts, sweep, simulate, migrate)
 
 
 def main(argv: Sequence[str] | None = None, quiet: bool = False) -> int:

@@ -65,6 +65,10 @@ class Flash:
         """Return the messages of a queue."""
         return [message for _, messages in self._queues.get(queue, ()) for message in messages]
 
+    def everything(self) -> dict[str, list[Any]]:
+        """Return all messages, by queue."""
+        return {queue: self.peek(queue) for queue in self._queues}
+
     def pop(self, queue: str) -> tuple[list[Any], set[bytes]]:
         """Remove the messages of a queue; return them, and their fields."""
         messages = self.peek(queue)

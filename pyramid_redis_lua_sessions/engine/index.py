@@ -8,7 +8,7 @@ owner is to this index, another value is to another.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import StoreError, TooManySessions
@@ -17,7 +17,7 @@ from .protocol import Absent, Description, Entry, encoded, texts
 from .scripts import Status
 from .seals import Sealer
 from .store import BATCH, Store, batches
-from .tokens import digest_stored
+from .tokens import Token, digest_stored
 
 __all__ = ["MOST_ENDED", "Index", "scan"]
 
@@ -39,6 +39,10 @@ INDEX_LOST = (
 )
 
 
+#: Locators of sessions, and what a survey found there.
+Owned = list[tuple[str, Description]]
+
+
 class Survey(NamedTuple):
     """What became of the sessions in an owner's index.
 
@@ -46,7 +50,7 @@ class Survey(NamedTuple):
     :ivar gone: those of which nothing is left; ``ended``: no more than a marker.
     """
 
-    owned: list[tuple[str, Description]]
+    owned: Owned
     others: list[str]
     gone: list[str]
     ended: list[str]
@@ -114,25 +118,42 @@ class Index:
                 found.others.append(locator)
         return found
 
-    def end(self, owned: Iterable[tuple[str, Description]]) -> list[str]:
-        """End sessions that a survey found to be the owner's.
+    def each(
+        self, owned: Owned, act: Callable[[list[Token]], Mapping[str, Any]]
+    ) -> tuple[dict[str, Any], Owned]:
+        """Do something to sessions that a survey found to be the owner's.
 
-        One that has another owner by now has another token, and stays. One that has another
-        token for another reason is looked at again; where that goes on, it ends at last whatever
-        its token.
+        One that has another owner by now has another token, and is left alone. One that has
+        another token for another reason is looked at again.
+
+        :param act: ``(tokens) -> results``, by locator; of one whose token was replaced, that.
+        :returns: the results; and those that got a new token all the time.
+        """
+        done = dict[str, Any]()
+        for _ in range(MOST_ROUNDS):
+            tokens = [Token(name, "", digest_stored(known.token)) for name, known in owned]
+            results = act(tokens) if tokens else {}
+            renewed = [n for n, r in results.items() if isinstance(r, Absent) and r.replaced]
+            done |= {name: result for name, result in results.items() if name not in renewed}
+            owned = self.survey(renewed).owned if renewed else []
+            if not owned:
+                break
+        return done, owned
+
+    def end(self, owned: Owned) -> list[str]:
+        """End sessions that a survey found to be the owner's, as :meth:`each`.
+
+        One that gets a new token all the time ends at last whatever its token.
 
         :returns: the locators of those that lived.
         """
-        ended = list[str]()
-        for rounds_left in reversed(range(MOST_ROUNDS)):
-            digests = {name: digest_stored(known.token) for name, known in owned}
-            results = self._store.end_each(digests if rounds_left else dict.fromkeys(digests, b""))
-            ended += [name for name, result in results.items() if result is Status.ENDED]
-            renewed = [n for n, r in results.items() if isinstance(r, Absent) and r.replaced]
-            if not renewed:
-                break
-            owned = self.survey(renewed).owned
-        return ended
+        end_each = self._store.end_each
+        results, renewed = self.each(
+            owned, lambda tokens: end_each({one.locator: one.digest for one in tokens})
+        )
+        if renewed:
+            results |= end_each({name: b"" for name, _ in renewed})
+        return [name for name, result in results.items() if result is Status.ENDED]
 
     def forget(self, locators: Sequence[str]) -> None:
         """Remove locators from the index."""
@@ -203,7 +224,7 @@ class Index:
             # The younger ones tidy up themselves, as soon as they are sure to stand.
             too_many = [name for name in older if name in living and name not in newest]
             stays = own in (owned if missing else newest) or not surplus
-            ended = self.end(one for one in found.owned if one[0] in too_many)
+            ended = self.end([one for one in found.owned if one[0] in too_many])
             ended += self._store.end_all([n for n in too_many if n not in owned], mark=True)
             self.forget([*too_many, *gone.intersection(settled)])
         except StoreError as exc:

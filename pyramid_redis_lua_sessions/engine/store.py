@@ -140,8 +140,10 @@ class Store(Caller):
 
     def peek(self, token: Token) -> Loaded | Absent:
         """Read a session as :meth:`load` does, and write nothing."""
-        args = [token.digest, *self._life_args[:2]]
-        return _clocked_of(self.call(_PEEK, self.key(token.locator), args))
+        return _clocked_of(self.call(*self._peeking(token)))
+
+    def _peeking(self, token: Token) -> Call:
+        return (_PEEK, self.key(token.locator), [token.digest, *self._life_args[:2]])
 
     def now(self, locator: str | None) -> int:
         """Ask Redis for its time, ms since the epoch.
@@ -259,13 +261,57 @@ class Store(Caller):
             ``Status.EMPTIED``, ``Status.BUSY``, ``Status.ENDED`` (the renewal was applied, and
             the session has ended before the client repeated the call).
         """
+        call = self.saving(
+            token, values, deletes, lifetime, checks, end_if_empty, renewal, stage_id, token_field
+        )
+        calls = [
+            *(self.indexing(entry, token.locator) for entry in entries),
+            call,
+            *self._ending_values(token, values, ends),
+        ]
+        if len(calls) == 1:
+            replies = [self.call(*call)]
+        elif entries and renewal is None:
+            replies = self.in_turn(calls)
+        else:
+            replies = self.together(calls)
+        if ends:
+            replies.pop()  # that Redis forgets a value by itself is not what is asked for
+        *indexed, reply = replies
+        if renewal is not None and any(isinstance(failed, StoreError) for failed in indexed):
+            # No session is an owner's without being in the index.
+            self.end_unheard(renewal.token)
+        raise_failed(*replies)
+        if reply[0] == _SAVED:
+            return Saved(reply[1], reply[2], indexed)
+        return _not_saved(reply)
+
+    def saving(
+        self,
+        token: Token,
+        values: Mapping[bytes, bytes],
+        deletes: Sequence[bytes] = (),
+        lifetime: Lifetime = NO_LIFETIME,
+        checks: Checks = NO_CHECKS,
+        end_if_empty: bool = False,
+        renewal: Renewal | None = None,
+        stage_id: str = "",
+        token_field: bytes = b"",
+        touches: bool = True,
+    ) -> Call:
+        """Return the call that saves, as :meth:`save`.
+
+        :param touches: refresh the idle timeout.
+        """
         args: list[bytes] = [token.digest, *self._life_args, os.urandom(6), self._remember_s]
         is_plain = not (self._retry_mode or end_if_empty or renewal or checks is not NO_CHECKS)
-        if is_plain and lifetime is NO_LIFETIME:
+        if is_plain and touches and lifetime is NO_LIFETIME:
             script = _SAVE_FIELDS
             args.append(b"%d" % len(deletes))
         else:
             script = _SAVE
+            if not touches:
+                args[3] = b""
             reads, writes = self._marks(checks, values, deletes, renewal is not None)
             args += (
                 optional(lifetime.timeout_ms),
@@ -288,31 +334,24 @@ class Store(Caller):
             args += value
         if token_field:
             args += (TOKEN_FIELD, token_field)
-        call = (script, self.key(token.locator), args)
-        calls = [
-            *(self.indexing(entry, token.locator) for entry in entries),
-            call,
-            *self._ending_values(token, values, ends),
-        ]
-        if len(calls) == 1:
-            replies = [self.call(*call)]
-        elif entries and renewal is None:
-            replies = self.in_turn(calls)
-        else:
-            replies = self.together(calls)
-        if ends:
-            replies.pop()  # that Redis forgets a value by itself is not what is asked for
-        *indexed, reply = replies
-        if renewal is not None and any(isinstance(failed, StoreError) for failed in indexed):
-            # No session is an owner's without being in the index.
-            self.end_unheard(renewal.token)
-        raise_failed(*replies)
-        status = reply[0]
-        if status == _SAVED:
-            return Saved(reply[1], reply[2], indexed)
-        if status in (Status.CONFLICT, Status.EMPTIED, Status.BUSY, Status.ENDED):
-            return Status(status)
-        return absent_of(reply)
+        return (script, self.key(token.locator), args)
+
+    def save_each(self, tokens: Iterable[Token], seal: Seal) -> dict[str, Saved | Absent | Status]:
+        """Save values to several sessions, and refresh none.
+
+        :param seal: ``(token) -> fields``: the values, sealed for a token.
+        :returns: as :meth:`save`, by locator.
+        """
+        calls = {one.locator: self.saving(one, seal(one), touches=False) for one in tokens}
+        replies = self._in_batches([*calls.values()])
+        results = (Saved(r[1], r[2]) if r[0] == _SAVED else _not_saved(r) for r in replies)
+        return dict(zip(calls, results, strict=True))
+
+    def peek_each(self, tokens: Iterable[Token]) -> dict[str, Loaded | Absent]:
+        """Read several sessions as :meth:`peek` does, by locator."""
+        calls = {one.locator: self._peeking(one) for one in tokens}
+        replies = self._in_batches([*calls.values()])
+        return dict(zip(calls, map(_clocked_of, replies), strict=True))
 
     def adjust(self, token: Token, lifetime: Lifetime = NO_LIFETIME) -> Saved | Absent:
         """Change only the lifetime of a session, or just refresh it."""
@@ -558,6 +597,12 @@ def _clocked_of(reply: Any) -> Loaded | Absent:
     if reply[0] != _CLOCKED:
         return absent_of(reply)
     return Loaded(reply[1], as_dict(reply[4]), *reply[2:4])
+
+
+def _not_saved(reply: Any) -> Absent | Status:
+    if reply[0] in (Status.CONFLICT, Status.EMPTIED, Status.BUSY, Status.ENDED):
+        return Status(reply[0])
+    return absent_of(reply)
 
 
 def _with_dict(reply: Any) -> Any:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyramid.scripting
 import pytest
 import redis
 from pyramid.config import Configurator
@@ -525,3 +527,30 @@ def test_indexes_page_finds_and_ends_the_sessions_of_a_customer(redis_url: str) 
     assert len(users[1].visit(lambda request: indexes.devices_of_customer(request, "acme"))) == 2
     assert users[1].visit(lambda request: indexes.log_out_customer(request, "acme")) == 2
     assert [user.use(lambda session: session.owner) for user in users] == [7, None, None]
+
+
+# -- update-sessions -----------------------------------------------------------------------
+
+
+def test_update_sessions_page_changes_and_exports(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updating = page("update-sessions")
+    browser = make_browser(redis_url)
+    users = [browser.another() for _ in range(2)]
+    for user in users:
+        user.use(lambda session: setattr(session, "owner", "ann"))
+    assert browser.visit(lambda request: updating.roles_changed(request, "ann", ["admin"])) == 2
+    documents = users[0].visit(updating.my_data)
+    assert [one["values"] for one in documents] == [[{"key": "roles", "value": ["admin"]}]] * 2
+
+    monkeypatch.setitem(updating.__dict__, "bootstrap", lambda name: _environment(browser))
+    assert updating.task("ann") == 2
+    assert [user.use(dict) for user in users] == [{"roles": ["reader"]}] * 2
+
+
+@contextlib.contextmanager
+def _environment(browser: Browser) -> Iterator[dict[str, Any]]:
+    """As ``pyramid.paster.bootstrap`` makes it of an ini file."""
+    with pyramid.scripting.prepare(registry=browser.wsgi.registry) as environment:
+        yield environment

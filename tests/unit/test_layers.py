@@ -65,6 +65,7 @@ LAYERS = (
     "tween",
     "factory",
     "owners",
+    "accounts",
     "view_options",
     "__init__",
 )
