@@ -20,7 +20,7 @@ from .engine.contents import Contents
 from .engine.fields import LABEL_FIELD, OWNER_FIELD, exact_key, index_field
 from .engine.plan import STORED, UNREAD
 from .engine.protocol import DEFAULT_MS, milliseconds
-from .engine.state import CSRF_KEY, SessionState
+from .engine.state import CSRF_KEY, Resend, SessionState
 from .errors import fingerprint
 from .settings.parsers import MAX_SECONDS, seconds
 
@@ -593,7 +593,7 @@ class RedisSession(MutableMapping[Any, Any]):
 
     def please_recookie(self) -> None:
         """Have the response send the cookie again."""
-        self._asking().recookie = True
+        self._resend()
 
     def adjust_cookie_max_age(self, max_age: Any) -> None:
         """Send the cookie again, with another life.
@@ -602,9 +602,7 @@ class RedisSession(MutableMapping[Any, Any]):
             browser ends.
         :raises ValueError: not a number of seconds.
         """
-        state = self._asking()
-        state.cookie_max_age = int(_duration(max_age))
-        state.recookie = True
+        self._resend(max_age=int(_duration(max_age)))
 
     def adjust_cookie_expires(self, expires: Any) -> None:
         """Send the cookie again, with another end; Max-Age takes precedence.
@@ -616,9 +614,11 @@ class RedisSession(MutableMapping[Any, Any]):
             _duration(expires)
         elif expires is not None and not isinstance(expires, datetime.datetime):
             raise ValueError("expected a datetime, a timedelta or None")
+        self._resend(expires=expires)
+
+    def _resend(self, **chosen: Any) -> None:
         state = self._asking()
-        state.cookie_expires = expires
-        state.recookie = True
+        state.resend = (state.resend or Resend())._replace(**chosen)
 
 
 def _as_dict(other: Any) -> Any:

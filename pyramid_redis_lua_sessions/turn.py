@@ -9,11 +9,13 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .cookies import DELETE, NOTHING, cookie_action, vary_on_cookie
+from .cookies import vary_on_cookie
+from .delivery import offer_binding, send_cookie
 from .engine import executor
 from .engine.observer import Step
-from .engine.plan import STORED, UNREAD, Cause, Happened, Reason
-from .engine.state import UNSET, SessionState
+from .engine.plan import UNREAD, Cause, Happened, Reason
+from .engine.staging import release
+from .engine.state import SessionState
 from .engine.store import Store
 from .engine.tokens import Ticket, Token
 from .engine.trace import Trace
@@ -114,10 +116,6 @@ class Turn:
 
     __slots__ = (
         "_answered",
-        "_cookie_sent",
-        "_finishing",
-        "_last",
-        "_last_error",
         "_outer_error",
         "_postponed",
         "_read",
@@ -128,6 +126,7 @@ class Turn:
         "carried",
         "claims",
         "codec",
+        "cookie_sent",
         "factory",
         "joined",
         "memory",
@@ -167,16 +166,13 @@ class Turn:
         self._store: Store | None = None
         self._read = False
         self._tickets: list[Ticket] = []
-        self._last = False
         self._answered = False
-        self._finishing = False
-        self._last_error: BaseException | None = None
         #: The request ends in an exception that nobody handled.
         self._unhandled = False
         #: What the application is told when the transaction has ended; ``None`` = at once.
         self._postponed: list[Callable[[], object]] | None = None
         #: The token that the response carries; '' = it deletes the cookie.
-        self._cookie_sent: Token | str | None = None
+        self.cookie_sent: Token | str | None = None
         #: An exception that was being handled already when the session was made.
         self._outer_error = sys.exc_info()[1]
         self.state = SessionState(self)
@@ -351,11 +347,13 @@ class Turn:
 
     def on_response(self, request: Any, response: Any) -> None:
         """Response callback: save what changed late, and settle the cookie."""
-        if not self._last and request.response_callbacks:
+        if request.response_callbacks:
             # Callbacks that the application added later may change the session.
-            self._last = True
-            request.add_response_callback(self.on_response)
-            return
+            request.add_response_callback(self._answer)
+        else:
+            self._answer(request, response)
+
+    def _answer(self, request: Any, response: Any) -> None:
         if self.factory.unproven:
             self.factory.expect_tween(request.registry)
         self.response = response
@@ -365,7 +363,7 @@ class Turn:
             return
         self._settle()
         if self.state.offers:
-            self._offer_binding()
+            offer_binding(self)
         if self._read or self.state.phase is not UNREAD:
             vary_on_cookie(response)
         self.state.rest()
@@ -377,13 +375,13 @@ class Turn:
         error = sys.exc_info()[1]
         if error is self._outer_error and self._answered:
             error = None
-        if not self._finishing and request.finished_callbacks:
+        if request.finished_callbacks:
             # Callbacks that the application added later may use the session.
-            self._finishing, self._last_error = True, error
-            request.add_finished_callback(self.on_finished)
-            return
-        if self._finishing:
-            error = self._last_error
+            request.add_finished_callback(lambda request: self._finish(request, error))
+        else:
+            self._finish(request, error)
+
+    def _finish(self, request: Any, error: BaseException | None) -> None:
         self._unhandled = error is not None
         if self._unhandled:
             self.response = None
@@ -408,7 +406,7 @@ class Turn:
             # lets go of this turn, and this turn of the request.
             self.state.leave(self.factory.afterlife)
             self.request = None
-            self._outer_error = self._last_error = None
+            self._outer_error = None
 
     def is_repeated(self, error: BaseException | None = None) -> bool:
         """Tell whether ``pyramid_retry`` throws this attempt away, as it decides it itself.
@@ -422,13 +420,13 @@ class Turn:
     def _is_unsettled(self) -> bool:
         """Whether anything happened after the response callback."""
         state = self.state
-        if state.has_work() or (state.cookie_is_stale and self._cookie_sent is None):
+        if state.has_work() or (state.cookie_is_stale and self.cookie_sent is None):
             return True
-        return state.token_made and state.token != self._cookie_sent
+        return state.token_made and state.token != self.cookie_sent
 
     def _release(self) -> None:
         try:
-            executor.release(self.state)
+            release(self.state)
         except StoreError as exc:
             log.warning("others wait for what this request had staged: %s", exc)
 
@@ -456,11 +454,11 @@ class Turn:
             state.drop_aside("the request failed")
         else:
             state.take_up()
-        if state.recookie:
+        if state.resend is not None:
             self.identify()
         ticket = self._ticket()
         due = ticket is not None and (
-            state.recookie
+            state.resend is not None
             or (state.touches and self.factory.cookies.due(ticket, self.request.environ))
         )
         if not (due or state.has_work() or state.token_made or state.cookie_is_stale):
@@ -478,7 +476,7 @@ class Turn:
         self._reseal(ticket)
         executor.tidy(state)  # a newer login may have ended this one's session: then no cookie goes
         if self.response is not None:
-            self._send_cookie(ticket, may_set, due)
+            send_cookie(self, ticket, may_set, due)
 
     def _reseal(self, ticket: Ticket | None) -> None:
         """Complete a rotation of secrets; the next request tries again if it fails.
@@ -509,82 +507,6 @@ class Turn:
     def _give_up(self, exc: Exception) -> None:
         self.state.discard_changes(f"the save failed ({type(exc).__name__})")
         self.state.ends.clear()
-
-    def _send_cookie(self, ticket: Ticket | None, may_set: bool, due: bool) -> None:
-        state = self.state
-        action = cookie_action(
-            may_set=may_set,
-            may_delete=self._allowed(),
-            new_token=state.token_made,
-            invalidated=state.cookie_is_stale and ticket is not None,
-            resend=due and not state.invalidated and not state.unreachable,
-        )
-        if action is NOTHING:
-            return
-        try:
-            if action is not DELETE:
-                state.look()  # may be the first
-            token = None if action is DELETE else state.token
-            if self._cookie_sent is not None and self._cookie_sent == (token or ""):
-                return
-            if action is DELETE:
-                header = self.factory.cookies.header_to_delete(self._scheme())
-            elif state.token_made or state.alive():  # no old token goes over a new one
-                header = self._header_to_set(ticket)
-            else:
-                return
-        except StoreError as exc:
-            log.warning("the cookie is not sent again: %s", exc)
-            return
-        self._cookie_sent = token or ""
-        self.response.headerlist.append(("Set-Cookie", header))
-        if action is DELETE and self.factory.devices is not None:
-            # Without it the browser asks, and is told that the binding is over.
-            cookie = self.factory.devices.cookie_to_delete()
-            self.response.headerlist.append(("Set-Cookie", cookie))
-        if state.cookie_is_stale and ticket is not None:
-            self._clear_site_data()
-
-    def _offer_binding(self) -> None:
-        """Offer the browser to bind the session to its device, now that it is saved."""
-        state = self.state
-        if state.phase is STORED and not state.contents.is_bound():
-            offer = self.factory.devices.registration(self.request, state.stored_token())
-            if offer is not None:
-                self.response.headerlist.append(("Secure-Session-Registration", offer))
-
-    def _clear_site_data(self) -> None:
-        """Have the browser remove what is configured, at the end of the session that it knew."""
-        items = self.settings.clear_site_data
-        if self.state.token_made:  # its cookie must stay
-            items = tuple(item for item in items if item not in ("cookies", "*"))
-        if items:
-            value = ", ".join(f'"{item}"' for item in items)
-            self.response.headers.setdefault("Clear-Site-Data", value)
-
-    def _header_to_set(self, ticket: Ticket | None) -> str:
-        state, settings = self.state, self.settings
-        expires = settings.cookie_expires
-        if state.cookie_max_age is not UNSET:
-            max_age = state.cookie_max_age
-        elif state.cookie_expires is not UNSET:
-            max_age = None
-        elif ticket is not None and not state.new and ticket.max_age is not None:
-            max_age = ticket.max_age  # the life that the application once chose
-        else:
-            max_age = settings.cookie_max_age
-        if state.cookie_expires is not UNSET:
-            expires = state.cookie_expires
-        return self.factory.cookies.header_to_set(
-            state.stored_token(), self._scheme(), max_age, expires
-        )
-
-    def _scheme(self) -> str:
-        # Pyramid's DummyRequest has none.
-        scheme: str = getattr(self.request, "scheme", "http")
-        if scheme == "http" and self.settings.cookie_secure is None:
-            self.factory.note_proxy(self.request.environ)
-        return scheme
 
     def _leave_no_trace(self) -> None:
         """This attempt is thrown away and repeated."""
@@ -618,11 +540,12 @@ class Turn:
         """Return the exception that was rendered, as Pyramid leaves it in the request."""
         return self.request.__dict__.get("exception")
 
-    def _allowed(self) -> bool:
+    def allowed(self) -> bool:
+        """Tell whether the application lets the response carry cookies."""
         check = self.settings.func_check_response_allow_cookies
         return self.response is not None and (check is None or bool(check(self.response)))
 
     def _may_set(self) -> bool:
         if self._failed() and not self.settings.cookie_on_exception:
             return False
-        return self._allowed()
+        return self.allowed()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import secrets
-import time
 from collections.abc import Callable, Set
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ..errors import fingerprint
-from .admission import admit, drawing, entries_of, indexes_of, leave
+from .admission import admit, drawing, entries_of, indexes_of
 from .contents import Changes
 from .failures import was_answered
 from .fields import CONFIRMED_FIELD, OWNER_FIELD, field_of
@@ -19,30 +17,19 @@ from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, S
 from .refusals import just_ended
 from .scripts import Status
 from .seals import Bound, Sealer
+from .staging import hold, in_turn
 from .tokens import TOKEN_FIELD, Token, draw_verifier
 
 if TYPE_CHECKING:
     from .state import Ending, SessionState
 
-__all__ = ["abandon", "claim", "create", "release", "reseal", "save", "settle", "stage", "tidy"]
-
-#: How long a save waits for one that is staged and clashes with it, seconds.
-PATIENCE = 0.1
-
-#: How long the last attempt of a request waits for its turn, seconds: as long as what a
-#: process that died had staged may hold.
-LAST_PATIENCE = 10.0
-
-#: Seconds between two looks.
-PAUSE = 0.002
+__all__ = ["abandon", "create", "reseal", "save", "settle", "stage", "tidy"]
 
 #: How often values are loaded and sealed again for a new token, where others save meanwhile.
 MOST_RENEWALS = 32
 
 #: Holds what no login consists of.
 CSRF_FIELD = field_of("_csrft_")
-
-Answer = TypeVar("Answer")
 
 
 def save(state: SessionState, cookie_can_go: bool) -> None:
@@ -61,8 +48,7 @@ def save(state: SessionState, cookie_can_go: bool) -> None:
 
 def settle(state: SessionState, cookie_can_go: bool) -> None:
     """Do what the request asks of its session, until there is nothing left to do."""
-    # What is lost may be no more than deletions, of which nothing is left to see.
-    while state.is_changed() or state.lost:
+    while state.is_changed():
         changes = state.changes()
         decided = plan(facts_of(state, changes, cookie_can_go))
         act = _ACTS.get(decided.act)
@@ -146,7 +132,7 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
     ends, _clocked, mark = contents.timing(changes.values)
     empties = state.host.settings.invalidate_empty_session and contents.would_empty(changes)
     entries = indexes_of(changes.values)
-    result = _in_turn(
+    result = in_turn(
         state,
         lambda: state.host.store().save(
             state.stored_token(),
@@ -211,7 +197,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
             ends=ends,
         )
         try:
-            result = _in_turn(state, save)
+            result = in_turn(state, save)
         except BaseException as exc:  # also what ends a greenlet, or a signal handler raises
             if not was_answered(exc):
                 # No browser will ever hold the new token.
@@ -370,7 +356,7 @@ def stage(state: SessionState, cookie_can_go: bool) -> None:
         # it. Until then nobody may change what was read of it: the new one may stand on that.
         if state.ends and state.ends[0].checks != NO_CHECKS:
             ending = state.ends[0]
-            _stage(state, ending.token, ending.checks, Changes({}, []), False, PATIENCE)
+            hold(state, ending.token, ending.checks, Changes({}, []), False)
         # There is nothing yet that anybody else could touch.
         _create(state, changes, None)
     elif decided.act is Act.DROP:
@@ -378,64 +364,7 @@ def stage(state: SessionState, cookie_can_go: bool) -> None:
     elif decided.act is not Act.REST:
         everything = decided.act is Act.RENEW
         checks = state.contents.checks()
-        _stage(state, state.stored_token(), checks, changes, everything, PATIENCE)
-
-
-def claim(state: SessionState, token: Token) -> None:
-    """Keep others from the session until this request is done: its last attempt.
-
-    :raises SessionConflict: others hold it for too long.
-    """
-    _stage(state, token, NO_CHECKS, Changes({}, []), True, LAST_PATIENCE)
-
-
-def _stage(
-    state: SessionState,
-    token: Token,
-    checks: Checks,
-    changes: Changes,
-    everything: bool,
-    patience: float,
-) -> None:
-    state.stage_id = state.stage_id or secrets.token_urlsafe(6)
-    result = _in_turn(
-        state,
-        lambda: state.host.store().stage(
-            token, state.stage_id, checks, changes.values, changes.deletes, everything
-        ),
-        patience,
-    )
-    if isinstance(result, Absent):
-        state.stage_id = ""  # whoever looks at it next finds out
-    elif result is Status.SAVED:
-        state.staged = token
-    else:
-        raise state.conflict()
-
-
-def release(state: SessionState) -> None:
-    """Give up what was let in, or staged, and not saved."""
-    if state.admitted:
-        leave(state)
-    token, state.staged = state.staged, None
-    if token is not None and state.stage_id:
-        stage_id, state.stage_id = state.stage_id, ""
-        state.host.store().unstage(token, stage_id)
-
-
-def _in_turn(state: SessionState, call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
-    """Make a call until nobody has staged what clashes with it.
-
-    :raises SessionConflict: that takes too long.
-    """
-    until = time.monotonic() + patience
-    while True:
-        answer = call()
-        if answer is not Status.BUSY:
-            return answer
-        if time.monotonic() >= until:
-            raise state.conflict(Cause.BUSY)
-        time.sleep(PAUSE)
+        hold(state, state.stored_token(), checks, changes, everything)
 
 
 class Sealing:

@@ -22,7 +22,7 @@ from ..errors import (
     fingerprint,
 )
 from ..settings import Settings
-from . import executor, refusals
+from . import executor, refusals, staging
 from .contents import Changes, Contents
 from .ends import Clock
 from .fields import CONFIRMED_FIELD, DEVICE_FIELD, OWNER_FIELD
@@ -52,6 +52,7 @@ __all__ = [
     "UNSET",
     "Ending",
     "Host",
+    "Resend",
     "SessionState",
     "number",
 ]
@@ -145,6 +146,17 @@ class Asked(NamedTuple):
 NOTHING = Asked()
 
 
+class Resend(NamedTuple):
+    """How the cookie is to be sent again.
+
+    :ivar max_age: the life that the application chose, seconds; ``expires``: or the end. What
+        it did not choose is ``UNSET``.
+    """
+
+    max_age: Any = UNSET
+    expires: Any = UNSET
+
+
 class Aside(NamedTuple):
     """What a view had changed that failed."""
 
@@ -166,9 +178,7 @@ class SessionState:
         "asked",
         "clock",
         "contents",
-        "cookie_expires",
         "cookie_is_stale",
-        "cookie_max_age",
         "ends",
         "entered",
         "failure",
@@ -182,8 +192,8 @@ class SessionState:
         "over",
         "owned",
         "phase",
-        "recookie",
         "remaining_ms",
+        "resend",
         "seen_ms",
         "stage_id",
         "staged",
@@ -254,9 +264,7 @@ class SessionState:
         #: Set by those who show what the request did.
         self.trace: Trace | None = None
         #: The application asked for the cookie to be sent.
-        self.recookie = False
-        self.cookie_max_age: Any = UNSET
-        self.cookie_expires: Any = UNSET
+        self.resend: Resend | None = None
 
     def stand(self, phase: Phase) -> None:
         """Hold nothing, and stand so.
@@ -308,8 +316,8 @@ class SessionState:
                     loaded = host.store().peek(token)
                 else:
                     if host.claims:
-                        executor.release(self)  # of a token before it, which opens nothing
-                        executor.claim(self, token)
+                        staging.release(self)  # of a token before it, which opens nothing
+                        staging.claim(self, token)
                     loaded = host.store().load(token)
             except StoreUnavailable as exc:
                 refusals.go_without(self, token, exc)
@@ -617,6 +625,7 @@ class SessionState:
 
     def is_changed(self) -> bool:
         """Cheaply rule out that anything was changed."""
+        # What is lost may be no more than deletions, of which nothing is left to see.
         return self.phase is not UNREAD and bool(
             self.contents.pending() or self.lost or self.asked is not NOTHING
         )

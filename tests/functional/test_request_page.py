@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pyramid_redis_lua_sessions import cookies
-from pyramid_redis_lua_sessions.engine import executor, memory, store
+from pyramid_redis_lua_sessions.engine import memory, staging, store
 from pyramid_redis_lua_sessions.engine.plan import FRESH, STORED, TABLE, Act, Facts, plan
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.watch import watch
@@ -125,8 +125,8 @@ def test_figures_on_the_pages_are_those_of_the_code() -> None:
     assert f"up to {cookies.REMEMBERED:,} cookies" in how
     assert f"that it loaded last, up to {megabytes} MB" in how
     overlap = " ".join((DOCS / "concurrency.rst").read_text("utf-8").split())
-    assert f"It waits up to {executor.PATIENCE * 1000:.0f} ms, then it conflicts" in overlap
-    assert executor.LAST_PATIENCE == store.STAGE_MS / 1000 == 10
+    assert f"It waits up to {staging.PATIENCE * 1000:.0f} ms, then it conflicts" in overlap
+    assert staging.LAST_PATIENCE == store.STAGE_MS / 1000 == 10
     assert "(up to ten seconds)" in overlap
     assert "that died lapses after ten seconds" in overlap
 
