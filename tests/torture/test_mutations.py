@@ -230,8 +230,8 @@ MUTATIONS = {
     ),
     "owners: a revoke forgets what it did not end": Mutation(
         "pyramid_redis_lua_sessions/owners.py",
-        "index.forget(ended)",
-        "index.forget(members)",
+        "found.forget(ended)",
+        "found.forget(members)",
         ORDERS,
     ),
     "request: all keys are saved": ALL_KEYS,
