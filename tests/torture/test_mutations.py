@@ -216,8 +216,11 @@ MUTATIONS = {
     "executor: a renewal that comes late takes the session away": Mutation(
         EXECUTOR, "state.host.store().take_back(before, token)", "pass", ORDERS
     ),
-    "executor: deletions are lost in silence": Mutation(
-        EXECUTOR, "while state.is_changed() or state.lost:", "while state.is_changed():", ORDERS
+    "state: deletions are lost in silence": Mutation(
+        f"{ENGINE}/state.py",
+        "self.contents.pending() or self.lost or self.asked",
+        "self.contents.pending() or self.asked",
+        ORDERS,
     ),
     "plan: who logs in while another does is not logged in": Mutation(
         PLAN,
