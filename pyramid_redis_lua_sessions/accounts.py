@@ -11,9 +11,9 @@ from typing import Any
 
 from .engine.contents import Contents
 from .engine.ends import Clock
-from .engine.executor import LAST_PATIENCE, PAUSE
 from .engine.fields import DEVICE_FIELD, INDEX_KIND, LABEL_FIELD, OWNER_FIELD, exact_key
 from .engine.protocol import Absent, Loaded, Saved
+from .engine.staging import LAST_PATIENCE, PAUSE
 from .engine.state import CSRF_KEY
 from .engine.tokens import Token, digest_stored
 from .errors import SessionConflict
