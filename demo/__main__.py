@@ -18,8 +18,9 @@ from .app import make_app
 HOST = "127.0.0.1"
 USUAL_PORT = 6543
 
-#: More than a browser has connections to one server.
-THREADS = 16
+#: More than a browser has connections to one server; and each open page of somebody who is
+#: logged in holds one.
+THREADS = 64
 
 
 def main() -> int:

@@ -50,12 +50,14 @@ def make_app(redis_url: str, *, with_predecessor: bool = True, **overrides: str)
         # Made anew at each start: the embedded Redis keeps nothing either.
         "secret": secrets.token_urlsafe(32),
         "timeout": "600",
+        "publish_endings": "true",
         **overrides,
     }
     settings = {f"redis.sessions.{name}": value for name, value in options.items()}
     with Configurator(settings=settings) as config:
         config.include("pyramid_jinja2")
         config.include("pyramid_redis_lua_sessions")
+        config.include("pyramid_redis_lua_sessions.endings")
         config.set_default_csrf_options(require_csrf=True)
         config.add_static_view("static", str(HERE / "static"), cache_max_age=0)
         for name, pattern in ROUTES.items():

@@ -73,6 +73,8 @@ def home(request: Any) -> dict[str, Any]:
     return {
         "title": "Sessions in Redis",
         "user": user,
+        # So that the page is told when this session ends.
+        "fingerprint": None if user is None else session.fingerprint,
         "longest_name": LONGEST_NAME,
         # Each message stands in the card that it is about, in a queue of that name.
         "messages": {card: session.pop_flash(card) for card in CARDS},

@@ -15,7 +15,8 @@ ARGV[3] marker_ms    integer, TTL of the marker, ms
 ARGV[4] mark         '1' = where there is no session, leave a marker too: one that
                      is about to be created with this digest is not
 ARGV[5] names        digest of the set of fields read; '' = not read
-ARGV[6...]           field, check, ... ('' = absent, '+' = present, else the
+ARGV[6] message      published where a session lived: who ended; '' = nothing is
+ARGV[7...]           field, check, ... ('' = absent, '+' = present, else the
                      SHA1 of its value): if one fails, nothing happens
 
 Returns: {status, ...}
@@ -24,7 +25,8 @@ Returns: {status, ...}
              token was replaced age_ms ago; 2: and it is an owner's
   6 CONFLICT {6} a check failed; nothing was applied
   9 ENDED    {9}
-Writes: PEXPIRE, HSET moved, HDEL; DEL; or nothing
+Writes: PEXPIRE, HSET moved, HDEL, SPUBLISH or PUBLISH; DEL; or
+nothing
 ]]
 local session_key = KEYS[1]
 local digest = ARGV[1]
@@ -32,7 +34,8 @@ local nonce = ARGV[2]
 local marker_ms = tonumber(ARGV[3])
 local mark = ARGV[4] == '1'
 local names = ARGV[5]
-local first_check, last_check = 6, #ARGV
+local message = ARGV[6]
+local first_check, last_check = 7, #ARGV
 
 local token, expires, moved = unpack(redis.call('HMGET', session_key,
   '@', 'expires', 'moved'))
@@ -74,4 +77,6 @@ if expired and not mark then
   return {0, 1}
 end
 -- @include leave_marker
-return expired and {0, 1} or {9}
+if expired then return {0, 1} end
+-- @include publish
+return {9}

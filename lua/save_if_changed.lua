@@ -33,7 +33,8 @@ ARGV[16] writes        the same
 ARGV[17] names         digest of the set of fields read; '' = not read
 ARGV[18] n_checks      integer, number of checks
 ARGV[19] n_deletes     integer, number of fields to delete
-ARGV[20...]            n_checks times: field, check ('' = absent, '+' = present,
+ARGV[20] message       published if the session ends: who ended; '' = nothing is
+ARGV[21...]            n_checks times: field, check ('' = absent, '+' = present,
                        else the SHA1 of its value); n_deletes fields; then
                        field, value, ... to set; see set_fields
 
@@ -46,8 +47,8 @@ Returns: {status, ...}
   7 EMPTIED  {7} no value remained; the session ended
   9 ENDED    {9} this call had put its token in place; the session has ended since
   10 BUSY    {10} another has staged what clashes with this; nothing was applied
-Writes: HDEL, HSET, HSET saves, PEXPIRE, PERSIST; DEL, HSET moved, PEXPIRE; or
-nothing
+Writes: HDEL, HSET, HSET saves, PEXPIRE, PERSIST; DEL, HSET moved, PEXPIRE;
+SPUBLISH or PUBLISH; or nothing
 ]]
 local session_key = KEYS[1]
 local digest = ARGV[1]
@@ -69,7 +70,8 @@ local writes = ARGV[16]
 local names = ARGV[17]
 local n_checks = tonumber(ARGV[18])
 local n_deletes = tonumber(ARGV[19])
-local first_check = 20
+local message = ARGV[20]
+local first_check = 21
 local first_delete = first_check + 2 * n_checks
 local last_check = first_delete - 1
 local first_set = first_delete + n_deletes
@@ -131,6 +133,7 @@ if not repeated then
       -- next goes into a new session.
       local marker, marker_ms = save_id .. digest .. '0', end_if_empty
       -- @include leave_marker
+      -- @include publish
       return {7}
     end
   end
@@ -146,4 +149,7 @@ if not repeated then
 end
 if ARGV[4] == '' then return {5, redis.call('PTTL', session_key), now_ms} end
 -- @include live_on
+if remaining == 0 then
+  -- @include publish
+end
 return {5, remaining, now_ms}

@@ -131,6 +131,20 @@ class RedisSessionFactory:
         watched = None if request is None else request.environ.get(WATCHED)
         return store if watched is None else store.watched(watched.append)
 
+    def separate_store(self) -> Store:
+        """Return a store over a client of its own, for who keeps a connection to himself.
+
+        It does not repeat a call, so that a lost connection is noticed; nobody is told of its
+        steps. Where the application brings the client, it is that one.
+        """
+        if self._client_callable is not None:
+            return self._store.using(self._client_callable(None, **self._client_options))
+        return self._store.using(make_client(self.settings, retries=0))
+
+    def key_of(self, locator: str) -> bytes:
+        """Return the key under which Redis has a session."""
+        return self._store.key(locator)
+
     def _tell(self, step: Step) -> None:
         for watcher in self.watchers:
             guarded(watcher.step, step)

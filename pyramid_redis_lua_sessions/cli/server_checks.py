@@ -495,7 +495,10 @@ TOO_MUCH = (("FLUSHALL",), ("CONFIG", "GET", "*"), ("GET", "a key of somebody el
 
 def check_permissions(node: Node) -> Iterator[Finding]:
     """Ask Redis 7 what the user may do; or try it, on a key of our own."""
-    commands = needed_commands(f"{node.target.settings.prefix}check:{secrets.token_hex(16)}")
+    key = f"{node.target.settings.prefix}check:{secrets.token_hex(16)}"
+    commands = needed_commands(key)
+    if node.target.settings.publish_endings:
+        commands["publish"] = ("PUBLISH", key, "")
     more = more_commands(node)
     beyond: list[str] = []
     try:

@@ -332,16 +332,20 @@ def revoke_one(console: Console, args: argparse.Namespace, target: Target) -> tu
         args.yes,
     )
     left = forget_predecessors(target, [session.session_id])
-    store = target.store
-    if not store.end_all([session.session_id]):
+    store, owner = target.store, owner_of(session, target)
+    if not store.end_all([session.session_id], owner_of=lambda _: owner):
         raise RedisFailure(f"session {name} had ended in the meantime")
-    stored = session.stored.fields.get(OWNER_FIELD)
-    owner = stored and session.bound(target.sealer).open(OWNER_FIELD, stored)
     if owner:
         Index(store, target.sealer, owner).forget([session.session_id])
     if not args.json:
         console.out(f"ended session {name}")
     return 1, left
+
+
+def owner_of(session: Found, target: Target) -> bytes | None:
+    """Return the owner of a session, encoded; ``None`` where it has none that is authentic."""
+    stored = session.stored.fields.get(OWNER_FIELD)
+    return session.bound(target.sealer).open(OWNER_FIELD, stored) if stored else None
 
 
 def owners_named(target: Target, owner: str) -> dict[str | int, bytes]:
@@ -385,6 +389,7 @@ def revoke_all(console: Console, args: argparse.Namespace, target: Target) -> tu
             ending = [session for session in found if session.endable]
             cut_off = [s.session_id for s in ending if OLD_KEY_FIELD in s.stored.fields]
             left += forget_predecessors(target, cut_off) if cut_off else 0
-            ended += len(target.store.end_all([session.session_id for session in ending]))
+            owners = {session.session_id: owner_of(session, target) for session in ending}
+            ended += len(target.store.end_all([*owners], owner_of=owners.get))
             advance(steps, f"{ended} ended")
     return ended, left

@@ -45,13 +45,14 @@ def client_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
-def make_client(settings: Settings) -> Any:
+def make_client(settings: Settings, retries: int | None = None) -> Any:
     """Make the client of one factory: ``Redis`` or ``RedisCluster``. It connects on first use.
 
     Its pool is bounded, and a request waits for a connection rather than
     failing at once. A call is repeated after a lost connection: every script
     has the effect of one call when it is sent twice.
 
+    :param retries: how often it is, in place of the setting.
     :raises SettingsError: the URL is malformed.
     """
     if settings.redis_connection_pool is not None:
@@ -78,7 +79,7 @@ def make_client(settings: Settings) -> Any:
         hosts = [(settings.redis_host, settings.redis_port)]
         credentials = {"db": settings.redis_db, "password": settings.redis_password}
         address = Address("redis", False, hosts, credentials, settings.redis_unix_socket_path)
-    return client_at(address, options, settings.redis_retries)
+    return client_at(address, options, settings.redis_retries if retries is None else retries)
 
 
 def longest_repeat(settings: Settings) -> float:

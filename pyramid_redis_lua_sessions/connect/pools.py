@@ -41,6 +41,7 @@ __all__ = [
     "Pool",
     "PoolUse",
     "make_retry",
+    "socket_of",
 ]
 
 OSTimeout = builtins.TimeoutError
@@ -182,7 +183,7 @@ class Pool(redis.ConnectionPool):
             def attempt() -> list[Any]:
                 if failures:
                     raise failures.pop()
-                if _socket(connection) is None:
+                if socket_of(connection) is None:
                     connection.connect()
                 return _talk(connection, data, count)
 
@@ -204,7 +205,7 @@ class Pool(redis.ConnectionPool):
         except IndexError:
             return None
         fresh = self._repeats and connection.__dict__.get("left", 0.0) > time.monotonic() - FRESH
-        if fresh and _socket(connection) is not None and not connection.should_reconnect():
+        if fresh and socket_of(connection) is not None and not connection.should_reconnect():
             return connection
         self._give_back(connection)
         return None
@@ -346,7 +347,7 @@ class Pool(redis.ConnectionPool):
 _MORE: Any = object()
 
 
-def _socket(connection: Any) -> Any:
+def socket_of(connection: Any) -> Any:
     """Return the socket of a connection, ``None`` where it has none.
 
     Of all that redis-py keeps to itself, this and :func:`_parse_error` are what we stand on.
@@ -362,7 +363,7 @@ def _parse_error(text: str) -> Exception:
 
 def _talk(connection: Any, data: bytes, count: int) -> list[Any]:
     """Send commands over a connection, and read so many replies."""
-    sock = _socket(connection)
+    sock = socket_of(connection)
     if sock is None:  # another thread disconnects what is in use
         raise ConnectionError("Connection closed.")
     mine, reader = connection.__dict__.get("reader") or (None, cast("Any", None))

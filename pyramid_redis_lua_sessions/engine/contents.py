@@ -320,6 +320,10 @@ class Contents:
             self.undecodable += 1
             return None
 
+    def encoded(self, field: bytes) -> bytes | None:
+        """Return what is stored in a field, encoded, ``None`` where nothing is; unread."""
+        return self._plain.get(field)
+
     def assign_meta(self, field: bytes, value: Any) -> None:
         """Set the owner or the label; ``None`` removes it."""
         self._meta[field] = value

@@ -110,6 +110,7 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
         entries,
         returning=state.phase is ADRIFT,
         ending=None if ending is None else ending.token,
+        ending_owner=None if ending is None else ending.owner,
         draw=drawing(state, entries),
         ends=ends,
         clocked=clocked,
@@ -275,7 +276,7 @@ def end_next(state: SessionState, checks: Checks = NO_CHECKS) -> None:
     """
     ending = state.ends[0]
     again, state.tried = ending.token in state.tried, {*state.tried, ending.token}
-    result = state.host.store().end(ending.token, checks)
+    result = state.host.store().end(ending.token, checks, ending.owner)
     if result is Status.CONFLICT:
         state.tried = state.tried - {ending.token}
         raise state.conflict()

@@ -147,12 +147,13 @@ class Index:
 
         :returns: the locators of those that lived.
         """
+        owner = self._owner if self._field == OWNER_FIELD else None
         end_each = self._store.end_each
         results, renewed = self.each(
-            owned, lambda tokens: end_each({one.locator: one.digest for one in tokens})
+            owned, lambda tokens: end_each({one.locator: one.digest for one in tokens}, owner)
         )
         if renewed:
-            results |= end_each({name: b"" for name, _ in renewed})
+            results |= end_each({name: b"" for name, _ in renewed}, owner)
         return [name for name, result in results.items() if result is Status.ENDED]
 
     def forget(self, locators: Sequence[str]) -> None:

@@ -113,11 +113,13 @@ class Ending(NamedTuple):
 
     :ivar seen: this request saw it alive.
     :ivar checks: what it read of it.
+    :ivar owner: its owner, encoded, where there is one and it is known.
     """
 
     token: Token
     seen: bool = False
     checks: Checks = NO_CHECKS
+    owner: bytes | None = None
 
 
 class Asked(NamedTuple):
@@ -459,12 +461,14 @@ class SessionState:
 
     def invalidate(self) -> None:
         """End the session, at the save point."""
-        if self.phase is UNREAD and len(self.host.identify()) > 1:
-            self._load()  # which of them lives?
+        host = self.host
+        if self.phase is UNREAD and (host.settings.publish_endings or len(host.identify()) > 1):
+            self._load()  # whose is it? or: which of them lives?
         if self.phase is UNREAD or self.failure is not None or self.locked:
             self.ends += [Ending(ticket.token) for ticket in self.host.identify()]
         elif self.token is not None:
-            self.ends.append(Ending(self.token, True, self.contents.checks()))
+            owner = self.contents.encoded(OWNER_FIELD)
+            self.ends.append(Ending(self.token, True, self.contents.checks(), owner))
             if self.trace is not None:
                 self.trace.past = self.contents
         self.invalidated = True

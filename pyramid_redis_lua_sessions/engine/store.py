@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from ..connect.client import longest_repeat
 from ..connect.lines import Beside, line_to
-from ..errors import StoreError
+from ..errors import StoreError, fingerprint
 from ..settings import Settings
 from ..settings.parsers import LONGEST_GRACE
 from .calls import Call, Caller
@@ -91,6 +91,7 @@ class Store(Caller):
         self._use_ttl = flag(settings.set_redis_ttl)
         self._remember_s = b"%d" % math.ceil(min(longest_repeat(settings) + 1, LONGEST_MEMORY))
         self._retry_mode = settings.on_conflict == "retry"
+        self._publishes = settings.publish_endings
         self._id_generator = settings.id_generator or default_id
         self._life_args = (b"%d" % self._timeout_ms, b"%d" % self.absolute_ms, self._use_ttl)
         self._load_args = (
@@ -183,6 +184,7 @@ class Store(Caller):
         entries: Sequence[Entry] = (),
         returning: bool = False,
         ending: Token | None = None,
+        ending_owner: bytes | None = None,
         draw: Callable[[], Token] | None = None,
         ends: Mapping[bytes, int] = NO_ENDS,
         clocked: bool = False,
@@ -193,7 +195,8 @@ class Store(Caller):
         :param entries: indexes to which it is added first, in the same pipeline.
         :param returning: the client has sent a cookie back before, so
             ``first_timeout`` does not apply.
-        :param ending: of a session that is to end, in the same pipeline.
+        :param ending: of a session that is to end, in the same pipeline;
+            ``ending_owner``: its owner, as in :meth:`end`.
         :param draw: draws a token, in place of :meth:`draw`.
         :param ends: field to end, ms since the epoch, of values that end.
         :param clocked: loads are to tell the time.
@@ -213,7 +216,8 @@ class Store(Caller):
                 *self._ending_values(token, fields, ends),
             ]
             if ending is not None:
-                calls.insert(0, self._ending(ending.locator, ending.digest))
+                news = self.news(ending.locator, ending_owner)
+                calls.insert(0, self._ending(ending.locator, ending.digest, news=news))
             try:
                 replies = self.together(calls) if len(calls) > 1 else [self.call(*calls[0])]
                 if ends:
@@ -327,6 +331,7 @@ class Store(Caller):
                 encoded(checks.names),
                 b"%d" % len(checks.fields),
                 b"%d" % len(deletes),
+                self.news(token.locator),
                 *pairs(checks),
             )
         args += deletes
@@ -388,12 +393,16 @@ class Store(Caller):
             return Status(reply[0])
         return absent_of(reply)
 
-    def end(self, token: Token, checks: Checks = NO_CHECKS) -> Status | Absent:
+    def end(
+        self, token: Token, checks: Checks = NO_CHECKS, owner: bytes | None = None
+    ) -> Status | Absent:
         """End a session, if its token is this, and leave the marker.
 
+        :param owner: its owner, encoded, where that is known: for those who watch it.
         :returns: ``ENDED``, ``CONFLICT``, or that it was absent.
         """
-        return ended_of(self.call(*self._ending(token.locator, token.digest, checks)))
+        news = self.news(token.locator, owner)
+        return ended_of(self.call(*self._ending(token.locator, token.digest, checks, news=news)))
 
     def end_unheard(self, token: Token) -> None:
         """End what a call whose reply was lost may have made, also if it comes late."""
@@ -411,21 +420,36 @@ class Store(Caller):
         if isinstance(self.save(before, {}, []), Absent):
             self.end(token)
 
-    def end_each(self, tokens: Mapping[str, bytes]) -> dict[str, Status | Absent]:
+    def end_each(
+        self, tokens: Mapping[str, bytes], owner: bytes | None = None
+    ) -> dict[str, Status | Absent]:
         """End sessions, each if its token is this: locator to digest; empty: whatever it is.
 
+        :param owner: as in :meth:`end`, of all of them.
         :returns: as :meth:`end`, by locator.
         """
-        replies = self._in_batches([self._ending(*token) for token in tokens.items()])
+        replies = self._in_batches(
+            [self._ending(*token, news=self.news(token[0], owner)) for token in tokens.items()]
+        )
         return dict(zip(tokens, map(ended_of, replies), strict=True))
 
-    def end_all(self, locators: Sequence[str], mark: bool = False) -> list[str]:
+    def end_all(
+        self,
+        locators: Sequence[str],
+        mark: bool = False,
+        owner_of: Callable[[str], bytes | None] = lambda locator: None,
+    ) -> list[str]:
         """End sessions, whatever their tokens, and leave their markers.
 
         :param mark: leave them also where there is no session yet.
+        :param owner_of: ``(locator) -> owner``, as in :meth:`end`.
         :returns: the locators of those that lived.
         """
-        replies = self._in_batches([self._ending(name, b"", mark=mark) for name in locators])
+        endings = [
+            self._ending(name, b"", mark=mark, news=self.news(name, owner_of(name)))
+            for name in locators
+        ]
+        replies = self._in_batches(endings)
         ended = zip(locators, replies, strict=True)
         return [locator for locator, reply in ended if reply[0] == Status.ENDED]
 
@@ -490,6 +514,16 @@ class Store(Caller):
         name = hashlib.blake2b(text, digest_size=16, person=person).hexdigest()
         return b"%b%b:%b" % (self._prefix, kind, name.encode("ascii"))
 
+    def news(self, locator: str, owner: bytes | None = None) -> bytes:
+        """Return what is published when a session ends; empty where nothing is.
+
+        It is the fingerprint, and the digest of the owner where that is known.
+        """
+        if not self._publishes:
+            return b""
+        words = [fingerprint(locator), *([] if owner is None else [owner_digest(owner)])]
+        return " ".join(words).encode("ascii")
+
     def indexing(self, entry: Entry, locator: str, *more: bytes, admits: bool = False) -> Call:
         """Return the call that adds a session to an index.
 
@@ -543,14 +577,20 @@ class Store(Caller):
             self._remember_s,
             optional(lifetime.timeout_ms),
             optional(lifetime.deadline_ms),
+            self.news(token.locator),
         ]
         return (_ADJUST, self.key(token.locator), args)
 
     def _ending(
-        self, locator: str, digest: bytes, checks: Checks = NO_CHECKS, mark: bool = False
+        self,
+        locator: str,
+        digest: bytes,
+        checks: Checks = NO_CHECKS,
+        mark: bool = False,
+        news: bytes = b"",
     ) -> Call:
         args = [digest, os.urandom(6), b"%d" % MARKER_MS, flag(mark), encoded(checks.names)]
-        args += pairs(checks)
+        args += (news, *pairs(checks))
         return (_END, self.key(locator), args)
 
     def _marks(
@@ -603,6 +643,14 @@ def _not_saved(reply: Any) -> Absent | Status:
     if reply[0] in (Status.CONFLICT, Status.EMPTIED, Status.BUSY, Status.ENDED):
         return Status(reply[0])
     return absent_of(reply)
+
+
+def owner_digest(owner: bytes) -> str:
+    """Return what names an owner in Redis.
+
+    :param owner: the owner, encoded.
+    """
+    return hashlib.blake2b(owner, digest_size=16, person=b"owner index").hexdigest()
 
 
 def _with_dict(reply: Any) -> Any:

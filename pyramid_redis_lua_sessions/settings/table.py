@@ -426,6 +426,13 @@ class Settings:
         "a comma between). Each needs the extra of its name; see :doc:`monitoring`.",
     )
 
+    publish_endings: bool = setting(
+        flag,
+        False,
+        "Publish in Redis that a session has ended, so that connections which are still open can "
+        "learn of it; see :doc:`endings`.",
+    )
+
     # Moving in from another library
     migrate_from: tuple[str, ...] = setting(
         some_of(*MIGRATE_FROM),

@@ -157,6 +157,7 @@ class Scripts:
         reads: str = "",
         writes: str = "",
         names: str = "",
+        message: bytes = b"",
         checks: Mapping[bytes, str] = NOTHING,
     ) -> list[Any]:
         """Without a ``save_id`` every call has one of its own.
@@ -186,6 +187,7 @@ class Scripts:
             names,
             len(checks),
             len(deletes),
+            message,
             *pairs(checks),
             *deletes,
             *pairs(sets),
@@ -221,6 +223,7 @@ class Scripts:
         remember: int = 10,
         new_timeout: int | str = "",
         new_deadline: int | str = "",
+        message: bytes = b"",
     ) -> list[Any]:
         """Without a ``save_id`` every call has one of its own."""
         return self.call(
@@ -234,6 +237,7 @@ class Scripts:
             remember,
             new_timeout,
             new_deadline,
+            message,
         )
 
     def stage(
@@ -261,10 +265,11 @@ class Scripts:
         marker: int = 60_000,
         mark: bool = False,
         names: str = "",
+        message: bytes = b"",
         checks: Mapping[bytes, str] = NOTHING,
     ) -> list[Any]:
         """With ``digest=b""`` it ends whatever the token."""
-        args = (digest, self._id(nonce), marker, _flag(mark), names, *pairs(checks))
+        args = (digest, self._id(nonce), marker, _flag(mark), names, message, *pairs(checks))
         return self.call("end_session", key, *args)
 
     def index(

@@ -25,8 +25,9 @@ def served(app: Any, **options: Any) -> Iterator[int]:
     try:
         yield server.effective_port
     finally:
-        # Connections that a browser keeps, too: closing the server alone waits for them.
-        wasyncore.close_all(server._map, ignore_all=True)
+        # Connections that a browser keeps, too: closing the server alone waits for them. By the
+        # thread that serves them, which would meet closed files otherwise.
+        server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map, ignore_all=True))
         serving.join()
         server.task_dispatcher.shutdown()
 

@@ -80,6 +80,7 @@ LEAVES = (
     "cli",
     "debugtoolbar",
     "devices",
+    "endings",
     "health",
     "migrate",
     "observe",

@@ -18,7 +18,10 @@ from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS, Script, Status
 HASH_READS = {"EXISTS", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET"}
 INDEX_READS = {"ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"}
 READ_COMMANDS = HASH_READS | INDEX_READS | {"PTTL", "TIME"}
-WRITE_COMMANDS = {"DEL", "HDEL", "HPEXPIREAT", "HSET", "PERSIST", "PEXPIRE", "ZADD", "ZREM"}
+WRITE_COMMANDS = {
+    *("DEL", "HDEL", "HPEXPIREAT", "HSET", "PERSIST", "PEXPIRE", "PUBLISH", "SPUBLISH"),
+    *("ZADD", "ZREM"),
+}
 
 # Every call of these writes; the others may find nothing to do.
 ALWAYS_WRITE = {"index_session"}

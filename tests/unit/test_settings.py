@@ -458,6 +458,7 @@ FLAGS = [
     "save_on_exception",
     "detect_changes",
     "invalidate_empty_session",
+    "publish_endings",
     "deserialized_fails_new",
     "preload_scripts",
     "python_expires",

@@ -1,0 +1,113 @@
+"""The view that tells a browser of the end of its session: a stream for ``EventSource``.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import time
+from typing import Any
+from urllib.parse import parse_qs
+
+from pyramid.response import Response
+
+from ..errors import StoreError
+from ..factory import factory_of
+from .subscriber import Ending, Watch, subscriber_of
+from .who import session_of
+
+__all__ = ["stream"]
+
+#: Seconds between two signs of life, by which a server finds out that the browser is gone.
+HEARTBEAT = 15.0
+
+#: Seconds after which a browser is to come again, so that no connection lives for ever.
+LONGEST = 600.0
+
+#: Milliseconds after which it comes again; and where it is one too many, or Redis is away.
+SOON, LATER = 2000, 15_000
+
+#: Streams of one session in one process.
+MOST = 12
+
+
+def stream(request: Any) -> Response:
+    """Answer a stream that says ``ended`` when the session of the browser has ended.
+
+    The query names the session that the page was made for, by its fingerprint: ``?session=...``.
+    If that is not the session of the cookie any more, it has ended for this page. The data of the
+    event is ``{"reason": "ended"}`` or ``{"reason": "expired"}``.
+    """
+    name = _session_in(request.environ.get("QUERY_STRING", ""))
+    factory = factory_of(request.registry)
+    try:
+        found = session_of(factory, request, name)
+    except StoreError:
+        return _answer([_retry(LATER)])
+    if found.locator is None:
+        if found.replaced:
+            return _answer([_retry(SOON)])  # the newer cookie is on its way
+        if name is None:
+            return Response(status=204)  # which tells an EventSource not to come again
+        return _answer([_retry(LATER), _ended("ended")])
+    subscriber = subscriber_of(factory)
+    if subscriber.watched(found.locator) >= MOST:
+        return _answer([_retry(LATER)])
+    told: queue.Queue[Ending] = queue.Queue()
+    return _answer(Stream(told, subscriber.watch(found.locator, told.put)))
+
+
+def _session_in(query: str) -> str | None:
+    """Return the fingerprint that a query names; what is none is none of ours."""
+    (name,) = parse_qs(query, errors="replace", max_num_fields=None).get("session", [""])[:1]
+    return name if re.fullmatch("[0-9a-f]{12}", name) else None
+
+
+def _answer(body: Any) -> Response:
+    response = Response(content_type="text/event-stream", charset="utf-8", app_iter=body)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx passes on what comes, at once
+    return response
+
+
+def _retry(milliseconds: int) -> bytes:
+    return b"retry: %d\n\n" % milliseconds
+
+
+def _ended(reason: str) -> bytes:
+    return b"event: ended\ndata: %b\n\n" % json.dumps({"reason": reason}).encode()
+
+
+class Stream:
+    """The body of a response that is open until the session ends, or for :data:`LONGEST`."""
+
+    def __init__(self, told: queue.Queue[Ending], watch: Watch) -> None:
+        self._told = told
+        self._watch = watch
+        self._until = time.monotonic() + LONGEST
+        self._begun = self._over = False
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self._begun:
+            self._begun = True
+            return _retry(SOON)
+        left = self._until - time.monotonic()
+        if self._over or left <= 0:
+            raise StopIteration
+        try:
+            ending = self._told.get(timeout=min(HEARTBEAT, left))
+        except queue.Empty:
+            return b":\n\n"
+        self._over = True
+        return _ended(ending.reason)
+
+    def close(self) -> None:
+        """The server calls it when the browser is gone, or everything was sent (PEP 3333)."""
+        self._over = True
+        self._watch.cancel()

@@ -1,0 +1,594 @@
+"""Endings that reach who still has a connection open."""
+
+from __future__ import annotations
+
+import http.client
+import importlib
+import json
+import os
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from pyramid.exceptions import ConfigurationError
+
+from pyramid_redis_lua_sessions import revoke
+from pyramid_redis_lua_sessions.endings import (
+    Ending,
+    Watch,
+    owner_digest,
+    subscriber,
+    watch_ending,
+)
+from pyramid_redis_lua_sessions.endings.subscriber import subscriber_of
+from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
+from pyramid_redis_lua_sessions.errors import fingerprint
+from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
+from tests.support.browser import Browser, make_browser
+from tests.support.command import run, write_ini
+from tests.support.least_privilege import USER, add_user, with_user
+from tests.support.serving import served
+from tests.support.waiting import wait_until
+
+stream_module = importlib.import_module("pyramid_redis_lua_sessions.endings.stream")
+
+OWNER = "ada@example.com"
+NAME = "session endings"
+
+
+def include(config: Any) -> None:
+    config.include("pyramid_redis_lua_sessions.endings")
+
+
+def made(url: str, **options: Any) -> Browser:
+    return make_browser(url, configure=include, publish_endings=True, **options)
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == NAME]
+
+
+@pytest.fixture(autouse=True)
+def _nobody_listens_afterwards() -> Iterator[None]:
+    yield
+    wait_until(lambda: threads() == [])
+
+
+class Told:
+    """Watches the session of a user, and keeps what it is told."""
+
+    def __init__(self, user: Browser) -> None:
+        self.endings: queue.Queue[Ending] = queue.Queue()
+        watch = user.visit(lambda request: watch_ending(request, self.endings.put))
+        assert isinstance(watch, Watch)
+        self.watch = watch
+
+    def next(self) -> Ending:
+        return self.endings.get(timeout=20)
+
+    def wait_until_heard(self, user: Browser) -> None:
+        """Until the channel is subscribed to, and was asked for."""
+        known = subscriber_of(user.factory)
+        key = user.factory.key_of(user.session_id or "")
+        wait_until(lambda: (channel := known.channel(key)) is not None and channel.due > 0.0)
+
+
+@pytest.fixture
+def user(redis_url: str) -> Browser:
+    user = made(redis_url, invalidate_empty_session=True)
+    user.use(lambda session: session.update(a=1))
+    return user
+
+
+def log_in(user: Browser) -> None:
+    user.use(lambda session: setattr(session, "owner", OWNER))
+
+
+# -- what ends a session -----------------------------------------------------------
+
+
+def log_out(user: Browser) -> None:
+    user.copy().use(lambda session: session.invalidate())
+
+
+def log_out_and_go_on(user: Browser) -> None:
+    user.copy().use(lambda session: (session.invalidate(), session.flash("bye")))
+
+
+def revoke_from_elsewhere(user: Browser) -> None:
+    revoke(user.wsgi.registry, OWNER)
+
+
+def revoke_the_others(user: Browser) -> None:
+    other = user.another()
+    log_in(other)
+    other.visit(lambda request: revoke(request, OWNER))
+
+
+ENDED: dict[str, Callable[[Browser], None]] = {
+    "logout": log_out,
+    "logout and a new session": log_out_and_go_on,
+    "revoked by an administrator": revoke_from_elsewhere,
+    "logged out everywhere else": revoke_the_others,
+}
+
+
+@pytest.mark.parametrize("end", ENDED.values(), ids=ENDED)
+@pytest.mark.parametrize("late", [False, True])
+def test_ending_is_told_with_fingerprint_and_owner(
+    user: Browser, end: Callable[[Browser], None], late: bool
+) -> None:
+    log_in(user)
+    name = fingerprint(user.session_id or "")
+    told = Told(user)
+    if late:
+        told.wait_until_heard(user)
+    end(user)
+    ending = told.next()
+    assert (ending.fingerprint, ending.reason) == (name, "ended")
+    # Where the ending was faster than the subscription, it was found by asking.
+    digest = owner_digest(user.wsgi.registry, OWNER)
+    assert ending.owner == digest if late else ending.owner in ("", digest)
+    assert told.watch.fingerprint == name
+    assert OWNER not in repr(ending)
+
+
+def test_ending_of_a_session_without_owner_has_none(user: Browser) -> None:
+    told = Told(user)
+    told.wait_until_heard(user)
+    log_out(user)
+    assert told.next() == Ending(fingerprint(user.session_id or ""), "", "ended")
+
+
+def test_login_that_is_one_too_many_is_told_to_the_oldest(redis_url: str) -> None:
+    user = made(redis_url, owner_sessions=1)
+    log_in(user)
+    told = Told(user)
+    told.wait_until_heard(user)
+    log_in(user.another())
+    ending = told.next()
+    assert (ending.owner, ending.reason) == (owner_digest(user.wsgi.registry, OWNER), "ended")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda session: session.clear(), id="emptied"),
+        pytest.param(lambda session: session.adjust_session_expires(1), id="expires now"),
+        pytest.param(
+            lambda session: (session.update(a=2), session.adjust_session_expires(1)), id="saved"
+        ),
+    ],
+)
+def test_session_that_ends_itself_is_told(user: Browser, end: Callable[[Any], Any]) -> None:
+    told = Told(user)
+    told.wait_until_heard(user)
+    user.copy().use(end)
+    assert told.next().reason == "ended"
+
+
+@pytest.mark.parametrize("what", [["--owner", OWNER], ["--all"], ["--session"]], ids=str)
+def test_command_tells_it_too(
+    redis_url: str, tmp_path: Path, capsys: Any, user: Browser, what: list[str]
+) -> None:
+    log_in(user)
+    told = Told(user)
+    told.wait_until_heard(user)
+    if what == ["--session"]:
+        what = [*what, told.watch.fingerprint]
+    ini = write_ini(tmp_path, redis_url, publish_endings=True)
+    assert run("revoke", ini, *what, "--yes") == 0
+    assert told.next().owner == owner_digest(user.wsgi.registry, OWNER)
+
+
+@pytest.mark.parametrize("options", [{}, {"set_redis_ttl": False}], ids=str)
+def test_session_that_expires_is_told_by_the_timer(redis_url: str, options: dict[str, Any]) -> None:
+    user = made(redis_url, timeout=0.4, **options)
+    user.use(lambda session: session.update(a=1))
+    told = Told(user)
+    assert told.next() == Ending(told.watch.fingerprint, "", "expired")
+
+
+def test_session_that_vanishes_is_noticed_without_a_message(
+    user: Browser, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Evicted, say; or its life was cut short since it was asked for."""
+    monkeypatch.setattr(subscriber, "ASK_AGAIN", 0.05)
+    told = Told(user)
+    told.wait_until_heard(user)
+    redis_client.delete(user.key)
+    assert told.next().reason == "expired"
+
+
+@pytest.mark.parametrize("what", ["ended", "expired"])
+def test_session_that_ended_before_it_was_listened_for_is_found_by_asking(
+    user: Browser, redis_client: redis.Redis, what: str
+) -> None:
+    locator, told = user.session_id or "", queue.Queue[Ending]()
+    if what == "ended":
+        log_out(user)
+    else:
+        redis_client.delete(user.key)
+    subscriber_of(user.factory).watch(locator, told.put)
+    assert told.get(timeout=20).reason == what
+
+
+# -- who is told, and who is not ---------------------------------------------------
+
+
+def test_all_who_watch_are_told_whatever_one_of_them_does(
+    user: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = Told(user), Told(user)
+
+    def fails(ending: Ending) -> None:
+        raise ZeroDivisionError
+
+    user.visit(lambda request: watch_ending(request, fails))
+    other = user.another()
+    other.use(lambda session: session.update(a=1))
+    others = Told(other)
+    log_out(user)
+    assert first.next() == second.next()
+    assert "an ending could not be told" in caplog.text
+    assert others.endings.empty()
+    log_out(other)
+    assert others.next().fingerprint == others.watch.fingerprint
+
+
+def test_who_cancels_is_told_nothing_and_leaves_nothing(
+    user: Browser, redis_client: redis.Redis
+) -> None:
+    gone, stays = Told(user), Told(user)
+    gone.watch.cancel()
+    gone.watch.cancel()
+    assert subscriber_of(user.factory).watched(user.session_id or "") == 1
+    log_out(user)
+    stays.next()
+    assert gone.endings.empty()
+    wait_until(lambda: threads() == [])
+    again = made(user.factory.settings.redis_url or "")
+    again.use(lambda session: session.update(a=1))
+    Told(again).watch.cancel()
+    wait_until(lambda: threads() == [])
+
+
+def test_session_that_is_watched_again_at_once_is_heard(user: Browser) -> None:
+    for _ in range(20):
+        Told(user).watch.cancel()
+    told = Told(user)
+    log_out(user)
+    assert told.next().reason == "ended"
+
+
+def test_session_lives_on_with_a_new_token(user: Browser) -> None:
+    told = Told(user)
+    told.wait_until_heard(user)
+    before = user.copy()
+    log_in(user)
+    assert told.endings.empty()
+    # Whoever has only the old cookie watches nothing.
+    assert before.visit(lambda request: watch_ending(request, print)) is None
+    log_out(user)
+    assert told.next().reason == "ended"
+
+
+@pytest.mark.parametrize("cookie", ["", "session=forged", "session=\xff", "session="])
+def test_there_is_nothing_to_watch_without_a_session(user: Browser, cookie: str) -> None:
+    visitor = user.another()
+    seen = visitor.visit(
+        lambda request: watch_ending(request, print), extra_environ={"HTTP_COOKIE": cookie}
+    )
+    assert seen is None
+    assert threads() == []
+
+
+def test_watching_keeps_nobody_alive(
+    user: Browser, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "ASK_AGAIN", 0.01)
+    redis_client.pexpire(user.key, 500_000)
+    stored = redis_client.hgetall(user.key)
+    told = Told(user)
+    told.wait_until_heard(user)
+    asked = subscriber_of(user.factory).channel(user.factory.key_of(user.session_id or ""))
+    assert asked is not None
+    first = asked.due
+    wait_until(lambda: asked.due > first)
+    assert 0 < redis_client.pttl(user.key) <= 500_000
+    assert redis_client.hgetall(user.key) == stored
+    told.watch.cancel()
+
+
+def test_forked_process_has_a_subscriber_of_its_own(
+    user: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = subscriber_of(user.factory)
+    assert subscriber_of(user.factory) is first
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert subscriber_of(user.factory) is not first
+
+
+@pytest.mark.parametrize("query", ["?decode_responses=true", "?protocol=3", "?protocol=2"])
+def test_any_kind_of_client_hears(redis_server: RedisServer, redis_url: str, query: str) -> None:
+    user = made(f"{redis_server.url}{query}", prefix="sessions of ä:")
+    user.use(lambda session: session.update(a=1))
+    log_in(user)
+    told = Told(user)
+    told.wait_until_heard(user)
+    log_out(user)
+    assert told.next().owner != ""
+
+
+def test_client_of_the_applications_own_hears(redis_server: RedisServer, redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_server.url)
+    user = made(redis_url, redis_client_callable=lambda request, **options: client)
+    user.use(lambda session: session.update(a=1))
+    told = Told(user)
+    told.wait_until_heard(user)
+    log_out(user)
+    assert told.next().reason == "ended"
+    wait_until(lambda: threads() == [])
+    client.close()
+
+
+def test_message_that_is_none_of_ours_is_left_alone(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    user = made(redis_server.url)
+    user.use(lambda session: session.update(a=1))
+    told = Told(user)
+    told.wait_until_heard(user)
+    with redis_server.client() as client:
+        for text in ("", "x", "\xff", "000000000000", "{}"):
+            client.publish(user.key, text.encode("latin-1"))
+            try:
+                client.execute_command("SPUBLISH", user.key, text)
+            except redis.ResponseError:
+                pass  # before 7.0
+    assert user.use(dict) == {"a": 1}
+    assert told.endings.empty()
+    log_out(user)
+    assert told.next().reason == "ended"
+
+
+def test_user_who_may_not_listen_is_asked_for(
+    redis_server: RedisServer,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(subscriber, "ASK_AGAIN", 0.05)
+    with redis_server.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "deaf", "on", ">deaf", "~*", "resetchannels", "+@all"
+        )
+    user = made(redis_server.url.replace("://", "://deaf:deaf@"))
+    user.use(lambda session: session.update(a=1))
+    told = Told(user)
+    wait_until(lambda: "may not subscribe" in caplog.text)
+    log_out(user)
+    assert told.next().reason == "ended"
+
+
+# -- opt in ------------------------------------------------------------------------
+
+
+def test_nothing_is_published_unless_it_is_asked_for(redis_url: str, proxy: CountingProxy) -> None:
+    for publishes in (False, True):
+        user = make_browser(proxy.url, publish_endings=publishes)
+        user.use(lambda session: session.update(a=1))
+        name = fingerprint(user.session_id or "").encode()
+        proxy.reset()
+        user.use(lambda session: session.invalidate())
+        sha = SCRIPTS["end_session"].sha1
+        (end,) = [command for command in proxy.commands if command.sha == sha]
+        assert (name in end.args) == publishes
+        # Whose it was is known only if it was loaded.
+        assert proxy.round_trips == (2 if publishes else 1)
+
+
+def test_include_without_the_setting_is_an_error_that_names_it(redis_url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"redis\.sessions\.publish_endings = true"):
+        make_browser(redis_url, configure=include)
+
+
+# -- the stream --------------------------------------------------------------------
+
+
+class Events:
+    """An EventSource, as far as it takes one."""
+
+    def __init__(self, port: int, user: Browser, query: str | None = None) -> None:
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        if query is None:
+            query = f"?session={fingerprint(user.session_id or '')}"
+        cookies = "; ".join(f"{name}={value}" for name, value in user.app.cookies.items())
+        headers = {"Cookie": cookies} if cookies else {}
+        self.connection.request("GET", f"/session-endings{query}", headers=headers)
+        self.response = self.connection.getresponse()
+
+    def line(self) -> str:
+        return self.response.readline().decode().strip()
+
+    def rest(self) -> list[str]:
+        return self.response.read().decode().split()
+
+    def close(self) -> None:
+        self.response.close()
+        self.connection.close()
+
+
+@contextmanager
+def serving(user: Browser) -> Iterator[int]:
+    with served(user.wsgi, threads=40) as port:
+        yield port
+
+
+def test_stream_says_that_the_session_has_ended_and_ends(user: Browser) -> None:
+    with serving(user) as port:
+        events = Events(port, user)
+        response = events.response
+        assert response.status == 200
+        assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert response.headers["Cache-Control"] == "no-store"
+        assert "Set-Cookie" not in response.headers
+        assert events.line() == "retry: 2000"
+        log_out(user)
+        assert events.rest() == ["event:", "ended", "data:", '{"reason":', '"ended"}']
+        events.close()
+
+
+def test_stream_says_that_the_session_has_expired(redis_url: str) -> None:
+    user = made(redis_url, timeout=0.5)
+    user.use(lambda session: session.update(a=1))
+    with serving(user) as port:
+        events = Events(port, user)
+        assert json.loads(" ".join(events.rest()[5:])) == {"reason": "expired"}
+        events.close()
+
+
+@pytest.mark.parametrize("how", ["ended", "another session", "no cookie", "forged"])
+def test_page_of_a_session_that_is_over_is_told_at_once(user: Browser, how: str) -> None:
+    query = f"?session={fingerprint(user.session_id or '')}"
+    if how == "ended":
+        log_out(user)
+    elif how == "another session":
+        user = user.another()
+        user.use(lambda session: session.update(a=1))
+    else:
+        user = user.another()
+        if how == "forged":
+            user.app.set_cookie("session", "forged")
+    with serving(user) as port:
+        events = Events(port, user, query)
+        assert events.rest()[2:4] == ["event:", "ended"]
+        events.close()
+
+
+@pytest.mark.parametrize("query", ["", "?session=", "?session=x", "?session=%ff", "?%", "?a&b;;="])
+def test_browser_without_a_session_is_sent_away(user: Browser, query: str) -> None:
+    with serving(user) as port:
+        events = Events(port, user.another(), query)
+        assert (events.response.status, events.response.read()) == (204, b"")
+        events.close()
+    assert threads() == []
+
+
+def test_cookie_from_before_a_login_hears_nothing_and_comes_again(user: Browser) -> None:
+    old = user.copy()
+    log_in(user)
+    with serving(user) as port:
+        events = Events(port, old)
+        assert events.rest() == ["retry:", "2000"]
+        events.close()
+
+
+def test_one_browser_does_not_take_all_threads(
+    user: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "MOST", 3)
+    with serving(user) as port:
+        opened = [Events(port, user) for _ in range(3)]
+        for events in opened:
+            assert events.line() == "retry: 2000"
+        refused = Events(port, user)
+        assert refused.rest() == ["retry:", "15000"]
+        log_out(user)
+        for events in (*opened, refused):
+            events.rest()
+            events.close()
+
+
+def test_stream_shows_that_it_lives_and_ends_in_time(
+    user: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(stream_module, "LONGEST", 0.1)
+    with serving(user) as port:
+        events = Events(port, user)
+        assert set(events.rest()) == {"retry:", "2000", ":"}
+        events.close()
+    wait_until(lambda: threads() == [])
+
+
+def test_browser_that_goes_away_is_forgotten(
+    user: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "HEARTBEAT", 0.02)
+    with serving(user) as port:
+        events = Events(port, user)
+        events.line()
+        assert subscriber_of(user.factory).watched(user.session_id or "") == 1
+        events.close()
+        wait_until(lambda: threads() == [])
+
+
+def test_stream_without_redis_has_the_browser_come_again(
+    new_redis_server: Callable[..., RedisServer],
+) -> None:
+    server = new_redis_server()
+    user = made(server.url, redis_retries=0)
+    user.use(lambda session: session.update(a=1))
+    server.kill()
+    response = user.app.get(f"/session-endings?session={fingerprint(user.session_id or '')}")
+    assert (response.status_int, response.body) == (200, b"retry: 15000\n\n")
+
+
+def test_stream_is_open_though_the_application_asks_for_a_permission(redis_url: str) -> None:
+    def configure(config: Any) -> None:
+        config.set_default_permission("view")
+        include(config)
+
+    user = make_browser(redis_url, configure=configure, publish_endings=True)
+    assert user.app.get("/session-endings").status_int == 204
+
+
+# -- the page ----------------------------------------------------------------------
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "endings.rst").read_text("utf-8")
+
+
+def test_rule_of_the_page_suffices(redis_server: RedisServer, redis_url: str) -> None:
+    rules = re.findall(r"^    ACL SETUSER sessions (.*)$", PAGE, re.MULTILINE)
+    assert len(rules) == 2
+    since_seven = redis_server.version >= (7, 0)
+    with redis_server.client() as client:
+        add_user(redis_server)
+        for words in rules[: 1 + since_seven]:
+            client.execute_command("ACL", "SETUSER", USER, *words.split())
+        client.acl_log_reset()
+        user = made(with_user(redis_server.url))
+        user.use(lambda session: session.update(a=1))
+        told = Told(user)
+        told.wait_until_heard(user)
+        log_out(user)
+        assert told.next().reason == "ended"
+        wait_until(lambda: threads() == [])
+        refused = {entry["object"] for entry in client.acl_log()}
+        # Before 7.0 the sharded command is none that Redis knows; nothing else is tried in vain.
+        assert refused == set()
+        client.execute_command("ACL", "DELUSER", USER)
+
+
+def test_script_of_the_page_is_that_of_the_demo_and_short() -> None:
+    assert ".. literalinclude:: ../demo/static/endings.js" in PAGE
+    script = (Path(__file__).resolve().parents[2] / "demo/static/endings.js").read_text("utf-8")
+    lines = [line for line in script.splitlines() if line.strip() and not line.startswith("//")]
+    assert len(lines) <= 25
+
+
+def test_numbers_of_the_page_are_those_of_the_code() -> None:
+    assert f"every {subscriber.ASK_AGAIN:g} seconds" in PAGE
+    assert subscriber.LONGEST_PAUSE == 5
+    assert "after up to five seconds" in PAGE
+    assert f"longer than {stream_module.HEARTBEAT:g} seconds" in PAGE
+    assert f"gets {stream_module.MOST} streams" in PAGE
+    assert stream_module.LONGEST == 600
+    assert "for ten minutes at a time" in PAGE
