@@ -9,7 +9,7 @@ import hashlib
 import re
 import time
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hmac import compare_digest
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
@@ -34,7 +34,8 @@ __all__ = [
 MOST_VALUES = 8
 LONGEST_VALUE = 4096
 
-#: Values that a process remembers to have verified, and the longest of them: about 1 MB.
+#: Values, and whole headers, that a process remembers to have verified, of each kind; and the
+#: longest of them: about 2 MB.
 REMEMBERED = 1024
 LONGEST_REMEMBERED = 512
 
@@ -192,6 +193,17 @@ def _unescaped(match: re.Match[str]) -> str:
     return chr(int(escaped, 8)) if len(escaped) == 3 else escaped
 
 
+class NothingVerifies(Exception):
+    """None of the cookies that have the name verifies.
+
+    :ivar tried: how many they were.
+    """
+
+    def __init__(self, tried: int) -> None:
+        super().__init__()
+        self.tried = tried
+
+
 class CookiePolicy:
     """Reads and writes the cookie of one factory."""
 
@@ -200,16 +212,19 @@ class CookiePolicy:
         self._name = settings.cookie_name
         self._tails: dict[str, str] = {}
         self._signer: Signer
-        #: ``(value) -> ticket``, for values that are not too long.
+        #: ``(value) -> ticket``, for values that are not too long; ``(header) -> tickets`` for
+        #: headers of which one verifies.
         self._remembered = self._ticket_in
+        self._remembered_of = self._tickets_in
         if settings.cookie_signer is not None:
             self._signer = CustomSigner(settings.cookie_signer, settings.cookie_name)
         else:
             self._signer = SecretSigner(settings.secret, settings.cookie_name)
             # What verified once does so again: the secrets stay the same. Errors are not kept.
             self._remembered = functools.lru_cache(REMEMBERED)(self._ticket_in)
+            self._remembered_of = functools.lru_cache(REMEMBERED)(self._tickets_in)
 
-    def read(self, header: str) -> tuple[list[Ticket], bool]:
+    def read(self, header: str) -> tuple[Sequence[Ticket], bool]:
         """Find this factory's cookies in a raw ``Cookie`` header.
 
         There may be several of the name: other paths and domains send theirs
@@ -218,6 +233,18 @@ class CookiePolicy:
         :param header: the header as WSGI gives it, decoded as latin-1.
         :returns: what those say that verify, in their order, at most
             ``MOST_VALUES`` being looked at; and whether any was there at all.
+        """
+        try:
+            if len(header) <= LONGEST_REMEMBERED:
+                return self._remembered_of(header), True
+            return self._tickets_in(header), True
+        except NothingVerifies as exc:
+            return (), exc.tried > 0
+
+    def _tickets_in(self, header: str) -> Sequence[Ticket]:
+        """As :meth:`read`.
+
+        :raises NothingVerifies: no cookie is one of ours.
         """
         tickets: list[Ticket] = []
         tried = 0
@@ -228,7 +255,9 @@ class CookiePolicy:
                 tickets.append(ticket)
             if tried == MOST_VALUES:
                 break
-        return tickets, tried > 0
+        if not tickets:
+            raise NothingVerifies(tried)
+        return tuple(tickets)
 
     def _verify(self, value: str) -> Ticket | None:
         try:
@@ -332,10 +361,14 @@ class CookiePolicy:
 
 def vary_on_cookie(response: Any) -> None:
     """Say that a response depends on the cookie (RFC 9110 12.5.5)."""
-    headers = response.headers
-    if "vary" not in headers:
-        response.headerlist.append(("Vary", "Cookie"))
+    headerlist = response.headerlist
+    for name, _ in headerlist:
+        if name.lower() == "vary":
+            break
+    else:
+        headerlist.append(("Vary", "Cookie"))
         return
+    headers = response.headers
     names = [name.strip() for line in headers.getall("Vary") for name in line.split(",")]
     if not {"cookie", "*"}.intersection(map(str.lower, names)):
         # One line: of several, WebOb's response.vary knows one, and replaces all.

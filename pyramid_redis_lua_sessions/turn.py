@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .cookies import vary_on_cookie
@@ -165,7 +165,7 @@ class Turn:
         self._start: float = request.__dict__.get(START) or time.monotonic()
         self._store: Store | None = None
         self._read = False
-        self._tickets: list[Ticket] = []
+        self._tickets: Sequence[Ticket] = ()
         self._answered = False
         #: The request ends in an exception that nobody handled.
         self._unhandled = False
@@ -192,7 +192,7 @@ class Turn:
 
     # -- what the session asks for ---------------------------------------------------
 
-    def identify(self) -> list[Ticket]:
+    def identify(self) -> Sequence[Ticket]:
         """Return what the request's cookies say that verify."""
         if not self._read:
             self._read = True
@@ -401,7 +401,8 @@ class Turn:
             # The application's own error must not be hidden behind this one.
             log.error("a session could not be saved after an unhandled exception: %s", exc)
         finally:
-            self._release()
+            if self.state.staged is not None:
+                self._release()
             # No cycle of references is left for the garbage collector: the session
             # lets go of this turn, and this turn of the request.
             self.state.leave(self.factory.afterlife)
@@ -414,7 +415,7 @@ class Turn:
         :param error: what nobody handled; without one, what was rendered counts.
         """
         if error is None:
-            error = self._exception()
+            error = self.request.__dict__.get("exception")
         return error is not None and bool(is_error_retryable(self.request, error))
 
     def _is_unsettled(self) -> bool:
@@ -441,7 +442,8 @@ class Turn:
     def _settle(self) -> None:
         """Save what is pending, and send the cookie if one is due."""
         state = self.state
-        self._tell_postponed()
+        if self._postponed is not None:
+            self._tell_postponed()
         if self.joined is not None:
             self.joined.let_go()
             if self._unhandled or not self.request.environ.get("tm.active"):
@@ -450,10 +452,11 @@ class Turn:
             else:
                 # It is not this request's: pyramid_tm removes its mark before it ends one.
                 state.take_up()
-        elif self._failed():
-            state.drop_aside("the request failed")
-        else:
-            state.take_up()
+        elif state.aside is not None:
+            if self._failed():
+                state.drop_aside("the request failed")
+            else:
+                state.take_up()
         if state.resend is not None:
             self.identify()
         ticket = self._ticket()

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from ..settings import Settings, SettingsError
 from .addresses import OPTIONS, Address, parse_url
 from .cluster import longest_call, make_cluster_client
-from .pools import LONGEST_BACKOFF, NO_SETINFO, PACKER, Pool, make_retry
+from .pools import LONGEST_BACKOFF, NO_SETINFO, PACKER, PROTOCOL, Pool, make_retry
 from .sentinels import SENTINEL_TIMEOUT, make_primary_client
 
 __all__ = ["client_at", "client_options", "longest_repeat", "make_client"]
@@ -122,7 +122,7 @@ def client_at(address: Address, defaults: Mapping[str, Any], retries: int) -> An
     :param retries: how often a call is repeated after a lost connection.
     :raises SettingsError: redis-py does not take the options.
     """
-    options = {**NO_SETINFO, **defaults, **address.options}
+    options = {**NO_SETINFO, "protocol": PROTOCOL, **defaults, **address.options}
     try:
         if address.kind == "cluster":
             return make_cluster_client(address, options, retries)

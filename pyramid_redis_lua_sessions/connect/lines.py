@@ -160,12 +160,14 @@ class PoolLine:
     def many(self, commands: Sequence[Command]) -> list[Any]:
         if _are_metrics_collected():
             return self._measured.many(commands)
-        return cast("list[Any]", self._exchange(b"".join(map(pack, commands)), len(commands)))
+        replies: list[Any] = self._exchange(b"".join(map(pack, commands)), len(commands))
+        return replies
 
     def both(self, commands: Beside, key: bytes, argument: bytes) -> list[Any]:
         if _are_metrics_collected():
             return self._measured.both(commands, key, argument)
-        return cast("list[Any]", self._exchange(commands.packed(key, argument), 2))
+        replies: list[Any] = self._exchange(commands.packed(key, argument), 2)
+        return replies
 
     def use(self) -> PoolUse | None:
         return cast("Pool", self._pool).use()

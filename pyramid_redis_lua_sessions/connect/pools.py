@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
+import os
 import sys
 import threading
 import time
@@ -38,6 +39,7 @@ __all__ = [
     "NO_NOTIFICATIONS",
     "NO_SETINFO",
     "PACKER",
+    "PROTOCOL",
     "Pool",
     "PoolUse",
     "make_retry",
@@ -60,6 +62,11 @@ NO_NOTIFICATIONS = MaintNotificationsConfig(enabled=False)
 #: With CLIENT SETINFO a connection tells the server which library it is of. A user who may do
 #: only what sessions need is refused that, and real denials drown in its ACL LOG.
 NO_SETINFO = _UNNAMED
+
+
+#: The version of Redis' protocol, unless an address asks for another. In version 3 a hash comes
+#: as a dict, for which hiredis takes ten times as long as for the list that it is in version 2.
+PROTOCOL = 2
 
 
 def make_retry(retries: int) -> Retry:
@@ -199,13 +206,18 @@ class Pool(redis.ConnectionPool):
 
         None where a call that meets a connection which Redis has ended is not repeated.
         """
-        self._checkpid()
+        if self.pid != os.getpid():
+            self._checkpid()
         try:
             connection = self._free.pop()
         except IndexError:
             return None
-        fresh = self._repeats and connection.__dict__.get("left", 0.0) > time.monotonic() - FRESH
-        if fresh and socket_of(connection) is not None and not connection.should_reconnect():
+        if (
+            self._repeats
+            and connection.left > time.monotonic() - FRESH
+            and socket_of(connection) is not None
+            and not connection.should_reconnect()
+        ):
             return connection
         self._give_back(connection)
         return None
@@ -218,7 +230,7 @@ class Pool(redis.ConnectionPool):
 
     def _give_back(self, connection: Any) -> None:
         """Let others have a connection, where it is still one of this pool."""
-        if not self.owns_connection(connection):
+        if connection.pid != self.pid:
             self._close(connection)
             return
         self._free.append(connection)
@@ -306,6 +318,10 @@ class Pool(redis.ConnectionPool):
 
     def make_connection(self) -> Any:
         connection = self.connection_class(**self.connection_kwargs)
+        #: When it was left in order; its socket, and what reads from that; who has it.
+        connection.left = 0.0
+        connection.reader = (None, None)
+        connection.loan = None
         self._made.add(connection)
         return connection
 
@@ -346,6 +362,9 @@ class Pool(redis.ConnectionPool):
 #: Stands for a reply that has not come yet.
 _MORE: Any = object()
 
+#: What Redis tells unasked.
+_PUSHED = hiredis.PushNotification
+
 
 def socket_of(connection: Any) -> Any:
     """Return the socket of a connection, ``None`` where it has none.
@@ -366,7 +385,7 @@ def _talk(connection: Any, data: bytes, count: int) -> list[Any]:
     sock = socket_of(connection)
     if sock is None:  # another thread disconnects what is in use
         raise ConnectionError("Connection closed.")
-    mine, reader = connection.__dict__.get("reader") or (None, cast("Any", None))
+    mine, reader = connection.reader
     if mine is not sock:
         reader = hiredis.Reader(replyError=_parse_error, notEnoughData=_MORE)
         connection.reader = (sock, reader)
@@ -382,7 +401,7 @@ def _talk(connection: Any, data: bytes, count: int) -> list[Any]:
             reply = reader.gets()
             while reply is not _MORE:
                 # Over RESP3 Redis tells of more than it is asked, as after CLIENT TRACKING.
-                if type(reply) is not hiredis.PushNotification:
+                if type(reply) is not _PUSHED:
                     replies.append(reply)
                 reply = reader.gets()
     except (OSError, hiredis.HiredisError) as exc:

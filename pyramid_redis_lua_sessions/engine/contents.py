@@ -228,7 +228,7 @@ class Contents:
     def _decode(self, key: str | int) -> Any:
         if self._complete:
             raise KeyError(key)
-        field = field_of(key)
+        field = b"." + key.encode("utf-8", "surrogatepass") if type(key) is str else field_of(key)
         stored = self._plain.get(field)
         if stored is None or field in self._deleted or field in self._bad:
             raise KeyError(key)
@@ -373,7 +373,7 @@ class Contents:
             or self._accessed
             or self._deleted
             or (self._flash is not None and self._flash.added)
-            or isinstance(self._data, Exposed)
+            or type(self._data) is Exposed
             or self._meta
             or self._beneath
         )

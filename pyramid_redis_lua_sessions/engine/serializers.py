@@ -33,6 +33,9 @@ ATOMS = frozenset((str, int, float, bool, type(None), bytes))
 #: IEEE 754 binary64: all bits of a float, also those of a NaN, in few bytes.
 _DOUBLE = struct.Struct(">d")
 
+# What an encoded atom begins with.
+_STR, _INT, _NONE, _TRUE, _FALSE, _FLOAT, _BYTES = b"sintfdb"
+
 #: Begins the value of a field that holds several flash messages, all ``str``, and what
 #: stands between them.
 _JOINED, _SEPARATOR = b"*", "\0"
@@ -50,7 +53,7 @@ class Codec:
         that comes back changed one that does not. ``None``: it keeps them.
     """
 
-    __slots__ = ("_atoms", "_deserialize", "_mark", "_serialize", "_tag")
+    __slots__ = ("_atoms", "_deserialize", "_kind", "_mark", "_serialize", "_tag")
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Codec:
         self._serialize = serialize
         self._deserialize = deserialize
         self._tag = tag
+        self._kind = tag[0] if tag else None
         self._atoms = atoms
         self._mark = mark
 
@@ -127,26 +131,26 @@ class Codec:
         """Decode one value.
 
         :raises Exception: the bytes are not an encoded value; the type is
-            that of the serializer, ``struct.error``, or ``ValueError``.
+            that of the serializer, ``struct.error``, ``ValueError``, or ``IndexError``.
         """
         if not self._atoms:
             return self._deserialize(data)
-        tag = data[:1]
-        if tag == b"s":
+        tag = data[0]
+        if tag == _STR:
             return data[1:].decode("utf-8", "surrogatepass")
-        if tag == self._tag:
+        if tag == self._kind:
             return self._deserialize(data[1:])
-        if tag == b"i":
+        if tag == _INT:
             return int(data[1:], 16)
-        if tag == b"n":
+        if tag == _NONE:
             return None
-        if tag == b"t":
+        if tag == _TRUE:
             return True
-        if tag == b"f":
+        if tag == _FALSE:
             return False
-        if tag == b"d":
+        if tag == _FLOAT:
             return _DOUBLE.unpack(data[1:])[0]
-        if tag == b"b":
+        if tag == _BYTES:
             return data[1:]
         raise ValueError("not encoded by this serializer")
 
