@@ -51,7 +51,8 @@ def stream(request: Any) -> Response:
         if found.replaced:
             return _answer([_retry(SOON)])  # the newer cookie is on its way
         if name is None:
-            return Response(status=204)  # which tells an EventSource not to come again
+            # Which tells an EventSource not to come again.
+            return Response(status=204, cache_control="no-store")
         return _answer([_retry(LATER), _ended("ended")])
     subscriber = subscriber_of(factory)
     if subscriber.watched(found.locator) >= MOST:
@@ -99,6 +100,7 @@ class Stream:
             return _retry(SOON)
         left = self._until - time.monotonic()
         if self._over or left <= 0:
+            self.close()
             raise StopIteration
         try:
             ending = self._told.get(timeout=min(HEARTBEAT, left))

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Set
 from typing import TYPE_CHECKING
 
-from ..errors import fingerprint
+from ..errors import StoreError, fingerprint
 from .admission import admit, drawing, entries_of, indexes_of
 from .contents import Changes
 from .failures import was_answered
@@ -18,7 +18,7 @@ from .refusals import just_ended
 from .scripts import Status
 from .seals import Bound, Sealer
 from .staging import hold, in_turn
-from .tokens import TOKEN_FIELD, Token, draw_verifier
+from .tokens import TOKEN_FIELD, Token, digest_stored, draw_verifier
 
 if TYPE_CHECKING:
     from .state import Ending, SessionState
@@ -110,7 +110,7 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
         entries,
         returning=state.phase is ADRIFT,
         ending=None if ending is None else ending.token,
-        ending_owner=None if ending is None else ending.owner,
+        ending_owner=None if ending is None else _owner_of(state, ending),
         draw=drawing(state, entries),
         ends=ends,
         clocked=clocked,
@@ -276,11 +276,29 @@ def end_next(state: SessionState, checks: Checks = NO_CHECKS) -> None:
     """
     ending = state.ends[0]
     again, state.tried = ending.token in state.tried, {*state.tried, ending.token}
-    result = state.host.store().end(ending.token, checks, ending.owner)
+    result = state.host.store().end(ending.token, checks, _owner_of(state, ending))
     if result is Status.CONFLICT:
         state.tried = state.tried - {ending.token}
         raise state.conflict()
     _note_ending(state, result, again)
+
+
+def _owner_of(state: SessionState, ending: Ending) -> bytes | None:
+    """Return whose session it is that ends, encoded: for those who watch it.
+
+    :returns: ``None`` where it has no owner, it is not known, or nobody wants to know.
+    """
+    if ending.seen or not state.host.settings.publish_endings:
+        return ending.owner
+    token = ending.token
+    try:
+        (known,) = state.host.store().describe([token.locator], OWNER_FIELD)
+    except StoreError:
+        return None  # that it ends is what matters
+    if isinstance(known, Absent) or digest_stored(known.token) != token.digest:
+        return None
+    held = known.told[OWNER_FIELD]
+    return state.host.sealer.bind(token.locator, token.digest).open(OWNER_FIELD, held) or None
 
 
 def _note_ending(state: SessionState, result: Status | Absent, again: bool = False) -> None:

@@ -461,9 +461,8 @@ class SessionState:
 
     def invalidate(self) -> None:
         """End the session, at the save point."""
-        host = self.host
-        if self.phase is UNREAD and (host.settings.publish_endings or len(host.identify()) > 1):
-            self._load()  # whose is it? or: which of them lives?
+        if self.phase is UNREAD and len(self.host.identify()) > 1:
+            self._load()  # which of them lives?
         if self.phase is UNREAD or self.failure is not None or self.locked:
             self.ends += [Ending(ticket.token) for ticket in self.host.identify()]
         elif self.token is not None:

@@ -394,6 +394,28 @@ def test_nothing_is_published_unless_it_is_asked_for(redis_url: str, proxy: Coun
         assert proxy.round_trips == (2 if publishes else 1)
 
 
+@pytest.mark.parametrize("options", [{}, {"deserialized_fails_new": False}], ids=str)
+def test_logout_of_a_session_that_is_corrupt_ends_it_too(
+    redis_url: str, redis_client: redis.Redis, options: dict[str, Any]
+) -> None:
+    user = made(redis_url, **options)
+    log_in(user)
+    told = Told(user)
+    told.wait_until_heard(user)
+    redis_client.hset(user.key, "owner", "x")
+    user.copy().use(lambda session: session.invalidate())
+    assert told.next() == Ending(told.watch.fingerprint, "", "ended")
+    assert not redis_client.hexists(user.key, "created")
+
+
+def test_logout_that_did_not_look_tells_whose_it_was(user: Browser) -> None:
+    log_in(user)
+    told = Told(user)
+    told.wait_until_heard(user)
+    log_out_and_go_on(user)
+    assert told.next().owner == owner_digest(user.wsgi.registry, OWNER)
+
+
 def test_include_without_the_setting_is_an_error_that_names_it(redis_url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"redis\.sessions\.publish_endings = true"):
         make_browser(redis_url, configure=include)
