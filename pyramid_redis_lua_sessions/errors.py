@@ -61,6 +61,12 @@ def fingerprint(session_id: str) -> str:
 class SessionError(Exception):
     """Base of every error that a session raises."""
 
+    #: The page of the documentation about it, which the message names.
+    page = "messages"
+
+    def _with_page(self, message: str) -> str:
+        return f"{message} [docs: {self.page}]"
+
 
 class StoreError(SessionError):
     """Redis answered a session call with an error.
@@ -69,6 +75,9 @@ class StoreError(SessionError):
     ``__cause__``; an answer of Redis is not, as it may quote keys and values.
     """
 
+    def __str__(self) -> str:
+        return self._with_page(super().__str__())
+
 
 class StoreUnavailable(StoreError):
     """Redis could not be reached, or refused to serve the call.
@@ -76,6 +85,8 @@ class StoreUnavailable(StoreError):
     Raised after the client's own retries; the effect of a write is then
     unknown to the caller, as with any database.
     """
+
+    page = "outages"
 
 
 class UnserializableValue(SessionError):
@@ -93,7 +104,7 @@ class UnserializableValue(SessionError):
         self.error = error
 
     def __str__(self) -> str:
-        return (
+        return self._with_page(
             f"the value of session key {self.key!r}, a {self.kind}, "
             f"cannot be serialized ({self.error})"
         )
@@ -107,8 +118,10 @@ class SessionConflict(SessionError, TransientError):
     runs again on fresh data.
     """
 
+    page = "concurrency"
+
     def __str__(self) -> str:
-        return "the session was changed by another request; nothing was saved"
+        return self._with_page("the session was changed by another request; nothing was saved")
 
 
 mark_error_retryable(SessionConflict)
@@ -121,8 +134,10 @@ class TooManySessions(SessionError):
     point, where exception views see it. Without one the answer is 403.
     """
 
+    page = "limits"
+
     def __str__(self) -> str:
-        return "the owner has as many sessions as he may; the login was refused"
+        return self._with_page("the owner has as many sessions as he may; the login was refused")
 
 
 class InvalidSession(SessionError):

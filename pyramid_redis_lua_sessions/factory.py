@@ -158,7 +158,7 @@ class RedisSessionFactory:
             log.warning(
                 "the session cookie is sent without Secure: a proxy says that the request came "
                 "over https, and the WSGI server was not told to believe it; or set "
-                "redis.sessions.cookie_secure = true"
+                "redis.sessions.cookie_secure = true [docs: proxies]"
             )
 
     def preload(self) -> None:
@@ -189,7 +189,7 @@ class RedisSessionFactory:
             log.warning(
                 "the sessions' tween is not part of the application: errors of a save reach no "
                 "exception view, and changes of a transaction that fails are saved; use "
-                "config.include('%s')",
+                "config.include('%s') [docs: settings]",
                 __package__,
             )
 

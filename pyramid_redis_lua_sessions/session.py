@@ -93,7 +93,9 @@ class RedisSession(MutableMapping[Any, Any]):
         """
         state = self._state
         if state.over:
-            raise RuntimeError("the request of this session is over: nothing is saved any more")
+            raise RuntimeError(
+                "the request of this session is over: nothing is saved any more [docs: caveats]"
+            )
         return state
 
     def _writing(self) -> SessionState:
@@ -371,7 +373,9 @@ class RedisSession(MutableMapping[Any, Any]):
     def touch(self, touch: bool) -> None:
         state = self._state
         if state.phase is not UNREAD and bool(touch) != state.touches:
-            raise RuntimeError("session.touch was set when the session had been looked at")
+            raise RuntimeError(
+                "session.touch was set when the session had been looked at [docs: timeouts]"
+            )
         state.touches = bool(touch)
 
     @property

@@ -272,7 +272,8 @@ class Turn:
         """Log a problem, and hand it to ``func_invalid_logger``."""
         self.problems.append(problem)
         routine = isinstance(problem, (InvalidSession_BadCookie, InvalidSession_NotInBackend))
-        log.log(logging.INFO if routine else logging.WARNING, "%s", problem)
+        level = logging.INFO if routine else logging.WARNING
+        log.log(level, "%s [docs: events]", problem)
         invalid_logger = self.settings.func_invalid_logger
         if invalid_logger is not None:
             self._tell(lambda: invalid_logger(self.request, problem))

@@ -56,7 +56,8 @@ def touch_session_view(view: View, info: Any) -> View:
     def untouched(turn: Turn) -> None:
         if turn.looked_at() and turn.state.touches:
             raise RuntimeError(
-                f"{name} has touch_session=False, and something looked at the session before it"
+                f"{name} has touch_session=False, and something looked at the session before it "
+                "[docs: timeouts]"
             )
         turn.state.touches = False
 
@@ -80,7 +81,9 @@ class Refusal:
         self._name = name
 
     def __getattr__(self, _: str) -> Any:
-        raise RuntimeError(f"{self._name} has uses_session=False, and used the session")
+        raise RuntimeError(
+            f"{self._name} has uses_session=False, and used the session [docs: cacheable-views]"
+        )
 
 
 def uses_session_view(view: View, info: Any) -> View:
@@ -101,7 +104,8 @@ def uses_session_view(view: View, info: Any) -> View:
     def refuse(turn: Turn) -> None:
         if turn.looked_at():
             raise RuntimeError(
-                f"{_name(info)} has uses_session=False, and something used the session before it"
+                f"{_name(info)} has uses_session=False, and something used the session before it "
+                "[docs: cacheable-views]"
             )
         turn.state.host = refusal
 

@@ -73,6 +73,14 @@ def check(console: Console, args: argparse.Namespace) -> int:
             for f in merged
         ]
         console.table(headings, rows, styles=STYLES)
+        to_do = [
+            [f.subject, f.page, where, line]
+            for f in merged
+            for where, line in f.changes or ([("", "")] if f.level in (WARNING, FAILED) else [])
+        ]
+        if to_do:
+            console.out()
+            console.table(["", "documentation", "change in", "this line"], to_do)
     return int(worst == FAILED or (args.strict and worst == WARNING))
 
 

@@ -5,24 +5,53 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["FAILED", "LEVELS", "NOTE", "OK", "SUBJECTS", "WARNING", "Finding"]
+__all__ = [
+    *("FAILED", "LEVELS", "NOTE", "OK", "PAGES", "SUBJECTS", "WARNING"),
+    *("Change", "Finding", "cli", "conf", "ini"),
+]
 
 OK, NOTE, WARNING, FAILED = LEVELS = ("ok", "note", "warning", "failed")
 
-#: What is looked at. Programs go by these names, as ``check`` of the JSON has them.
-SUBJECTS = (
-    *("server", "connection", "access", "permissions", "scripts", "round trip", "clock"),
-    *("memory", "persistence", "replication", "session tried", "settings", "secrets", "cookie"),
-    *(
-        "lifetimes",
-        "device binding",
-        "client",
-        "migration",
-        "stored sessions",
-        "rotation",
-        "session memory",
-    ),
-)
+#: What is looked at, and the page of the documentation that is about it.
+PAGES = {
+    "server": "deployment",
+    "connection": "deployment",
+    "access": "redis-user",
+    "permissions": "redis-user",
+    "scripts": "operations",
+    "round trip": "outages",
+    "clock": "lifetimes",
+    "memory": "deployment",
+    "persistence": "deployment",
+    "replication": "deployment",
+    "session tried": "messages",
+    "settings": "settings",
+    "secrets": "secrets",
+    "cookie": "cookie",
+    "lifetimes": "lifetimes",
+    "device binding": "devices",
+    "client": "outages",
+    "migration": "migrating",
+    "stored sessions": "secrets",
+    "rotation": "secrets",
+    "session memory": "scaling",
+}
+
+#: Programs go by these names, as ``check`` of the JSON has them.
+SUBJECTS = tuple(PAGES)
+
+#: Where a line is to be changed.
+INI, CONF, CLI = "the ini file", "redis.conf", "redis-cli"
+
+
+class Change(NamedTuple):
+    """A line that mends, or improves, what was found.
+
+    :ivar where: ``INI``; ``CONF``, or with ``CONFIG SET``; or ``CLI``.
+    """
+
+    where: str
+    line: str
 
 
 class Finding(NamedTuple):
@@ -33,6 +62,7 @@ class Finding(NamedTuple):
         ``failed``: sessions do not work, or are not safe.
     :ivar data: the same as numbers, for ``--json``.
     :ivar nodes: addresses of the servers that it is about; none: all.
+    :ivar changes: what to write, and where.
     """
 
     level: str
@@ -40,6 +70,12 @@ class Finding(NamedTuple):
     words: str
     data: Mapping[str, Any] = {}
     nodes: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def page(self) -> str:
+        """The page of the documentation."""
+        return PAGES[self.subject]
 
     def document(self) -> dict[str, Any]:
         return {
@@ -47,6 +83,20 @@ class Finding(NamedTuple):
             "level": self.level,
             "subject": self.subject,
             "words": self.words,
+            "documentation": self.page,
             **({"nodes": list(self.nodes)} if self.nodes else {}),
+            **({"changes": [change._asdict() for change in self.changes]} if self.changes else {}),
             **self.data,
         }
+
+
+def ini(*lines: str) -> tuple[Change, ...]:
+    return tuple(Change(INI, f"redis.sessions.{line}") for line in lines)
+
+
+def conf(*lines: str) -> tuple[Change, ...]:
+    return tuple(Change(CONF, line) for line in lines)
+
+
+def cli(*lines: str) -> tuple[Change, ...]:
+    return tuple(Change(CLI, line) for line in lines)

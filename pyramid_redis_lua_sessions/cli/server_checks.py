@@ -23,7 +23,7 @@ from redis.retry import Retry
 from ..engine.scripts import SCRIPTS
 from ..settings import Settings
 from .console import duration, plural, size
-from .findings import FAILED, NOTE, OK, WARNING, Finding
+from .findings import FAILED, NOTE, OK, WARNING, Finding, cli, conf, ini
 from .stats import percentile
 from .target import TIMEOUT_SECONDS, Target
 
@@ -142,7 +142,9 @@ def check_server(node: Node) -> Iterator[Finding]:
     data = {"server": name.lower(), "version": version, "mode": mode}
     if mode == "cluster" and not isinstance(node.target.client, RedisCluster):
         words += ": sessions that are on its other nodes cannot be reached; use redis+cluster://"
-        yield Finding(WARNING, "server", words, data)
+        connection = node.single.connection
+        change = ini(f"url = redis+cluster://{connection.host}:{connection.port}")
+        yield Finding(WARNING, "server", words, data, changes=change)
     elif node.version < OLDEST:
         yield Finding(FAILED, "server", f"{words}: too old, at least 6.2 is needed", data)
     else:
@@ -161,6 +163,7 @@ def check_connection(node: Node) -> Iterator[Finding]:
             "connection",
             f"{words}, without TLS: whoever can listen on the network between sees session ids, "
             "values and the password; use rediss:// unless that network is your own",
+            changes=ini(f"url = rediss://{node.user}:env:REDIS_PASSWORD@HOST:PORT/0"),
         )
 
 
@@ -267,7 +270,10 @@ def check_memory(node: Node) -> Iterator[Finding]:
     if evicted:
         limit += f"; {plural(evicted, 'key')} evicted since the server started"
         level = max(level, WARNING, key=(OK, NOTE, WARNING, FAILED).index)
-    yield Finding(level, "memory", f"{limit}. maxmemory-policy {policy} {meaning}", data)
+    wanted = "noeviction" if settings.set_redis_ttl else "allkeys-lru"
+    changes = conf(f"maxmemory-policy {wanted}") if level != OK and policy != wanted else ()
+    words = f"{limit}. maxmemory-policy {policy} {meaning}"
+    yield Finding(level, "memory", words, data, changes=changes)
 
 
 def policy_means(
@@ -339,6 +345,7 @@ def check_persistence(node: Node) -> Iterator[Finding]:
             "persistence",
             "none: when Redis restarts, every user is logged out",
             {"aof": False, "save": save},
+            changes=conf("appendonly yes"),
         )
     else:
         when = "" if save is None else f" (save {save})"
@@ -348,6 +355,7 @@ def check_persistence(node: Node) -> Iterator[Finding]:
             f"snapshots only{when}: after a crash Redis is where the last one was taken: later "
             "sessions are gone, and sessions that ended since live again",
             {"aof": False, "save": save},
+            changes=conf("appendonly yes"),
         )
 
 
@@ -405,6 +413,7 @@ def check_access(node: Node) -> Iterator[Finding]:
     # Redis 6.2 counts only without an explicit bind as protected.
     refuses = protected == "yes" and (node.version >= (7, 0) or not names)
     data = {"bind": bind, "protected_mode": protected}
+    password = conf("requirepass A-LONG-RANDOM-PASSWORD")
     if not public:
         words = f"{open_to_all}, but Redis listens on this machine only (bind {bind})"
         yield Finding(NOTE, "access", words, data)
@@ -413,13 +422,13 @@ def check_access(node: Node) -> Iterator[Finding]:
             f"{open_to_all} and Redis listens on the network (bind {bind or '*'}): only its "
             "protected mode keeps others out; set a password"
         )
-        yield Finding(WARNING, "access", words, data)
+        yield Finding(WARNING, "access", words, data, changes=password)
     else:
         words = (
             f"{open_to_all} and Redis listens on the network (bind {bind or '*'}): whoever reaches "
             "it can read and end all sessions; set a password (requirepass, or ACL)"
         )
-        yield Finding(FAILED, "access", words, data)
+        yield Finding(FAILED, "access", words, data, changes=password)
 
 
 def _enters_without_password(node: Node) -> bool:
@@ -523,6 +532,7 @@ def check_permissions(node: Node) -> Iterator[Finding]:
             "permissions",
             f"user {node.user} may not, under the prefix: {', '.join(missing)}",
             data,
+            changes=cli(f"ACL SETUSER {node.user} {_keys(node)} {_allowed(missing)}"),
         )
     if outside:
         words = f"user {node.user} may not: {', '.join(outside)}"
@@ -534,11 +544,23 @@ def check_permissions(node: Node) -> Iterator[Finding]:
             NOTE,
             "permissions",
             f"user {node.user} may do all that sessions need, and more ({beyond[0]}); "
-            "the documentation of security has the rule that suffices",
+            "a user of the sessions' own need not",
             data,
+            changes=cli(
+                "ACL SETUSER sessions on >PASSWORD resetkeys resetchannels "
+                f"{_keys(node)} -@all {_allowed(commands)}"
+            ),
         )
     else:
         yield Finding(OK, "permissions", f"user {node.user} may do what sessions need", data)
+
+
+def _keys(node: Node) -> str:
+    return f"~{node.target.settings.prefix}*"
+
+
+def _allowed(names: Iterable[str]) -> str:
+    return " ".join(f"+{name}" for name in names)
 
 
 def _may(node: Node, form: tuple[Any, ...]) -> bool:

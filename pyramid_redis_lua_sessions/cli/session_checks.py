@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from ..migrate import OLD_KEY_FIELD
 from ..settings import Settings
 from ..settings.checks import SAMPLE_SECRETS, SHORTEST_BINDING
 from .console import duration, plural, size
-from .findings import FAILED, NOTE, OK, WARNING, Finding
+from .findings import FAILED, NOTE, OK, WARNING, Change, Finding, conf, ini
 from .found import all_hashes
 from .target import Target
 
@@ -39,6 +40,13 @@ MOST_FIELDS = 128
 
 #: What a key of a usual length costs beside its value in Redis 7, bytes.
 KEY_BYTES = 104
+
+#: What the page about lifetimes shows, seconds.
+ADVISED = {
+    "timeout": "timeout = 1200",
+    "absolute_timeout": "absolute_timeout = 43200",
+    "first_timeout": "first_timeout = 300",
+}
 
 #: Share of the sessions' memory from which on a change is worth suggesting.
 WORTH = 0.05
@@ -63,7 +71,7 @@ def check_settings(target: Target) -> Iterator[Finding]:
             "migrate_from without migrate_until: sessions of another library, pickles as a rule, "
             "are read until migrate_from is removed"
         )
-        yield Finding(NOTE, "migration", words)
+        yield Finding(NOTE, "migration", words, changes=ini(f"migrate_until = {_in_a_month()}"))
 
 
 def _check_secrets(target: Target) -> Iterator[Finding]:
@@ -74,39 +82,54 @@ def _check_secrets(target: Target) -> Iterator[Finding]:
             if item.lower() in SAMPLE_SECRETS:
                 well = False
                 words = f"{name} is a well-known sample value: anybody can make cookies"
-                yield Finding(FAILED, "secrets", words)
+                yield Finding(FAILED, "secrets", words, changes=_new_secret(name))
             elif len(item) < SHORTEST_SECRET:
                 well = False
                 words = f"{name} is shorter than {SHORTEST_SECRET} bytes: it may be guessed"
-                yield Finding(WARNING, "secrets", words)
+                yield Finding(WARNING, "secrets", words, changes=_new_secret(name))
     if s.allow_unsealed_pickle and not s.seal and s.serialize == "pickle":
         well = False
         words = "values are pickled and not sealed: whoever can write to Redis can run code here"
-        yield Finding(FAILED, "secrets", words)
+        yield Finding(FAILED, "secrets", words, changes=ini("seal = true"))
     elif not s.seal:
         well = False
         words = "values are not sealed: whoever can write to Redis can change them"
-        yield Finding(WARNING, "secrets", words)
+        yield Finding(WARNING, "secrets", words, changes=ini("seal = true"))
     if well:
         yield Finding(OK, "secrets", "long enough, and no sample values; values are sealed")
 
 
+def _new_secret(name: str) -> tuple[Change, ...]:
+    """The reference; ``documentation`` says how to make one."""
+    return ini(f"{name} = env:{'ENCRYPTION_KEY' if name == 'encryption_key' else 'SESSION_SECRET'}")
+
+
+def _in_a_month() -> datetime.date:
+    return datetime.date.today() + datetime.timedelta(days=30)
+
+
 def _check_cookie(target: Target) -> Iterator[Finding]:
     s = target.settings
-    flaws = []
+    flaws: list[str] = []
+    lines: list[str] = []
     if s.cookie_secure is False:
         flaws.append("cookie_secure = false sends it over plain http")
+        lines.append("cookie_secure = true")
     if not s.cookie_httponly:
         flaws.append("cookie_httponly = false shows it to scripts in the page")
+        lines.append("cookie_httponly = true")
     if s.cookie_samesite is None:
         flaws.append("cookie_samesite is left out: the browser decides who may send it")
     if s.cookie_samesite == "None":
         flaws.append("cookie_samesite = None: requests from other sites carry it")
+    if s.cookie_samesite in (None, "None"):
+        lines.append("cookie_samesite = Lax")
     if flaws:
-        yield Finding(WARNING, "cookie", "; ".join(flaws))
+        yield Finding(WARNING, "cookie", "; ".join(flaws), changes=ini(*lines))
     elif s.cookie_secure is None:
         words = "Secure when a request came over https (cookie_secure = true: always), HttpOnly"
-        yield Finding(NOTE, "cookie", f"{words}, SameSite={s.cookie_samesite}")
+        words += f", SameSite={s.cookie_samesite}"
+        yield Finding(NOTE, "cookie", words, changes=ini("cookie_secure = true"))
     else:
         yield Finding(OK, "cookie", f"Secure, HttpOnly, SameSite={s.cookie_samesite}")
 
@@ -121,7 +144,8 @@ def _check_device_binding(s: Settings) -> Finding:
             f"device_binding_lifetime of {life}: browsers sign too seldom for that, and lock "
             f"their users out; {duration(SHORTEST_BINDING * 1000)} at least"
         )
-        return Finding(WARNING, "device binding", words)
+        line = f"device_binding_lifetime = {SHORTEST_BINDING}"
+        return Finding(WARNING, "device binding", words, changes=ini(line))
     if s.cookie_domain is not None:
         words = (
             "sessions are bound to the device where a browser takes that for all hosts of "
@@ -135,11 +159,13 @@ def _check_device_binding(s: Settings) -> Finding:
 def _check_lifetimes(target: Target) -> Iterator[Finding]:
     s = target.settings
     if s.timeout is None and s.absolute_timeout is None:
-        yield Finding(WARNING, "lifetimes", "neither timeout nor absolute_timeout: no session ends")
+        words = "neither timeout nor absolute_timeout: no session ends"
+        yield Finding(WARNING, "lifetimes", words, changes=ini(*ADVISED.values()))
         return
-    unset = [n for n in ("timeout", "absolute_timeout", "first_timeout") if not getattr(s, n)]
+    unset = [name for name in ADVISED if not getattr(s, name)]
     if unset:
-        yield Finding(NOTE, "lifetimes", f"not set: {', '.join(unset)}")
+        lines = ini(*(ADVISED[name] for name in unset))
+        yield Finding(NOTE, "lifetimes", f"not set: {', '.join(unset)}", changes=lines)
     else:
         yield Finding(OK, "lifetimes", "timeout, absolute_timeout and first_timeout are set")
 
@@ -416,7 +442,8 @@ def _memory(found: Stored, compact: tuple[str, int] | None) -> Finding:
         f"; {found.large / found.looked:.0%} have a value longer than {name} ({limit}): "
         f"{advised} would save about {share:.0%} of the sessions' memory"
     )
-    return Finding(NOTE, "session memory", words, data)
+    changes = conf(f"{name} {advised}")
+    return Finding(NOTE, "session memory", words, data, changes=changes)
 
 
 def compact_size(fields: Mapping[bytes, bytes], jemalloc: bool) -> int:

@@ -239,7 +239,7 @@ class Devices:
             self._warned = True
             log.warning(
                 "no session is bound to a device: its routes are not part of the application; "
-                "use config.include('pyramid_redis_lua_sessions')"
+                "use config.include('pyramid_redis_lua_sessions') [docs: devices]"
             )
         if not self.served or request.scheme != "https":
             return None

@@ -19,8 +19,11 @@ class SettingsError(ConfigurationError, ValueError):
     """A setting is unknown, malformed, or clashes with another one.
 
     The message quotes the full key and the value (never that of a secret, nor
-    one that looks like a URL).
+    one that looks like a URL), and names the page of the documentation.
     """
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} [docs: settings]"
 
 
 #: Secrets that stand in documentation and tutorials, so attackers try them; in small letters.
@@ -115,10 +118,12 @@ def check(settings: Settings) -> None:
         found = getattr(s, name)
         if any(item.lower() in SAMPLE_SECRETS for item in found):
             log.warning(
-                "redis.sessions.%s is a well-known sample value; anybody can guess it", name
+                "redis.sessions.%s is a well-known sample value; anybody can guess it "
+                "[docs: secrets]",
+                name,
             )
         elif any(len(item) < 32 for item in found):
-            log.warning("redis.sessions.%s is shorter than 32 bytes", name)
+            log.warning("redis.sessions.%s is shorter than 32 bytes [docs: secrets]", name)
     if callable(s.serialize) != callable(s.deserialize):
         raise SettingsError(
             "redis.sessions.serialize and redis.sessions.deserialize must undo each other: "
@@ -189,9 +194,14 @@ def _check_times(s: Settings) -> None:
         )
     # Who comes from pyramid_session_redis may have either.
     if s.timeout_trigger is not None and s.timeout is None:
-        log.warning("redis.sessions.timeout_trigger has no effect: there is no timeout")
+        log.warning(
+            "redis.sessions.timeout_trigger has no effect: there is no timeout [docs: lifetimes]"
+        )
     elif s.timeout_trigger is not None and s.timeout_trigger > cast("float", s.timeout):
-        log.warning("redis.sessions.timeout_trigger has no effect: it is longer than the timeout")
+        log.warning(
+            "redis.sessions.timeout_trigger has no effect: it is longer than the timeout "
+            "[docs: lifetimes]"
+        )
 
 
 def _check_device_binding(s: Settings) -> None:
@@ -209,7 +219,7 @@ def _check_device_binding(s: Settings) -> None:
         log.warning(
             "redis.sessions.device_binding_lifetime = %d is so short that Chromium locks its user "
             "out: it refreshes beside every request in the last two minutes, and signs at most six "
-            "times in nine minutes for a site",
+            "times in nine minutes for a site [docs: devices]",
             s.device_binding_lifetime,
         )
     # RFC 6265 5.1.4

@@ -502,7 +502,7 @@ class Settings:
         for row_name, (name, raw) in given.items():
             row = _BY_NAME[row_name]
             if row.gone is not None:
-                log.warning("%s%s has no effect: %s", prefix, name, row.gone)
+                log.warning("%s%s has no effect: %s [docs: settings]", prefix, name, row.gone)
             try:
                 parsed[row_name] = row.parser(raw)
             except ValueError as exc:

@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from pyramid_redis_lua_sessions.cli import check as check_module
 from pyramid_redis_lua_sessions.cli import server_checks
-from pyramid_redis_lua_sessions.cli.findings import SUBJECTS
+from pyramid_redis_lua_sessions.cli.findings import PAGES, SUBJECTS
 from pyramid_redis_lua_sessions.cli.server_checks import needed_commands, policy_means
 from pyramid_redis_lua_sessions.cli.session_checks import compact_size
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
@@ -93,7 +93,7 @@ def test_check_of_a_server_that_is_well(
 
 def test_check_prints_a_line_a_finding(redis_url: str, tmp_path: Path, capsys: Any) -> None:
     assert run("check", write_ini(tmp_path, redis_url)) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.partition("\n\n")[0].splitlines()
     assert "ok    server" in lines[1]
     assert {line.split()[0] for line in lines[1:]} == {"ok", "note"}
     assert run("check", "--url", redis_url) == 0
@@ -550,6 +550,68 @@ def test_check_of_insecure_settings(
     assert found["level"] == level
     assert words in found["words"]
     assert "seekrit" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"secret": "short"},
+        {"migrate_from": "pyramid_session_redis"},
+        {"seal": "false", "serialize": "json"},
+        {"seal": "false", "allow_unsealed_pickle": "true"},
+        {"cookie_secure": "false", "cookie_httponly": "false"},
+        {"cookie_secure": "auto"},
+        {"cookie_samesite": "None"},
+        {"cookie_samesite": ""},
+        {"timeout": "0", "absolute_timeout": "0", "first_timeout": "0"},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_lines_that_check_prints_mend_what_it_found(
+    options: dict[str, str], redis_url: str, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SESSION_SECRET", "a new secret, made at random, of 32 bytes")
+    found = check(
+        redis_url, "--no-write", status=int("allow_unsealed_pickle" in options), **options
+    )
+    changes = [change for finding in found.values() for change in finding.get("changes", ())]
+    lines = [one["line"] for one in changes if one["where"] == "the ini file"]
+    assert lines
+    mended = dict(line.removeprefix("redis.sessions.").split(" = ") for line in lines)
+    found = check(redis_url, "--no-write", **{**options, **mended})
+    assert not any(
+        change["where"] == "the ini file"
+        for finding in found.values()
+        for change in finding.get("changes", ())
+    )
+    for subject in ("secrets", "cookie", "lifetimes"):
+        assert found[subject]["level"] == "ok"
+
+
+def test_lines_for_redis_that_check_prints_are_lines_that_it_takes(
+    new_redis_server: NewServer, check: Check
+) -> None:
+    server = new_redis_server(config={"maxmemory": "100mb", "maxmemory-policy": "allkeys-random"})
+    found = check(server.url)
+    changes = [change for finding in found.values() for change in finding.get("changes", ())]
+    in_conf = [one["line"].split() for one in changes if one["where"] == "redis.conf"]
+    assert ["maxmemory-policy", "noeviction"] in in_conf
+    assert ["appendonly", "yes"] in in_conf
+    with server.client() as client:
+        for name, value in in_conf:
+            client.config_set(name, value)
+        (user,) = (one["line"] for one in changes if one["where"] == "redis-cli")
+        client.execute_command(*user.replace(">PASSWORD", f">{PASSWORD}").split())
+    found = check(with_user(server.url))
+    assert found["permissions"]["level"] == "ok"
+    found = check(server.url)
+    assert (found["memory"]["level"], found["persistence"]["level"]) == ("ok", "ok")
+
+
+def test_every_subject_of_check_has_a_page() -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    for subject, page in PAGES.items():
+        assert (docs / f"{page}.rst").is_file(), subject
 
 
 # -- stored sessions ---------------------------------------------------------------

@@ -46,6 +46,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the samples take from the reader's."""
     monkeypatch.setenv("SESSION_SECRET", SECRET)
     monkeypatch.setenv("REDIS_PASSWORD", "the password")
+    keep_eventlet_out(monkeypatch)
+
+
+def keep_eventlet_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """sentry-sdk imports it where it is there, and it changes ``os.fork`` of whoever does."""
+    monkeypatch.setitem(sys.modules, "eventlet", None)
+    monkeypatch.setitem(sys.modules, "eventlet.patcher", None)
 
 
 def pages_with(language: str) -> list[Any]:
@@ -122,10 +129,10 @@ def test_every_command_of_a_console_sample_exists(page: Path) -> None:
             if not line.startswith("$ "):
                 continue
             program, *args = shlex.split(line[2:], comments=True)
+            program = re.sub(r"^(env|tools)/bin/", "", program)
             if program in SHELL:
                 assert page.stem in FOLLOWED, line
                 continue
-            program = program.removeprefix("env/bin/")
             if program == "make":
                 assert_is_target(args[0])
             elif program == "redis-lua-sessions":

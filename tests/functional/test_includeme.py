@@ -197,13 +197,14 @@ def test_settings_of_the_predecessors_documentation_start_the_application(
     )
     assert "; Path=/; HttpOnly;" in header
     ours = [record.getMessage() for record in caplog.records if record.name == INCLUDE]
-    expected = ["redis.sessions.secret is shorter than 32 bytes"]
+    expected = ["redis.sessions.secret is shorter than 32 bytes [docs: secrets]"]
     if predecessor == "pyramid_session_redis":
         expected = [
             "redis.sessions.python_expires has no effect: lifetimes are always enforced, by the "
-            "clock of Redis",
+            "clock of Redis [docs: settings]",
             *expected,
-            "redis.sessions.timeout_trigger has no effect: it is longer than the timeout",
+            "redis.sessions.timeout_trigger has no effect: it is longer than the timeout "
+            "[docs: lifetimes]",
         ]
     assert ours == expected
 

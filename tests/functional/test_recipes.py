@@ -25,7 +25,7 @@ from webtest import TestApp
 
 from pyramid_redis_lua_sessions import RedisSessionFactory, StoreUnavailable, sessions_of
 from pyramid_redis_lua_sessions.testing import RedisServer
-from tests.functional.test_documentation import samples
+from tests.functional.test_documentation import keep_eventlet_out, samples
 from tests.support.application import SECRET
 from tests.support.browser import Browser, make_browser
 from tests.support.least_privilege import PASSWORD, USER, add_user
@@ -35,6 +35,11 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 DEPLOY = DOCS / "deploy"
 
 NewServer = Callable[..., RedisServer]
+
+
+@pytest.fixture(autouse=True)
+def no_eventlet(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_eventlet_out(monkeypatch)
 
 
 def page(name: str) -> Any:
@@ -342,11 +347,10 @@ def test_addresses_of_the_page_are_accepted(url: str, monkeypatch: pytest.Monkey
 # -- logs -----------------------------------------------------------------------------------
 
 
-#: What sentry-sdk imports, says that it is deprecated; and so are settings of its own.
-QUIET = pytest.mark.filterwarnings("ignore::Warning")
+#: sentry-sdk says that a setting of its own is deprecated.
+QUIET = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@QUIET
 def test_structured_logs_of_the_page_name_session_and_user(redis_url: str) -> None:
     import structlog
 

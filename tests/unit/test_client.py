@@ -245,7 +245,7 @@ def test_encoding_that_python_does_not_know_is_a_settings_error(name: str) -> No
 )
 def test_error_of_redis_is_named_by_its_code(message: str, code: str) -> None:
     found = str(failure("load", ResponseError(message)))
-    assert found == f"Redis answered load with an error ({code})"
+    assert found == f"Redis answered load with an error ({code}) [docs: messages]"
 
 
 def test_database_that_redis_does_not_have_is_no_code(redis_server: RedisServer) -> None:

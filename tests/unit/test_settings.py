@@ -155,7 +155,8 @@ def test_one_setting_in_two_spellings_is_an_error_when_they_differ() -> None:
     with pytest.raises(SettingsError) as caught:
         ini(url="redis://:hunter2@a", redis_url="redis://:hunter3@b")
     assert str(caught.value) == (
-        "redis.sessions.url and redis.sessions.redis_url are one setting with two values"
+        "redis.sessions.url and redis.sessions.redis_url are one setting with two values "
+        "[docs: settings]"
     )
 
 
@@ -575,7 +576,7 @@ def test_typo_gets_the_nearest_name(typo: str, nearest: str) -> None:
         ini(**{typo: "hunter2"})
     message = str(caught.value)
     assert f"redis.sessions.{typo}" in message
-    assert message.endswith(f"did you mean redis.sessions.{nearest}?")
+    assert message.endswith(f"did you mean redis.sessions.{nearest}? [docs: settings]")
     # It may be a misspelt secret.
     assert "hunter2" not in message
 
@@ -828,7 +829,9 @@ def test_sample_secret_is_a_warning_that_does_not_show_it(
     parse(secret=[SECRET, sample])
     assert len(caplog.records) == 1
     assert caplog.records[0].levelno == logging.WARNING
-    message = caplog.records[0].getMessage().replace("redis.sessions.secret", "")
+    message = caplog.records[0].getMessage()
+    for ours in ("redis.sessions.secret", "[docs: secrets]"):
+        message = message.replace(ours, "")
     assert "sample" in message
     assert sample not in message
 
@@ -869,7 +872,8 @@ def test_trigger_that_can_trigger_nothing_is_noted(
     timeout: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     ini(timeout=timeout, timeout_trigger="61")
-    assert caplog.messages == [f"redis.sessions.timeout_trigger has no effect: {why}"]
+    told = f"redis.sessions.timeout_trigger has no effect: {why} [docs: lifetimes]"
+    assert caplog.messages == [told]
 
 
 def test_settings_that_the_engine_serves_log_nothing(caplog: pytest.LogCaptureFixture) -> None:
