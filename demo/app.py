@@ -34,6 +34,7 @@ ROUTES = {
     "elsewhere": "/elsewhere",
     "revoke": "/revoke",
     "log": "/log",
+    "metrics": "/metrics",
     "race": "/race/{engine}",
     "race_one": r"/race/{engine}/{number:\d\d?}",
 }
@@ -51,6 +52,7 @@ def make_app(redis_url: str, *, with_predecessor: bool = True, **overrides: str)
         "secret": secrets.token_urlsafe(32),
         "timeout": "600",
         "publish_endings": "true",
+        "observe": "prometheus",
         **overrides,
     }
     settings = {f"redis.sessions.{name}": value for name, value in options.items()}
@@ -58,6 +60,10 @@ def make_app(redis_url: str, *, with_predecessor: bool = True, **overrides: str)
         config.include("pyramid_jinja2")
         config.include("pyramid_redis_lua_sessions")
         config.include("pyramid_redis_lua_sessions.endings")
+        config.include("pyramid_redis_lua_sessions.health")
+        config.add_view(
+            "pyramid_redis_lua_sessions.observe.prometheus.metrics", route_name="metrics"
+        )
         config.set_default_csrf_options(require_csrf=True)
         config.add_static_view("static", str(HERE / "static"), cache_max_age=0)
         for name, pattern in ROUTES.items():

@@ -519,3 +519,28 @@ def test_page_says_so_where_there_is_nothing_to_race_against(visitor: Visitor) -
     assert "install pyramid_session_redis" in visitor.text("race")
     for engine in ("predecessor", "other"):
         visitor.app.get(f"/race/{engine}", status=404)
+
+
+def test_metrics_count_what_visitors_do(app: Any, visitor: Visitor) -> None:
+    browser = webtest.TestApp(app)
+
+    def logins() -> float:
+        found = re.findall(
+            r'^redis_sessions_\w+_total\{prefix="session:",reason="login"\} (\S+)$',
+            browser.get("/metrics").text,
+            re.MULTILINE,
+        )
+        return sum(map(float, found))
+
+    before = logins()
+    visitor.log_in("Ada")
+    assert logins() == before + 1
+    assert browser.get("/session-health").json["ready"]
+
+
+def test_page_of_who_is_logged_in_names_its_session_and_others_do_not(
+    app: Any, visitor: Visitor
+) -> None:
+    assert "data-session" not in webtest.TestApp(app).get("/").text
+    visitor.log_in("Ada")
+    assert re.search(r'<body data-session="[0-9a-f]{12}">', visitor.page.text)
