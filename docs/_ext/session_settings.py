@@ -9,9 +9,11 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from pyramid_redis_lua_sessions.settings import PREFIX, Row, rows
+from pyramid_redis_lua_sessions.settings.profiles import PROFILES
 
 #: Title of each group, to the first of its settings in the table's order.
 GROUPS = {
+    "All at once": "profile",
     "Secrets": "secret",
     "Lifetimes": "timeout",
     "Concurrency": "on_conflict",
@@ -82,6 +84,21 @@ class SessionSettings(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(describe(row) for row in group))
 
 
+class SessionProfile(SphinxDirective):
+    """What a profile sets, from the engine's own table."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        lines = [".. list-table::", "   :header-rows: 1", "", "   * - Setting", "     - Value"]
+        lines.append("     - Asked for by")
+        for rule in PROFILES[self.arguments[0]]:
+            value = f"{rule.value:g}" if isinstance(rule.value, float) else str(rule.value)
+            lines += [f"   * - ``{rule.name}``", f"     - ``{value}``", f"     - {rule.asked_by}"]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app: Any) -> dict[str, Any]:
     app.add_directive("session-settings", SessionSettings)
+    app.add_directive("session-profile", SessionProfile)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

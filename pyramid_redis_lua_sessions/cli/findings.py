@@ -28,6 +28,7 @@ PAGES = {
     "settings": "settings",
     "secrets": "secrets",
     "cookie": "cookie",
+    "profile": "security",
     "lifetimes": "lifetimes",
     "device binding": "devices",
     "client": "outages",

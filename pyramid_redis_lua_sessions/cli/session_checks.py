@@ -21,6 +21,7 @@ from ..errors import StoreError
 from ..migrate import OLD_KEY_FIELD
 from ..settings import Settings
 from ..settings.checks import SAMPLE_SECRETS, SHORTEST_BINDING
+from ..settings.profiles import PROFILES
 from .console import duration, plural, size
 from .findings import FAILED, NOTE, OK, WARNING, Change, Finding, conf, ini
 from .found import all_hashes
@@ -63,6 +64,7 @@ def check_settings(target: Target) -> Iterator[Finding]:
     yield from _check_cookie(target)
     yield from _check_lifetimes(target)
     yield _check_device_binding(target.settings)
+    yield from _check_profile(target)
     long = waits_long(target.client)
     if long:
         yield Finding(WARNING, "client", long)
@@ -72,6 +74,27 @@ def check_settings(target: Target) -> Iterator[Finding]:
             "are read until migrate_from is removed"
         )
         yield Finding(NOTE, "migration", words, changes=ini(f"migrate_until = {_in_a_month()}"))
+
+
+def _check_profile(target: Target) -> Iterator[Finding]:
+    s = target.settings
+    for rule in () if s.profile is None else PROFILES[s.profile]:
+        value = getattr(s, rule.name)
+        words = f"{s.profile}: {rule.name} = {_shown(value)} ({rule.asked_by})"
+        if rule.meets(value):
+            yield Finding(OK, "profile", words)
+        else:
+            words += f", set by hand: it asks for {rule.asks_for}"
+            line = f"{rule.name} = {_shown(rule.value)}"
+            yield Finding(WARNING, "profile", words, changes=ini(line))
+
+
+def _shown(value: Any) -> str:
+    """Write the value of a setting as an ini file may have it."""
+    if callable(value):
+        return "a function"
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value)
 
 
 def _check_secrets(target: Target) -> Iterator[Finding]:

@@ -165,7 +165,7 @@ def connected(args: argparse.Namespace) -> Iterator[Target]:
     else:
         prefix = Settings.prefix if args.prefix is None else args.prefix
         # A secret under which nothing opens; and lifetimes are not known.
-        settings = Settings((os.urandom(32),), prefix=prefix, timeout=None)
+        settings = Settings(secret=(os.urandom(32),), prefix=prefix, timeout=None)
         name = public_url(url)
     client = client_of_url(url) if url else client_of(settings, args.config_uri)
     with client:

@@ -379,6 +379,11 @@ def some_of(*allowed: str) -> Parser:
     return parse
 
 
+def optional_choice(*allowed: str) -> Parser:
+    chosen = choice(*allowed)
+    return lambda value: None if not_given(value) else chosen(value)
+
+
 def choice(*allowed: str) -> Parser:
     def parse(value: Any) -> str:
         if value not in allowed:

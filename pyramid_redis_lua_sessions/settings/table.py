@@ -30,6 +30,7 @@ from .parsers import (
     limit,
     moment,
     not_from_ini,
+    optional_choice,
     optional_flag,
     optional_secret_text,
     optional_text,
@@ -49,6 +50,7 @@ from .parsers import (
     whole_seconds,
 )
 from .predecessors import MIGRATE_FROM, not_given
+from .profiles import PROFILES, of_profile
 
 PREFIX = "redis.sessions."
 
@@ -96,6 +98,14 @@ class Settings:
 
     Times are seconds, as in the ini file; ``None`` means never or none.
     """
+
+    # All at once
+    profile: str | None = setting(
+        optional_choice(*PROFILES),
+        None,
+        "Sets cookie, lifetimes, limits and seals to what a standard asks: ``asvs-l2``, OWASP ASVS "
+        "5.0 at level 2. Anything set by hand wins. See :ref:`profile`.",
+    )
 
     # Secrets and what they protect
     secret: tuple[bytes, ...] = setting(
@@ -513,6 +523,8 @@ class Settings:
                 quoted = _quote(prefix + name, raw, hide)
                 # What the parser met in turn (a failed import) quotes the value as well.
                 raise SettingsError(f"{quoted} should be {exc}") from (None if hide else exc)
+        if parsed.get("profile") is not None:
+            parsed = {**of_profile(parsed["profile"], parsed), **parsed}
         return cls(**parsed)
 
     @classmethod

@@ -749,3 +749,29 @@ def test_redis_that_refuses_the_password_is_a_finding_too(
     server = new_redis_server(config={"requirepass": PASSWORD})
     url = f"redis://:wrong{PASSWORD}@127.0.0.1:{server.port}/0"
     assert levels(check(url, status=1)) == {"connection": "failed"}
+
+
+def test_check_shows_what_a_profile_set_line_by_line(
+    redis_url: str, tmp_path: Path, capsys: Any
+) -> None:
+    ini = write_ini(tmp_path, redis_url, profile="asvs-l2", timeout=7200)
+    assert run("check", ini, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["findings"]
+    lines = {
+        finding["words"]: finding["level"] for finding in found if finding["check"] == "profile"
+    }
+    assert lines == {
+        "asvs-l2: cookie_name = __Host-session (3.3.1, 3.3.3)": "ok",
+        "asvs-l2: cookie_secure = True (3.3.1)": "ok",
+        "asvs-l2: cookie_httponly = True (3.3.4)": "ok",
+        "asvs-l2: cookie_samesite = Lax (3.3.2)": "ok",
+        "asvs-l2: timeout = 7200 (7.1.1, 7.3.1), set by hand: it asks for at most 1800": "warning",
+        "asvs-l2: absolute_timeout = 43200 (7.1.1, 7.3.2)": "ok",
+        "asvs-l2: owner_sessions = 10 (7.1.2)": "ok",
+        "asvs-l2: owner_sessions_policy = end_oldest (7.1.2)": "ok",
+        "asvs-l2: seal = True (7.2.1)": "ok",
+    }
+
+
+def test_check_shows_no_profile_where_there_is_none(check: Check, redis_url: str) -> None:
+    assert "profile" not in check(redis_url)

@@ -24,7 +24,7 @@ from tests.support.application import (
     signed_cookie,
     stored_sessions,
 )
-from tests.support.browser import Reports
+from tests.support.browser import Reports, make_browser
 from tests.support.serving import served
 
 
@@ -855,3 +855,13 @@ def test_look_in_a_later_response_callback_makes_the_response_vary(redis_url: st
         request.add_response_callback(lambda request, response: session.get("value"))
 
     assert varies(make_app(redis_url, {"view": view}).get("/view")) == ["cookie"]
+
+
+def test_profile_gives_the_cookie_its_name_and_attributes(redis_url: str) -> None:
+    browser = make_browser(redis_url, profile="asvs-l2")
+    browser.use(lambda session: session.update(a=1), extra_environ={"wsgi.url_scheme": "https"})
+    header = browser.response.headers["Set-Cookie"]
+    assert header.startswith("__Host-session=")
+    for attribute in ("Secure", "HttpOnly", "SameSite=Lax", "Path=/"):
+        assert attribute.lower() in header.lower().split("; ")
+    assert "domain" not in header.lower()

@@ -21,6 +21,7 @@ LAYERS = (
     "settings.predecessors",
     "settings.parsers",
     "settings.checks",
+    "settings.profiles",
     "settings.table",
     "settings",
     # From settings to a client of Redis.
