@@ -22,7 +22,7 @@ GROUPS = {
     "Saving": "save_on_exception",
     "Redis": "redis_url",
     "Watching": "observe",
-    "Moving in": "migrate_from",
+    "Migrating": "migrate_from",
     "Without effect": "python_expires",
 }
 

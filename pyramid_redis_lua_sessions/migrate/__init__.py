@@ -1,4 +1,4 @@
-"""Moving in: sessions of ``pyramid_session_redis`` and ``pyramid_redis_sessions``.
+"""Migrating: sessions of ``pyramid_session_redis`` and ``pyramid_redis_sessions``.
 
 Their session is one string, a pickle as a rule, at a key that is the session id
 in their cookie. It moves in steps, each of which can be repeated:

@@ -149,7 +149,8 @@ class Settings:
         (),
         "Encrypt the stored values with AES-GCM instead of only sealing them. Needs the extra "
         "``encryption``. Takes several, like ``secret``: the first encrypts, all decrypt. Key "
-        "names stay readable. Values stored before are read, and encrypted when they are met.",
+        "names stay readable. Values that were stored before are read, and encrypted when their "
+        "user comes back. See :ref:`encryption`.",
         secret=True,
     )
 
@@ -165,7 +166,7 @@ class Settings:
         None,
         "Refresh the idle timeout only when the remaining life has fallen to that many seconds. "
         "A request before that writes nothing in Redis. For a session with a timeout of its own "
-        "it is the same share of that: with 900 of 1200, three quarters.",
+        "it is the same share of that: with 900 of 1200, three quarters. See :ref:`trigger`.",
     )
     last_seen: bool = setting(
         flag,
@@ -182,7 +183,7 @@ class Settings:
         seconds,
         None,
         "Life in seconds of a new session until its cookie comes back for the first time, so "
-        "that clients without cookies cannot fill Redis.",
+        "that clients without cookies cannot fill Redis. See :ref:`first-timeout`.",
     )
     set_redis_ttl: bool = setting(
         flag,
@@ -209,8 +210,9 @@ class Settings:
         choice("merge", "retry"),
         "merge",
         "What happens when overlapping requests change the same session. ``merge``: different "
-        "keys never clash, on one key the last writer wins. ``retry``: a request whose reads were "
-        "outdated by another one raises ``SessionConflict``, which ``pyramid_retry`` repeats.",
+        "keys never clash, on one key the last writer wins. ``retry``: if another request changed "
+        "what this one had read, ``SessionConflict`` is raised, and ``pyramid_retry`` runs the "
+        "request again. See :doc:`decisions`.",
     )
     grace: float = setting(
         some_seconds,
@@ -231,13 +233,13 @@ class Settings:
     cookie_path: str = setting(
         url_path,
         "/",
-        "``Path`` attribute: of requests for URLs under it a browser sends the cookie.",
+        "``Path`` attribute: a browser sends the cookie with requests for URLs under it.",
     )
     cookie_domain: str | None = setting(
         domain,
         None,
         "``Domain`` attribute, such as ``example.com``: the hosts under it share the cookie. "
-        "Empty: only the host that set it gets it back.",
+        "Empty: the browser sends it back to the host that set it, and to no other.",
     )
     cookie_secure: bool | None = setting(
         secure,
@@ -308,7 +310,7 @@ class Settings:
     save_on_exception: bool = setting(
         flag,
         True,
-        "Keep the changes of a request that ended in an exception. (Under ``pyramid_tm`` an "
+        "Keep the changes of a request that ended in an exception. (Under ``pyramid_tm`` a "
         "transaction that fails leaves no trace, whatever this says.)",
     )
     detect_changes: bool = setting(
@@ -390,12 +392,12 @@ class Settings:
     redis_retries: int = setting(
         integer,
         1,
-        "How often a call is repeated after a lost connection. See :doc:`deployment` for what "
-        "it does to the time that a page waits.",
+        "How often a call is repeated after a lost connection. :ref:`hang` says how long a page "
+        "waits then.",
         "retries",
     )
     redis_encoding: str | None = setting(
-        optional_text, None, "Passed to the redis client.", "encoding", "charset"
+        optional_text, None, "Passed to the Redis client.", "encoding", "charset"
     )
     redis_encoding_errors: str | None = setting(
         optional_text,
@@ -421,10 +423,10 @@ class Settings:
     on_redis_error: str = setting(
         choice("raise", "ephemeral"),
         "raise",
-        "What a request gets whose session cannot be loaded because Redis cannot be reached. "
-        "``raise``: the error ``StoreUnavailable``. ``ephemeral``: an empty session that is not "
-        "stored and leaves the cookie alone, so that public pages stay up. Saves, logins and "
-        "logouts raise in both modes.",
+        "What happens when a session cannot be loaded because Redis cannot be reached. "
+        "``raise``: the request gets the error ``StoreUnavailable``. ``ephemeral``: it gets an "
+        "empty session that is not stored and leaves the cookie alone, so public pages stay up. "
+        "Saves, logins and logouts raise in both modes. See :doc:`outages`.",
     )
     preload_scripts: bool = setting(flag, True, "Load the Lua scripts when the application starts.")
 
@@ -443,7 +445,7 @@ class Settings:
         "learn of it; see :doc:`endings`.",
     )
 
-    # Moving in from another library
+    # Migrating from another library
     migrate_from: tuple[str, ...] = setting(
         some_of(*MIGRATE_FROM),
         (),
