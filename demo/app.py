@@ -23,6 +23,9 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 
+#: The template of the devices' page, in place of which the demo has one of its own.
+DEVICES = "pyramid_redis_lua_sessions:device_page/templates/devices.jinja2"
+
 ROUTES = {
     "home": "/",
     "cart": "/cart",
@@ -32,7 +35,6 @@ ROUTES = {
     "logout": "/logout",
     "label": "/label",
     "elsewhere": "/elsewhere",
-    "revoke": "/revoke",
     "log": "/log",
     "metrics": "/metrics",
     "race": "/race/{engine}",
@@ -59,6 +61,8 @@ def make_app(redis_url: str, *, with_predecessor: bool = True, **overrides: str)
     with Configurator(settings=settings) as config:
         config.include("pyramid_jinja2")
         config.include("pyramid_redis_lua_sessions")
+        config.include("pyramid_redis_lua_sessions.device_page")
+        config.override_asset(DEVICES, "demo:templates/devices.jinja2")
         config.include("pyramid_redis_lua_sessions.endings")
         config.include("pyramid_redis_lua_sessions.health")
         config.add_view(

@@ -19,6 +19,7 @@ from pyramid.renderers import render
 from pyramid.response import Response
 from pyramid.view import view_config
 
+from pyramid_redis_lua_sessions.device_page import ROUTE
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.watch import Call, watch
@@ -32,7 +33,7 @@ MOST_SHOWN = 6
 #: Routes whose requests are logged.
 SHOWN = {
     *("home", "cart", "flash", "timeout", "race", "race_one"),
-    *("login", "logout", "label", "elsewhere", "revoke"),
+    *("login", "logout", "label", "elsewhere", ROUTE),
 }
 
 #: Where a page wants the late parts.

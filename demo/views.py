@@ -11,7 +11,7 @@ from pyramid.httpexceptions import HTTPBadRequest, HTTPNotFound, HTTPSeeOther
 from pyramid.interfaces import ISessionFactory
 from pyramid.view import exception_view_config, notfound_view_config, view_config
 
-from pyramid_redis_lua_sessions import StoreUnavailable, revoke, sessions_of
+from pyramid_redis_lua_sessions import StoreUnavailable, sessions_of
 
 from . import race
 
@@ -203,24 +203,6 @@ def elsewhere(request: Any) -> HTTPSeeOther:
         session.ensure_id()
         text = f"{user} is now logged in on another device: {session.label}."
         tell(request.session, "account", text)
-    return back_home(request, "account")
-
-
-@view_config(route_name="revoke", request_method="POST")
-def revoke_sessions(request: Any) -> HTTPSeeOther:
-    session, form = request.session, request.POST
-    user = session.owner
-    if user is None:
-        return back_home(request, "account")
-    if "one" in form:
-        ended = revoke(request, user, fingerprint=form["one"])
-    else:
-        ended = revoke(request, user)
-    if "everywhere" in form:
-        session.invalidate()
-        ended += 1
-    text = f"{ended} session{' has' if ended == 1 else 's have'} ended, at once."
-    tell(session, "account", text)
     return back_home(request, "account")
 
 

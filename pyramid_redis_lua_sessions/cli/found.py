@@ -16,6 +16,7 @@ from ..engine.fields import (
     FLASH_KIND,
     LABEL_FIELD,
     OWNER_FIELD,
+    PLACES_FIELD,
     UNIT_SEPARATOR,
     key_of,
 )
@@ -44,7 +45,7 @@ __all__ = [
 META = (
     *(TOKEN_FIELD, b"timeout", b"expires", b"deadline", b"first", b"staged", b"moved"),
     *(b"saves", *(b"saves%d" % number for number in range(1, 13))),
-    *(OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD, CONFIRMED_FIELD, DEVICE_FIELD),
+    *(OLD_KEY_FIELD, OWNER_FIELD, LABEL_FIELD, CONFIRMED_FIELD, DEVICE_FIELD, PLACES_FIELD),
 )
 
 FINGERPRINT = re.compile("[0-9a-f]{12}")

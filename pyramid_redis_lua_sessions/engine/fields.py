@@ -20,6 +20,7 @@ __all__ = [
     "KEY_KINDS",
     "LABEL_FIELD",
     "OWNER_FIELD",
+    "PLACES_FIELD",
     "SEALED_KINDS",
     "SEALED_META",
     "UNIT_SEPARATOR",
@@ -44,8 +45,9 @@ OWNER_FIELD = b"owner"
 LABEL_FIELD = b"label"
 DEVICE_FIELD = b"device"
 CONFIRMED_FIELD = b"confirmed"
+PLACES_FIELD = b"places"
 #: Fields that are no session values, but protected like them.
-SEALED_META = frozenset((OWNER_FIELD, LABEL_FIELD, DEVICE_FIELD, CONFIRMED_FIELD))
+SEALED_META = frozenset((OWNER_FIELD, LABEL_FIELD, DEVICE_FIELD, CONFIRMED_FIELD, PLACES_FIELD))
 UNIT_SEPARATOR = b"\x1f"
 
 _INDEX_NAME = re.compile("[a-z][a-z0-9_]{0,63}")

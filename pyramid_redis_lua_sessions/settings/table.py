@@ -205,6 +205,13 @@ class Settings:
         "raises ``TooManySessions`` at the save point. ``end_others`` ends all others.",
     )
 
+    device_page_fresh: float | None = setting(
+        seconds,
+        None,
+        "Seconds within which users must have confirmed their password to see "
+        ":doc:`the page of their devices <device-page>`; needs ``confirm_route``.",
+    )
+
     # Concurrency
     on_conflict: str = setting(
         choice("merge", "retry"),

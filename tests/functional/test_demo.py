@@ -342,8 +342,12 @@ def test_sessions_of_a_user_are_listed_named_and_ended_one_by_one(app: Any) -> N
     assert len(laptop.sessions) == 3
 
     fingerprint = phone.text("fingerprint")
-    laptop.submit("/revoke", "one", fingerprint)
-    assert laptop.notes == ["1 session has ended, at once."]
+    laptop.get("/devices")
+    assert laptop.text("user") == "Ann"
+    assert laptop.sessions[0] == "Firefox on Linux*"
+    assert "Mobile Safari, iOS" in laptop.text("devices")
+    laptop.submit("/devices", "end", fingerprint)
+    assert laptop.notes == ["One device was logged out."]
     assert len(laptop.sessions) == 2
 
     # A page that was under way at that moment gets no session of its own.
@@ -358,8 +362,8 @@ def test_logout_of_several_sessions(button: str, app: Any) -> None:
     here, there, bob = Visitor(app), Visitor(app), Visitor(app)
     for one, name in ((here, "Ann"), (there, "Ann"), (bob, "Bob")):
         one.log_in(name)
-    here.get()
-    here.submit("/revoke", button, "1")
+    here.get("/devices")
+    here.submit("/devices", button, "1")
     for one in (here, there, bob):
         one.get()
     assert here.has("user") == (button == "others")
@@ -369,13 +373,13 @@ def test_logout_of_several_sessions(button: str, app: Any) -> None:
 
 def test_forms_about_a_user_do_nothing_without_one(visitor: Visitor) -> None:
     visitor.get()
-    for path in ("/label", "/elsewhere", "/revoke"):
+    for path in ("/label", "/elsewhere"):
         visitor.app.post(path, {"csrf_token": visitor.token, "label": "x"}, status=303)
     visitor.get()
     assert visitor.notes == []
 
 
-FORMS = ["cart", "elsewhere", "flash", "label", "login", "logout", "revoke", "timeout"]
+FORMS = ["cart", "devices", "elsewhere", "flash", "label", "login", "logout", "timeout"]
 
 
 @pytest.mark.parametrize("path", [*FORMS, "race/ours", "race/ours/1"])
@@ -419,7 +423,6 @@ def test_page_asks_for_nothing_from_elsewhere_and_runs_nothing_within(visitor: V
         ("flash", "message"),
         ("label", "label"),
         ("login", "name"),
-        ("revoke", "one"),
         ("timeout", "seconds"),
     ],
 )

@@ -554,3 +554,25 @@ def _environment(browser: Browser) -> Iterator[dict[str, Any]]:
     """As ``pyramid.paster.bootstrap`` makes it of an ini file."""
     with pyramid.scripting.prepare(registry=browser.wsgi.registry) as environment:
         yield environment
+
+
+# -- device page ---------------------------------------------------------------------------
+
+
+def test_device_page_shows_devices_and_tells_of_new_ones(redis_url: str, tmp_path: Path) -> None:
+    device_page = page("device-page")
+    mails: list[str] = []
+    device_page.write_mail = mails.append
+    template = tmp_path / "devices.jinja2"
+    template.write_text("{{ devices | length }} of mine")
+
+    def configure(config: Configurator) -> None:
+        device_page.includeme(config)
+        device_page.listen(config)
+        config.override_asset(device_page.TEMPLATE, str(template))
+
+    user = make_browser(redis_url, configure=configure)
+    place = {"REMOTE_ADDR": "192.0.2.1", "HTTP_USER_AGENT": "Mozilla/5.0 Firefox/130.0"}
+    user.use(lambda session: setattr(session, "owner", 7), extra_environ=place)
+    assert mails == ["New login from 192.0.2.1, Firefox."]
+    assert user.app.get("/account/devices").text == "1 of mine"

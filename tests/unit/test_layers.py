@@ -80,6 +80,7 @@ LEAVES = (
     "census",
     "cli",
     "debugtoolbar",
+    "device_page",
     "devices",
     "endings",
     "health",
