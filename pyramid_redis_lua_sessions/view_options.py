@@ -62,7 +62,7 @@ def touch_session_view(view: View, info: Any) -> View:
         turn.state.touches = False
 
     def without_touch(context: Any, request: Any) -> Any:
-        _rule(request, untouched)
+        _ruled(request).obey(untouched)
         return view(context, request)
 
     return without_touch
@@ -110,12 +110,13 @@ def uses_session_view(view: View, info: Any) -> View:
         turn.state.host = refusal
 
     def without_session(context: Any, request: Any) -> Any:
-        turns = _rule(request, refuse)
+        turns = _ruled(request)
         try:
+            turns.obey(refuse)
             return view(context, request)
         except BaseException:
             # What renders an error is another view.
-            turns.rules.remove(refuse)
+            turns.rules = [rule for rule in turns.rules if rule is not refuse]
             for turn in turns:
                 turn.state.host = turn
             raise
@@ -192,7 +193,10 @@ def return_path(request: Any, default: str = "/") -> str:
 
     :param default: where there is none, or one that leads elsewhere.
     """
-    path = request.params.get("next")
+    try:
+        path = request.params.get("next")
+    except ValueError:  # not UTF-8
+        return default
     if not isinstance(path, str) or not _SAFE_PATH.fullmatch(path):
         return default
     return path
@@ -221,15 +225,17 @@ class Ruled(list[Turn]):
         for rule in self.rules:
             rule(turn)
 
+    def obey(self, rule: Rule) -> None:
+        """Have a rule hold for every session of the request."""
+        for turn in self:
+            rule(turn)
+        self.rules.append(rule)
 
-def _rule(request: Any, rule: Rule) -> Ruled:
-    """Have a rule hold for every session of a request."""
+
+def _ruled(request: Any) -> Ruled:
     turns = request.__dict__.get(TURNS, ())
     if not isinstance(turns, Ruled):
         turns = request.__dict__[TURNS] = Ruled(turns)
-    for turn in turns:
-        rule(turn)
-    turns.rules.append(rule)
     return turns
 
 
@@ -239,9 +245,9 @@ def _flag(info: Any, option: str) -> bool | None:
     :raises ConfigurationError: it is something else.
     """
     value = info.options.get(option)
-    if value not in (None, True, False):
+    if value is not None and not isinstance(value, bool):
         raise ConfigurationError(f"{option} = {value!r} of {_name(info)} should be True or False")
-    return cast("bool | None", value)
+    return value
 
 
 def _name(info: Any) -> str:

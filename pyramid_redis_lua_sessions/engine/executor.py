@@ -355,7 +355,9 @@ def reseal(state: SessionState) -> None:
     values = contents.placed({field: bound.seal(field, data) for field, _, data in held})
     swaps = [(field, values[field], raw) for field, raw, _ in held]
     unchanged = Checks({field: sha1(raw) for field, _, raw in swaps})
-    result = state.host.store().save(state.stored_token(), values, [], checks=unchanged)
+    ends = contents.timing({field: data for field, _, data in held})[0]
+    store = state.host.store()
+    result = store.save(state.stored_token(), values, [], checks=unchanged, ends=ends)
     if isinstance(result, Saved):
         contents.resealed(swaps)
 

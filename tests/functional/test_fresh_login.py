@@ -378,6 +378,11 @@ def test_nobody_is_sent_elsewhere(redis_url: str, elsewhere: str) -> None:
         assert answer.removeprefix("http://localhost") == "/default"
 
 
+@pytest.mark.parametrize("query", ["next=%ff", "next=/a&next=%ff", "%ff=1", "next", "next=/a%00"])
+def test_query_that_cannot_be_read_leads_to_the_default(redis_url: str, query: str) -> None:
+    assert account(redis_url).app.get(f"/confirm?{query}").text in ("/default", "/a")
+
+
 def test_who_may_not_see_the_view_is_not_asked(redis_url: str) -> None:
     class Policy:
         def identity(self, request: Any) -> Any:

@@ -231,7 +231,7 @@ def test_new_token_keeps_what_another_request_put_meanwhile(redis_url: str, mode
 
 
 def test_old_secret_is_replaced_and_the_end_stays(
-    redis_url: str, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = "the old secret, with more than 32 bytes", "the new secret, with more than 32 bytes"
     browser = make_browser(redis_url, secret=old)
@@ -239,6 +239,7 @@ def test_old_secret_is_replaced_and_the_end_stays(
     browser = take_along(browser, redis_url, secret=f"{new}\n{old}")
     for _ in range(3):
         assert browser.use(dict) == {"code": "1234"}
+    assert life_of_field(redis_client, browser.key, ".code") != -1
     browser = take_along(browser, redis_url, secret=new)
     assert browser.use(dict) == {"code": "1234"}
     end_all(monkeypatch, browser)

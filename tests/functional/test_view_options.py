@@ -277,6 +277,27 @@ def test_session_of_another_factory_is_refused_too(redis_url: str) -> None:
         browser.app.get("/view")
 
 
+def test_session_that_was_not_used_before_can_be_used_by_the_page_of_the_error(
+    redis_url: str,
+) -> None:
+    """Of two sessions one was used before the view: that is the error, and the other is free."""
+
+    def configure(config: Configurator) -> None:
+        def use_one(event: Any) -> None:
+            event.request.session  # noqa: B018
+            other(event.request).get("a")
+
+        config.add_subscriber(use_one, "pyramid.events.ContextFound")
+        config.add_exception_view(
+            lambda request: Response(f"a is {request.session['a']}", status=500), RuntimeError
+        )
+
+    browser = with_view(redis_url, lambda request: None, uses_session=False)
+    other = make_browser(redis_url, cookie_name="other").factory
+    browser = with_view(redis_url, lambda request: None, configure, uses_session=False)
+    assert browser.app.get("/view", status=500).text == "a is 1"
+
+
 def test_callback_that_uses_the_session_after_the_view_fails(redis_url: str) -> None:
     def view(request: Any) -> None:
         request.add_response_callback(lambda request, response: request.session.get("a"))
@@ -317,7 +338,7 @@ def test_view_that_uses_the_session_now_and_then_varies_always(redis_url: str, l
 
 
 @pytest.mark.parametrize("option", ["touch_session", "uses_session"])
-@pytest.mark.parametrize("value", ["false", 2, ()])
+@pytest.mark.parametrize("value", ["false", 2, (), 0, 1])
 def test_option_that_is_neither_true_nor_false_is_refused(option: str, value: Any) -> None:
     config = Configurator(settings={"redis.sessions.secret": "x" * 32})
     config.include("pyramid_redis_lua_sessions")
