@@ -63,6 +63,7 @@ bench-full: $(STAMP) ## Measure longer, and write the figures into docs/figures
 
 bench-instructions: $(STAMP) ## Count a request's instructions (valgrind), and check their budgets
 	$(BIN)/python -m bench.instructions --check
+	$(BIN)/python -m bench.devices --check
 
 bench-redis: $(STAMP) ## Measure what a request costs Redis, beside pyramid_session_redis
 	$(BIN)/python -m bench.redis_cpu

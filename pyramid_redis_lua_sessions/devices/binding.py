@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import logging
 import re
@@ -21,13 +20,12 @@ from ..engine.tokens import Token
 from ..settings import Settings
 from .proofs import ALGORITHMS
 
-__all__ = ["REFRESH", "REGISTER", "Binding", "Devices", "locator_in", "now_ms"]
+__all__ = ["ROUTE", "Binding", "Devices", "locator_in", "now_ms"]
 
 log = logging.getLogger(__name__.partition(".")[0])
 
-#: Names of the routes.
-REGISTER = "redis_lua_sessions.device.register"
-REFRESH = "redis_lua_sessions.device.refresh"
+#: Name of the route. It is one, as each request of the application asks each whether it matches.
+ROUTE = "redis_lua_sessions.device"
 
 #: How long a login's challenge may be signed, ms: browsers register at once, with slow hardware.
 REGISTRATION_MS = 60_000
@@ -83,7 +81,7 @@ class Devices:
     """The device bindings of one factory.
 
     :ivar cookie_name: of the device cookie.
-    :ivar served: the application has the routes.
+    :ivar served: the application has the route.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -93,8 +91,9 @@ class Devices:
         self._life = settings.device_binding_lifetime + settings.grace
         self._challenge_ms = 2000 * settings.device_binding_lifetime
         self._secrets = settings.secret or settings.seal_secret
-        # Every read of a bound session pays for it. What verified once does so again.
-        self._remembered = functools.lru_cache(REMEMBERED)(self._issued)
+        #: By locator, the signature of the cookie that verified last, for which binding, and the
+        #: time in which it holds.
+        self._known: dict[str, tuple[str, bytes, float, float]] = {}
         self._warned = False
 
     # -- the lock ------------------------------------------------------------------
@@ -115,16 +114,25 @@ class Devices:
         :param elapsed_ms: tells how long the request has been running.
         :returns: the reason; empty where the request's device cookie lives.
         """
-        key, now, reason, tried = stored[2 * _MOMENT :], time.time(), "", 0
-        for value in cookie_values(environ.get("HTTP_COOKIE", ""), self.cookie_name):
+        header, now = environ.get("HTTP_COOKIE", ""), time.time()
+        # Every read of a bound session pays for it: as a rule its cookie verified before. Whoever
+        # sends its signature has it.
+        known = self._known.get(locator)
+        if known is not None:
+            signature, of, first, last = known
+            if of == stored and signature in header and first <= now <= last:
+                return ""
+        key, reason, tried = stored[2 * _MOMENT :], "", 0
+        for value in cookie_values(header, self.cookie_name):
             tried += 1
             try:
-                if len(value) <= LONGEST_REMEMBERED:
-                    issued = self._remembered(value, locator, key)
-                    # It may be another server's clock that was ahead.
-                    if abs(now - issued) <= self._life:
-                        return ""
-                    reason = "locked: the device cookie has expired"
+                issued = self._issued(value, locator, key)
+                # It may be another server's clock that was ahead.
+                first, last = issued - self._life, issued + self._life
+                if first <= now <= last:
+                    self._know(locator, (value.partition(".")[2], stored, first, last))
+                    return ""
+                reason = "locked: the device cookie has expired"
             except ValueError:
                 pass
             if tried == MOST_VALUES:
@@ -138,6 +146,12 @@ class Devices:
         if reason:
             return reason
         return "locked: the device cookie is foreign" if tried else "locked: no device cookie"
+
+    def _know(self, locator: str, known: tuple[str, bytes, float, float]) -> None:
+        # Threads need no lock: all that they can do to each other is to forget something.
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[locator] = known
 
     # -- the device cookie -----------------------------------------------------------
 
@@ -177,6 +191,8 @@ class Devices:
         :raises ValueError: it is none of this session's.
         """
         issued, _, signature = value.partition(".")
+        if len(value) > LONGEST_REMEMBERED:
+            raise ValueError("too long")
         if not (issued.isascii() and issued.isdigit() and signature.isascii()):
             raise ValueError("malformed")
         for secret in self._secrets:
@@ -238,12 +254,12 @@ class Devices:
         if not self.served and not self._warned:
             self._warned = True
             log.warning(
-                "no session is bound to a device: its routes are not part of the application; "
+                "no session is bound to a device: its route is not part of the application; "
                 "use config.include('pyramid_redis_lua_sessions') [docs: devices]"
             )
         if not self.served or request.scheme != "https":
             return None
-        path = request.route_path(REGISTER)
+        path = request.route_path(ROUTE, step="register")
         return f'({" ".join(ALGORITHMS)});path="{path}";challenge="{self.offer(token)}"'
 
     def instructions(self, request: Any, identifier: str) -> dict[str, Any]:
@@ -262,7 +278,7 @@ class Devices:
             ]
         return {
             "session_identifier": identifier,
-            "refresh_url": request.route_path(REFRESH),
+            "refresh_url": request.route_path(ROUTE, step="refresh"),
             "scope": {"origin": origin, "include_site": site, "scope_specification": rules},
             "credentials": [
                 {"type": "cookie", "name": self.cookie_name, "attributes": self.attributes()}

@@ -27,7 +27,7 @@ from ..errors import (
     fingerprint,
 )
 from ..events import DeviceRefreshed, DeviceRegistered, SessionEvent, SessionRejected, send
-from .binding import REFRESH, REGISTER, Binding, Devices, locator_in, now_ms
+from .binding import ROUTE, Binding, Devices, locator_in, now_ms
 from .proofs import BadProof, Proof
 
 if TYPE_CHECKING:
@@ -39,17 +39,15 @@ log = logging.getLogger(__name__.partition(".")[0])
 
 
 def add_views(config: Any, factory: RedisSessionFactory) -> None:
-    """Add routes and views; only a browser asks for them, and no form of the application."""
+    """Add route and views; only a browser asks for them, and no form of the application."""
     views = Views(factory)
     base = factory.settings.device_binding_path.rstrip("/")
-    for name, path, view in (
-        (REGISTER, "register", views.register),
-        (REFRESH, "refresh", views.refresh),
-    ):
-        config.add_route(name, f"{base}/{path}")
+    config.add_route(ROUTE, f"{base}/{{step:register|refresh}}")
+    for step, view in (("register", views.register), ("refresh", views.refresh)):
         config.add_view(
             view,
-            route_name=name,
+            route_name=ROUTE,
+            match_param=f"step={step}",
             request_method="POST",
             require_csrf=False,
             permission=NO_PERMISSION_REQUIRED,

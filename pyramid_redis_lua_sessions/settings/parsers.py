@@ -112,6 +112,13 @@ def url_path(value: Any) -> str:
     return cast("str", value)
 
 
+def plain_path(value: Any) -> str:
+    # That it is the same in a URL, and in the pattern of a route.
+    if not re.fullmatch(r"/[A-Za-z0-9/._~-]*", text(value)):
+        raise ValueError('a path that begins with "/", of letters, digits and /._~-')
+    return cast("str", value)
+
+
 def any_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("a string")

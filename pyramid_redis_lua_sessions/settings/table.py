@@ -34,6 +34,7 @@ from .parsers import (
     optional_flag,
     optional_secret_text,
     optional_text,
+    plain_path,
     port,
     positive,
     samesite,
@@ -308,9 +309,9 @@ class Settings:
         "Life of the device cookie in seconds: so often a browser proves that it is on the device.",
     )
     device_binding_path: str = setting(
-        url_path,
+        plain_path,
         "/.well-known/device-session",
-        "Path under which browsers register and refresh: two routes, ``register`` and ``refresh``.",
+        "Path under which browsers register and refresh: ``POST`` to ``register`` and ``refresh``.",
     )
 
     # Saving

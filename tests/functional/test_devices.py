@@ -858,7 +858,7 @@ def test_factory_without_the_include_offers_nothing_and_says_so(
     for _ in range(2):
         site.use(lambda session: setattr(session, "owner", "kim"))
         assert not site.device.note_offer(site.browser.response)
-    assert caplog.text.count("its routes are not part of the application") == 1
+    assert caplog.text.count("its route is not part of the application") == 1
 
 
 def test_path_and_cookie_are_as_configured(redis_url: str) -> None:

@@ -450,7 +450,9 @@ BAD: dict[str, list[Any]] = {
     "migrate_deserialize": [*NO_FUNCTION, "yaml"],
     "set_redis_ttl_readheavy": ["maybe"],
     "device_binding_lifetime": ["0", 0, -1, "x", "", None, 1.5, True, "1.5"],
-    "device_binding_path": [*EMPTY, 5, "a", "/a b", "/a?b", '/a"b', "https://x/y"],
+    "device_binding_path": [
+        *(*EMPTY, 5, "a", "/a b", "/a?b", '/a"b', "https://x/y", "/{a}", "/a*", "/a%20b"),
+    ],
 }
 
 FLAGS = [
