@@ -402,7 +402,7 @@ class Turn:
             # The application's own error must not be hidden behind this one.
             log.error("a session could not be saved after an unhandled exception: %s", exc)
         finally:
-            if self.state.staged is not None:
+            if self.state.staged is not None or self.state.admitted:
                 self._release()
             # No cycle of references is left for the garbage collector: the session
             # lets go of this turn, and this turn of the request.

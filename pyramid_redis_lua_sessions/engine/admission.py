@@ -16,31 +16,36 @@ if TYPE_CHECKING:
 
 __all__ = ["admit", "admit_early", "drawing", "entries_of", "indexes_of", "leave"]
 
+_INDEX = INDEX_KIND[0]
+
 
 def entries_of(state: SessionState, fields: Mapping[bytes, bytes]) -> list[Entry]:
     """Return how a session gets into the indexes by which it is to be found.
 
     :param fields: what it will hold, encoded.
     """
+    entries = indexes_of(fields)
     owner = fields.get(OWNER_FIELD)
-    owned = [] if owner is None else [_owned(state, owner)]
-    return owned + indexes_of(fields)
+    if owner is not None:
+        entries.insert(0, _owned(state, owner))
+    return entries
 
 
 def indexes_of(fields: Mapping[bytes, bytes]) -> list[Entry]:
     """Return the same, without the index of its owner."""
-    return [Entry(field, value) for field, value in fields.items() if field[:1] == INDEX_KIND]
+    # Every save pays for this.
+    return [Entry(field, fields[field]) for field in fields if field[0] == _INDEX]
 
 
 def _owned(state: SessionState, owner: bytes) -> Entry:
     if state.phase is STORED and not state.asked.login:
         return Entry(OWNER_FIELD, owner)
+    most, policy = state.host.most_sessions(owner), state.host.settings.owner_sessions_policy
+    if policy != "refuse":
+        return Entry(OWNER_FIELD, owner, most, policy)
     held = [plain for _, _, plain in state.contents.stored((OWNER_FIELD,))]
-    policy = state.host.settings.owner_sessions_policy
-    refuses = policy == "refuse" and held != [owner]
     leaving = {ending.token.locator for ending in state.ends}
-    most = state.host.most_sessions(owner)
-    return Entry(OWNER_FIELD, owner, most, policy, refuses, leaving)
+    return Entry(OWNER_FIELD, owner, most, policy, held != [owner], leaving)
 
 
 def admit(state: SessionState, entries: Iterable[Entry]) -> None:
@@ -64,8 +69,7 @@ def admit_early(state: SessionState) -> None:
 
 def drawing(state: SessionState, entries: Sequence[Entry]) -> Callable[[], Token] | None:
     """Return what draws tokens for a new session, where some are refused: one that is let in."""
-    refuses = [entry for entry in entries if entry.refuses]
-    if not refuses:
+    if not entries or not entries[0].refuses:  # the owner's is the first
         return None
     taken = False
 
@@ -74,8 +78,8 @@ def drawing(state: SessionState, entries: Sequence[Entry]) -> Callable[[], Token
         if taken:
             state.admitted = {}  # what else stands under that locator may be in the index, too
         taken = True
-        admit(state, refuses)
-        return state.admitted[refuses[0].value]
+        admit(state, entries)
+        return state.admitted[entries[0].value]
 
     return draw
 

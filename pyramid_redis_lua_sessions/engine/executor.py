@@ -123,7 +123,8 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
     state.adopt(created, sealing, clocked)
     filled = Cause.FIRST_WRITE if changes.values else Cause.ENSURE_ID
     state.announce(Happened.CREATED, Cause.LOGIN if OWNER_FIELD in changes.values else filled)
-    state.entered = list(zip(entries, created.indexed, strict=True))
+    if entries:
+        state.entered = list(zip(entries, created.indexed, strict=True))
     return True
 
 
@@ -177,10 +178,10 @@ def _adjust(state: SessionState, changes: Changes, _: Plan) -> bool:
 def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
     """Put a new token in place; load and seal again if something slipped in between."""
     contents, before = state.contents, state.stored_token()
-    entries = entries_of(state, contents.merged(changes))
+    merged = contents.merged(changes)
+    entries = entries_of(state, merged)
     admit(state, entries)
     for _attempt in range(MOST_RENEWALS):
-        merged = contents.merged(changes)
         token = Token.of(before.locator, draw_verifier())
         sealing = Sealing(state.host.sealer, merged)
         sealed = sealing.sealed = contents.placed(sealing(token))
@@ -206,7 +207,8 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
             raise
         if isinstance(result, Saved):
             state.unstaged()
-            state.entered = list(zip(entries, result.indexed, strict=True))
+            if entries:
+                state.entered = list(zip(entries, result.indexed, strict=True))
             cause = Cause.LOGIN if state.asked.login else Cause.REGENERATE_ID
             state.renewed(result, sealing, changes, clocked)
             state.announce(Happened.REGENERATED, cause)
@@ -218,6 +220,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
         if isinstance(result, Absent) or not _reload(state, before, changes):
             state.drift(changes)
             return False
+        merged = contents.merged(changes)
     raise state.conflict()
 
 

@@ -7,6 +7,7 @@ owner is to this index, another value is to another.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -81,7 +82,10 @@ class Index:
         self._sealer = sealer
         self._owner = owner
         self._field = field
-        self._key = store.index_key(owner, field)
+
+    @functools.cached_property
+    def _key(self) -> bytes:
+        return self._store.index_key(self._owner, self._field)
 
     def members(self) -> Iterator[list[str]]:
         """Iterate over the locators in an owner's index, in batches; not all of them live.
