@@ -1,0 +1,97 @@
+"""Endings on a Redis Cluster: over the node that has the session, wherever it moves."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from pyramid_redis_lua_sessions.endings import Ending, owner_digest, watch_ending
+from pyramid_redis_lua_sessions.endings.subscriber import subscriber_of
+from tests.support.browser import Browser, make_browser
+from tests.support.topology import Cluster
+from tests.support.waiting import wait_until
+
+OWNER = "ada"
+USERS = 12
+
+
+@pytest.fixture(autouse=True)
+def _nobody_listens_afterwards() -> Iterator[None]:
+    yield
+    wait_until(lambda: "session endings" not in [t.name for t in threading.enumerate()])
+
+
+@pytest.fixture
+def users(cluster_url: str, cluster_client: redis.RedisCluster) -> list[Browser]:
+    """Users whose sessions are on all nodes."""
+    first = make_browser(
+        cluster_url,
+        configure=lambda config: config.include("pyramid_redis_lua_sessions.endings"),
+        publish_endings=True,
+    )
+    users = [first, *(first.another() for _ in range(USERS - 1))]
+    for user in users:
+        user.use(lambda session: setattr(session, "owner", OWNER))
+    return users
+
+
+def watched(user: Browser) -> queue.Queue[Ending]:
+    told: queue.Queue[Ending] = queue.Queue()
+    assert user.visit(lambda request: watch_ending(request, told.put)) is not None
+    return told
+
+
+def is_heard(user: Browser) -> bool:
+    channel = subscriber_of(user.factory).channel(user.factory.key_of(user.session_id or ""))
+    return channel is not None and channel.due > 0.0
+
+
+def log_out(user: Browser) -> None:
+    user.copy().use(lambda session: session.invalidate())
+
+
+def test_endings_on_all_nodes_are_told_by_their_messages(users: list[Browser]) -> None:
+    all_told = [watched(user) for user in users]
+    for user in users:
+        wait_until(lambda user=user: is_heard(user))
+        log_out(user)
+    digest = owner_digest(users[0].wsgi.registry, OWNER)
+    for user, told in zip(users, all_told, strict=True):
+        ending = told.get(timeout=20)
+        assert (ending.owner, ending.reason) == (digest, "ended")
+        assert user.session_id not in repr(ending)
+
+
+def test_channels_are_sharded_where_the_server_has_such(
+    users: list[Browser], cluster: Cluster
+) -> None:
+    user = users[0]
+    node = cluster.primary_of(user.key)
+    told = watched(user)
+    wait_until(lambda: is_heard(user))
+    try:
+        channels: Any = node.ask("PUBSUB", "SHARDCHANNELS")
+    except redis.ResponseError:  # before 7.0
+        channels = node.ask("PUBSUB", "CHANNELS")
+    assert user.key.encode() in channels
+    log_out(user)
+    told.get(timeout=20)
+
+
+def test_session_that_moves_to_another_node_is_heard_there(
+    users: list[Browser], cluster: Cluster
+) -> None:
+    user = users[0]
+    told = watched(user)
+    wait_until(lambda: is_heard(user))
+    source = cluster.primary_of(user.key)
+    target = next(node for node in cluster.primaries() if node.address != source.address)
+    slot = int(source.ask("CLUSTER", "KEYSLOT", user.key))
+    cluster.move_slots(source.address, target.address, range(slot, slot + 1))
+    log_out(user)
+    assert told.get(timeout=20).reason == "ended"
