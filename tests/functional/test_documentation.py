@@ -118,7 +118,7 @@ def test_every_line_of_an_ini_sample_is_accepted(page: Path, redis_url: str) -> 
 
 
 #: The pages that tests of their own follow to the letter, and what their readers' shells have.
-FOLLOWED = {"getting-started", "cookiecutter"}
+FOLLOWED = {"getting-started", "cookiecutter", "README"}
 SHELL = {"mkdir", "cd", ".", "export", "cookiecutter"}
 
 
@@ -188,21 +188,25 @@ def run_page(redis_url: str) -> Iterator[Callable[[Path], Any]]:
         del sys.modules[name]
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in pages_with("python") if page.id != "cookiecutter"]
-)
+#: Pages whose samples are a whole that tests of their own run.
+WHOLE = {"cookiecutter", "README"}
+
+
+@pytest.mark.parametrize("page", [page for page in pages_with("python") if page.id not in WHOLE])
 def test_python_samples_run(page: Path, run_page: Callable[[Path], Any]) -> None:
     run_page(page)
 
 
 def test_readme_sample_is_an_application_with_sessions(
-    run_page: Callable[[Path], Any], redis_url: str
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (sample,) = samples(README, "ini")
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read_string(sample.text)
-    settings = {**parser["app:main"], "redis.sessions.url": redis_url}
-    app = TestApp(run_page(README).main({}, **settings))
+    (sample,) = samples(README, "python")
+    theirs = "redis://localhost:6379/0"
+    assert sample.text.count(theirs) == 1
+    module: Any = types.ModuleType("readme_app")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # its Configurator looks there
+    exec(compile(sample.text.replace(theirs, redis_url), "README.rst", "exec"), module.__dict__)
+    app = TestApp(module.app)
     assert [app.get("/").text for _ in range(3)] == [f"Visits: {n}" for n in (1, 2, 3)]
 
 
