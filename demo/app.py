@@ -29,6 +29,7 @@ DEVICES = "pyramid_redis_lua_sessions:device_page/templates/devices.jinja2"
 ROUTES = {
     "home": "/",
     "cart": "/cart",
+    "voucher": "/voucher",
     "flash": "/flash",
     "timeout": "/timeout",
     "login": "/login",
@@ -64,6 +65,7 @@ def make_app(redis_url: str, *, with_predecessor: bool = True, **overrides: str)
         config.include("pyramid_redis_lua_sessions.device_page")
         config.override_asset(DEVICES, "demo:templates/devices.jinja2")
         config.include("pyramid_redis_lua_sessions.endings")
+        config.include("pyramid_redis_lua_sessions.time_left")
         config.include("pyramid_redis_lua_sessions.health")
         config.add_view(
             "pyramid_redis_lua_sessions.observe.prometheus.metrics", route_name="metrics"

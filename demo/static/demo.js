@@ -36,7 +36,15 @@ const countDown = (total) => {
   show();
 };
 
-if (left) countDown(Number(left.dataset.seconds));
+if (left) {
+  countDown(Number(left.dataset.seconds));
+  // Another tab may have been visited meanwhile. To ask is no visit: it keeps nobody alive.
+  document.addEventListener("visibilitychange", async () => {
+    if (document.hidden) return;
+    const answer = await fetch("/session-time-left");
+    if (answer.ok) countDown((await answer.json()).seconds ?? 0);
+  });
+}
 
 // -- Messages are announced, and can be closed. ---------------------------------------
 

@@ -287,6 +287,34 @@ def test_cart_takes_no_more_when_it_is_full(
     assert visitor.notes == ["The cart is full."]
 
 
+def test_voucher_counts_until_it_ends(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    visitor.get()
+    visitor.submit("/cart", "add", "assam")
+    assert visitor.text("total") == "€ 5.90"
+    visitor.submit("/voucher")
+    assert visitor.text("total") == "€ 5.31"
+    monkeypatch.setattr("demo.views.VOUCHER_SECONDS", 0.2)
+    visitor.app.post("/voucher", {"csrf_token": visitor.token}, status=303)
+
+    def ended() -> bool:
+        visitor.get()
+        return visitor.text("total") == "€ 5.90"
+
+    wait_until(ended)
+    assert visitor.text("number-assam") == "1"
+
+
+def test_question_how_long_the_session_has_is_no_visit(
+    visitor: Visitor, redis_client: redis.Redis
+) -> None:
+    visitor.get()
+    visitor.submit("/timeout", "seconds", "20")
+    (key,) = redis_client.scan_iter("session:*")
+    redis_client.pexpire(key, 15_000)
+    assert visitor.app.get("/session-time-left").json["seconds"] <= 15
+    assert 0 < redis_client.pttl(key) <= 15_000
+
+
 def test_message_stands_in_the_card_that_it_is_about(visitor: Visitor) -> None:
     visitor.get()
     for action, card, fields in (
@@ -379,7 +407,7 @@ def test_forms_about_a_user_do_nothing_without_one(visitor: Visitor) -> None:
     assert visitor.notes == []
 
 
-FORMS = ["cart", "devices", "elsewhere", "flash", "label", "login", "logout", "timeout"]
+FORMS = ["cart", "devices", "elsewhere", "flash", "label", "login", "logout", "timeout", "voucher"]
 
 
 @pytest.mark.parametrize("path", [*FORMS, "race/ours", "race/ours/1"])
