@@ -139,6 +139,14 @@ def test_ending_is_told_with_fingerprint_and_owner(
     assert OWNER not in repr(ending)
 
 
+def test_digest_of_an_owner_is_the_name_of_the_index(
+    user: Browser, redis_client: redis.Redis
+) -> None:
+    log_in(user)
+    digest = owner_digest(user.wsgi.registry, OWNER)
+    assert redis_client.exists(f"session:owner:{digest}") == 1
+
+
 def test_ending_of_a_session_without_owner_has_none(user: Browser) -> None:
     told = Told(user)
     told.wait_until_heard(user)
