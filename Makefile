@@ -35,7 +35,7 @@ install: $(STAMP) ## Make .venv with the package (editable) and all tools
 picture: $(STAMP) ## Take the picture of the demo anew, with Chromium
 	$(BIN)/python -m tests.browser.picture
 
-demo: $(STAMP) ## Run a small application on an embedded Redis
+demo: $(STAMP) ## Run a small application on an embedded Redis; DEVICES=1: bound to devices
 	$(BIN)/python -m demo
 
 test: $(STAMP) ## Run all tests; PYTEST_ARGS="-k name" for some

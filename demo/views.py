@@ -87,6 +87,8 @@ def home(request: Any) -> dict[str, Any]:
         "messages": {card: session.pop_flash(card) for card in CARDS},
         # This request was under way when its session ended: nothing brings it back.
         "has_ended": session.ended,
+        # Its cookie was copied from another browser, to whose device it is bound (DEVICES=1).
+        "is_locked": session.device_locked,
         "timeout": session.timeout,
         "timeouts": TIMEOUTS,
         "teas": TEAS,

@@ -10,7 +10,9 @@ import contextlib
 import http.client
 import shutil
 import ssl
+import urllib.parse
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -23,6 +25,7 @@ from pyramid_redis_lua_sessions import SessionRejected, StoreUnavailable
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.browser.driver import IN_CHROMIUM, started, trust
 from tests.support.application import make_app
+from tests.support.demo_process import DemoProcess
 from tests.support.device import BASE
 from tests.support.serving import served, served_over_tls
 from tests.support.waiting import wait_until
@@ -66,6 +69,25 @@ def read(request: Any) -> Response:
 def logout(request: Any) -> Response:
     request.session.invalidate()
     return page("logged out")
+
+
+def ask(
+    url: str, authority: Path | None, path: str, method: str = "GET", **headers: str
+) -> tuple[int, str]:
+    """Make a request without a browser; ``_`` in the name of a header stands for ``-``.
+
+    :returns: status and body.
+    """
+    context = ssl.create_default_context(cafile=str(authority))
+    address = urllib.parse.urlsplit(url).netloc
+    connection = http.client.HTTPSConnection(address, context=context)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, headers=named)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
 
 
 class Sent(NamedTuple):
@@ -140,15 +162,7 @@ class Site:
 
     def raw(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
         """Make a request as somebody else, from elsewhere."""
-        context = ssl.create_default_context(cafile=str(self.certificate.authority))
-        connection = http.client.HTTPSConnection("localhost", self.port, context=context)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        try:
-            connection.request(method, path, headers=named)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
+        return ask(self.url, self.certificate.authority, path, method, **headers)
 
     def read_with(self, **cookies: str) -> str:
         header = "; ".join(f"{name.replace('_', '-')}={value}" for name, value in cookies.items())
@@ -321,6 +335,31 @@ def test_redis_that_stops_during_a_refresh_and_comes_back(
         server.resume()
     # The next request tries again.
     assert site.open("read") == "kim bound"
+
+
+def test_demo_binds_and_locks(redis_binary: str, tmp_path: Path) -> None:
+    with DemoProcess(redis_binary, devices=True) as demo:
+        assert demo.authority is not None
+        trust(tmp_path, demo.authority)
+        with started(f"--enable-features={FEATURES}", home=tmp_path) as driver:
+
+            def shown(css: str) -> list[str]:
+                return [one.text for one in driver.find_elements("css selector", css)]
+
+            driver.get(demo.url)
+            driver.find_element("css selector", "#name").send_keys("Ann\n")
+            wait_until(lambda: (driver.get(demo.url), shown(".tag.bound"))[1], 20)
+            assert shown("#locked") == []
+            cookies = {one["name"]: one["value"] for one in driver.get_cookies()}
+
+            def thief_sees() -> str:
+                cookie = f"session={cookies['session']}"
+                return ask(demo.url, demo.authority, "/", Cookie=cookie)[1]
+
+            # Once the requests that were under way at the login are over.
+            wait_until(lambda: "bound to another device, and locked" in thief_sees(), 20)
+            driver.get(demo.url)
+            assert shown(".tag.bound") == ["bound to its device"]
 
 
 def close_others(driver: Any, kept: str) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -29,8 +30,8 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 def start_demo(redis_binary: str) -> Iterator[Callable[..., DemoProcess]]:
     started: list[DemoProcess] = []
 
-    def start(port: str = "0") -> DemoProcess:
-        started.append(DemoProcess(redis_binary, port))
+    def start(port: str = "0", **options: bool) -> DemoProcess:
+        started.append(DemoProcess(redis_binary, port, **options))
         return started[-1]
 
     yield start
@@ -107,6 +108,25 @@ def test_demo_ends_cleanly_and_leaves_no_process_when_signalled(
     assert demo.process.returncode == 0
     assert "Traceback" not in rest
     wait_until(lambda: not any(is_alive(pid) for pid in started))
+
+
+def test_demo_that_binds_is_served_over_https_and_leaves_no_key_behind(
+    start_demo: Callable[..., DemoProcess],
+) -> None:
+    demo = start_demo(devices=True)
+    assert demo.authority is not None
+    assert [path.name for path in demo.authority.parent.iterdir()] == ["authority.pem"]
+    address = urllib.parse.urlsplit(demo.url)
+    context = ssl.create_default_context(cafile=str(demo.authority))
+    connection = http.client.HTTPSConnection(address.netloc, timeout=10, context=context)
+    try:
+        connection.request("GET", address.path)
+        assert connection.getresponse().status == 200
+    finally:
+        connection.close()
+    demo.process.send_signal(signal.SIGTERM)
+    assert demo.process.wait(START_SECONDS) == 0
+    assert not demo.authority.parent.exists()
 
 
 def test_demo_listens_on_the_port_that_it_is_given(start_demo: Callable[..., DemoProcess]) -> None:

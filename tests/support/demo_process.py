@@ -19,14 +19,23 @@ class DemoProcess:
 
     :param redis_binary: the server that it is to start.
     :param port: where it is to listen; ``"0"`` = on any free port.
+    :param devices: over https, and with sessions bound to the device.
     :ivar url: its address, as it printed it.
+    :ivar authority: what a browser has to trust, as it printed it; ``None`` over http.
     """
 
-    def __init__(self, redis_binary: str, port: str = "0") -> None:
+    authority: Path | None = None
+
+    def __init__(self, redis_binary: str, port: str = "0", *, devices: bool = False) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "demo"],
             cwd=ROOT,
-            env={**os.environ, "PORT": port, "REDIS_SERVER": redis_binary},
+            env={
+                **os.environ,
+                "PORT": port,
+                "REDIS_SERVER": redis_binary,
+                "DEVICES": "1" if devices else "",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -35,6 +44,8 @@ class DemoProcess:
         )
         try:
             self.url = self._address()
+            if devices:
+                self.authority = self._authority()
         except BaseException:
             self.close()
             raise
@@ -56,9 +67,16 @@ class DemoProcess:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             assert selector.select(START_SECONDS), "the demo printed nothing"
         line = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+/", line)
+        found = re.search(r"http://127\.0\.0\.1:\d+/|https://localhost:\d+/", line)
         assert found, line
         return found.group()
+
+    def _authority(self) -> Path:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.strip().endswith(".pem"):
+                return Path(line.strip())
+        raise AssertionError("the demo printed no certificate")
 
     def close(self) -> None:
         """Kill it; its Redis goes with it."""
