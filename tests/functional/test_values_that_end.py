@@ -412,3 +412,20 @@ def test_value_is_part_of_the_transaction(
     assert browser.use(dict) == {"code": "1234"}
     end_all(monkeypatch, browser)
     assert browser.use(dict) == {}
+
+
+def test_mark_that_was_taken_away_does_not_let_a_value_outlive_its_end(
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = make_browser(redis_url)
+    put(browser)
+    browser.use(lambda session: session.update(a=1))
+    token = redis_client.hget(browser.key, TOKEN)
+    assert token is not None
+    redis_client.hset(browser.key, TOKEN, token[:-1])
+    browser.use(lambda session: session.regenerate_id())
+    assert browser.use(dict) == {"a": 1}
+    put(browser, key="more")
+    assert browser.use(dict)["more"] == "1234"
+    end_all(monkeypatch, browser)
+    assert browser.use(dict) == {"a": 1}
