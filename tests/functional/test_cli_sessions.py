@@ -21,6 +21,7 @@ from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.browser import SECRET, Browser, let_time_pass, make_browser
 from tests.support.command import on_a_terminal, run, write_ini
 from tests.support.stored import A_SESSION, set_start, start_of
+from tests.support.waiting import wait_until
 
 from .test_owner import make_index_older
 
@@ -813,3 +814,19 @@ def test_date_is_on_one_line_on_a_narrow_terminal(
     status, shown = on_a_terminal("list", ini, *args, columns=columns)
     assert status == 0
     assert re.search(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} UTC", shown)
+
+
+def test_show_reveals_a_value_that_ends_until_then(
+    browser: Browser, redis_url: str, ini: str, capsys: Any
+) -> None:
+    browser.use(lambda session: (session.set("code", VALUE, ttl=600), session.confirm()))
+    browser.use(lambda session: session.set("short", VALUE, ttl=0.05))
+    name = name_of(browser)
+
+    def out() -> str:
+        assert run("show", ini, "--session", name, "--reveal") == 0
+        return str(capsys.readouterr().out)
+
+    wait_until(lambda: "past its end" in (text := out()) or "'short'" not in text)
+    assert re.search(rf"^'code' .*{re.escape(repr(VALUE))}", out(), re.MULTILINE)
+    assert "confirmed" not in out()

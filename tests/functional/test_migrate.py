@@ -942,3 +942,17 @@ def test_session_moves_on_a_cluster(
         found = list(client.scan_iter(match="session:*"))
         assert len(found) == 61
         assert all(900 < client.ttl(name) <= 1200 for name in found)
+
+
+def test_session_that_moves_takes_a_value_that_ends(
+    psr: Callable[..., User], redis_url: str, redis_client: redis.Redis
+) -> None:
+    old = psr()
+    old.do("session['user'] = 'Ann'")
+    browser = moving(redis_url)
+    come_back(browser, old, lambda session: session.set("code", "1234", ttl=600))
+    assert browser.use(dict) == {"user": "Ann", "code": "1234"}
+    browser.use(lambda session: session.confirm())
+    assert browser.use(lambda session: session.confirmed_within(300))
+    browser.use(lambda session: session.set("code", "5678", ttl=0.05))
+    assert wait_until(lambda: browser.use(dict) == {"user": "Ann"})
