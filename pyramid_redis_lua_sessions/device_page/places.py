@@ -8,16 +8,21 @@ is not to touch it.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..engine.contents import Contents
 from ..engine.fields import OWNER_FIELD, PLACES_FIELD
-from ..engine.plan import UNREAD
+from ..engine.plan import STORED, UNREAD
+from ..engine.state import NOTHING, SessionState
+from ..errors import StoreError, UnserializableValue
 from ..session import RedisSession
 from .known import note_login
 
 __all__ = ["Place", "noting_tween_factory", "places_in"]
+
+log = logging.getLogger(__package__)
 
 #: Where one ends and the next begins.
 SEPARATOR = "\x1f"
@@ -67,9 +72,30 @@ def _note(request: Any, session: RedisSession) -> None:
         now = Place(address, _browser(agent))
         login = now if logs_in or held is None else Place(held[0], held[1])
         text = SEPARATOR.join((*login, *now, mark))
-        contents.assign_meta(PLACES_FIELD, text)
+        if logs_in or state.phase is not STORED or _saves(state):
+            contents.assign_meta(PLACES_FIELD, text)
+        else:
+            _save_alone(state, text)
     if logs_in:
         note_login(request, session)
+
+
+def _saves(state: SessionState) -> bool:
+    """Tell whether the request saves something anyway."""
+    try:
+        return state.asked is not NOTHING or bool(state.changes())
+    except UnserializableValue:
+        return True  # it will be told so
+
+
+def _save_alone(state: SessionState, text: str) -> None:
+    """Save what is noted, for a request that only reads: it must not conflict (``retry``)."""
+    host, bound = state.host, state.bound
+    sealed = {PLACES_FIELD: bound.seal(PLACES_FIELD, host.codec.encode(text))}
+    try:
+        host.store().save_each([state.stored_token()], lambda token: sealed)
+    except StoreError as exc:
+        log.warning("from where a session is used could not be noted: %s", exc)
 
 
 def _browser(agent: str) -> str:

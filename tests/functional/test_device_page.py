@@ -17,10 +17,12 @@ from pyramid.httpexceptions import HTTPOk
 
 import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions.device_page import NewDevice, devices_of, views
-from pyramid_redis_lua_sessions.testing import CountingProxy
+from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.application import stored_sessions
 from tests.support.browser import SECRET, Browser, make_browser
-from tests.support.overlap import put
+from tests.support.overlap import Overlap, put
+
+from .test_revoke import own
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0"
 SAFARI = (
@@ -245,6 +247,40 @@ def test_request_from_the_same_place_writes_nothing(start: Start, proxy: Countin
     assert proxy.round_trips == 0
 
 
+def test_request_that_only_reads_does_not_conflict_for_being_noted(
+    redis_url: str,
+) -> None:
+    def configure(config: Configurator) -> None:
+        config.include("pyramid_redis_lua_sessions.device_page")
+
+    with Overlap(redis_url, on_conflict="retry", configure=configure) as overlap:
+        cookie = overlap.run(None, own("ada"), put("cart", [1])).cookie
+        reader = overlap.begin(cookie)
+        assert reader.do(lambda session: session["cart"]) == [1]
+        reader.do_request(lambda request: request.environ.update(REMOTE_ADDR="192.0.2.7"))
+        overlap.run(cookie, put("cart", [2]))
+        assert reader.finish().status == 200
+        (device,) = devices_of(overlap.registry, "ada")
+        assert device.last is not None
+        assert device.last.address == "192.0.2.7"
+        assert overlap.read(cookie) == {"cart": [2]}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_place_that_cannot_be_noted_is_no_error(
+    start: Start, new_redis_server: Callable[..., RedisServer], mode: str
+) -> None:
+    server = new_redis_server()
+    user = log_in(start(url=server.url, on_conflict=mode, on_redis_error="ephemeral"))
+
+    def view(request: Any) -> Any:
+        owner = request.session.owner
+        server.kill()
+        return owner
+
+    assert user.visit(view, **at("192.0.2.2")) == "ada"
+
+
 def test_visitor_without_a_login_is_not_noted(start: Start, redis_client: Any) -> None:
     user = start().another()
     user.use(put("n", 1), **at())
@@ -358,6 +394,15 @@ def test_browser_is_known_when_the_secret_was_rotated(
     (known,) = [cookie for cookie in user.app.cookiejar if cookie.name == "session_known"]
     rotated.app.cookiejar.set_cookie(known)
     rotated.use(lambda session: setattr(session, "owner", "ada"))
+    assert len(told) == 1
+
+
+def test_owner_that_is_set_once_more_is_no_login(listening: Browser, told: list[Any]) -> None:
+    user = log_in(listening)
+    for cookie in [*user.app.cookiejar]:
+        if cookie.name == "session_known":
+            user.app.cookiejar.clear(cookie.domain, cookie.path, cookie.name)
+    user.use(lambda session: setattr(session, "owner", "ada"))
     assert len(told) == 1
 
 
