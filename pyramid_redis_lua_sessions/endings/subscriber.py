@@ -34,7 +34,7 @@ from ..factory import RedisSessionFactory
 
 __all__ = ["Ending", "Subscriber", "Watch", "subscriber_of"]
 
-log = logging.getLogger(__package__.partition(".")[0])
+log = logging.getLogger(__name__.partition(".")[0])
 
 #: Seconds after which a session is asked for at the latest: its life may have been cut short.
 ASK_AGAIN = 30.0
