@@ -80,9 +80,11 @@ def main() -> int:
 
 
 def warm_up(app: Any) -> None:
-    """Have the first visitor's page cost what any other costs: templates are compiled, and Redis
-    is connected to."""
-    Request.blank("/").get_response(app)
+    """Have the first visitor's pages cost what any others cost: templates are compiled, Redis is
+    connected to, a session was made and one was loaded."""
+    made = Request.blank("/").get_response(app)
+    cookies = [cookie.partition(";")[0] for cookie in made.headers.getall("Set-Cookie")]
+    Request.blank("/", headers={"Cookie": "; ".join(cookies)}).get_response(app)
 
 
 def serve_over_tls(redis_url: str, wanted: str) -> None:
