@@ -347,6 +347,7 @@ def test_view_can_ask_for_another_name(redis_url: str) -> None:
         ("http://localhost.evil.example/account", "/default"),
         ("http://evil.example/http://localhost/account", "/default"),
         ("http://localhost//evil.example", "/default"),
+        ("http://nextdoors/account/form", "/default"),
         ("about:blank", "/default"),
     ],
 )
