@@ -33,6 +33,10 @@ from .tokens import CLOCKED, TOKEN_FIELD, is_clocked
 __all__ = ["Changes", "Contents"]
 
 
+#: What depends on the time where nothing does; see :meth:`Contents.timing`.
+TIMELESS: tuple[Mapping[bytes, int], bool, bytes] = (NO_ENDS, False, b"")
+
+
 class Changes(NamedTuple):
     """What a save would send.
 
@@ -578,6 +582,8 @@ class Contents:
         :returns: the ends of those that end; whether loads are to tell the time; and what the
             field of the token is to be for that, if it changes.
         """
+        if self.clock is None and CONFIRMED_FIELD not in values:
+            return TIMELESS  # as most are
         ends = NO_ENDS if self.clock is None else ends_in(values)
         clocked = bool(ends) or CONFIRMED_FIELD in values
         token = self.raw.get(TOKEN_FIELD, b"")

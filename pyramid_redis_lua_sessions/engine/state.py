@@ -497,7 +497,7 @@ class SessionState:
         # A login looks at it too, but not so as to conflict with another login.
         before = self.contents.meta(OWNER_FIELD, read=False)
         changes_hands = before != owner or type(before) is not type(owner)
-        if changes_hands:
+        if changes_hands and self.contents.meta(CONFIRMED_FIELD, read=False) is not None:
             self.contents.assign_meta(CONFIRMED_FIELD, None)
         self.contents.assign_meta(OWNER_FIELD, owner)
         self.offers = self.host.settings.device_binding and owner is not None

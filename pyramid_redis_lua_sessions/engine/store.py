@@ -268,17 +268,16 @@ class Store(Caller):
         call = self.saving(
             token, values, deletes, lifetime, checks, end_if_empty, renewal, stage_id, token_field
         )
+        if not (entries or ends):
+            reply = self.call(*call)
+            return Saved(reply[1], reply[2], []) if reply[0] == _SAVED else _not_saved(reply)
         calls = [
             *(self.indexing(entry, token.locator) for entry in entries),
             call,
             *self._ending_values(token, values, ends),
         ]
-        if len(calls) == 1:
-            replies = [self.call(*call)]
-        elif entries and renewal is None:
-            replies = self.in_turn(calls)
-        else:
-            replies = self.together(calls)
+        in_turn = entries and renewal is None
+        replies = self.in_turn(calls) if in_turn else self.together(calls)
         if ends:
             replies.pop()  # that Redis forgets a value by itself is not what is asked for
         *indexed, reply = replies

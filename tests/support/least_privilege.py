@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 
@@ -38,7 +39,10 @@ def add_user(server: RedisServer, patterns: list[str] | None = None) -> None:
     if patterns is not None:
         words = [word for word in words if not word.startswith("~")] + patterns
     with server.client() as client:
-        client.execute_command("ACL", "SETUSER", *words)
+        try:  # as the page says for servers that know the command
+            client.execute_command("ACL", "SETUSER", *words, "+hpexpireat")
+        except redis.ResponseError:
+            client.execute_command("ACL", "SETUSER", *words)
 
 
 def with_user(url: str) -> str:
