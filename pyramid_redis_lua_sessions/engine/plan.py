@@ -32,6 +32,9 @@ __all__ = [
 class Phase(enum.Enum):
     """Where a session stands, as far as this request knows."""
 
+    # There is one object of each; that of Enum is slow Python code.
+    __hash__ = object.__hash__
+
     #: Nothing was looked at yet.
     UNREAD = "unread"
     #: No session is stored; one is created at the save point if it holds anything.
@@ -48,6 +51,8 @@ UNREAD, FRESH, STORED, ADRIFT = Phase.UNREAD, Phase.FRESH, Phase.STORED, Phase.A
 
 class Act(enum.Enum):
     """What is sent to Redis."""
+
+    __hash__ = object.__hash__
 
     #: Nothing.
     REST = "rest"

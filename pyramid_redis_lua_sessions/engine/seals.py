@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 _SEAL_SIZE = 16
+
+#: Sessions whose keys a process remembers; they take about a kilobyte each.
+REMEMBERED = 1024
+
 _NONCE_SIZE = 12
 
 
@@ -105,10 +109,12 @@ def csrf_token(settings: Settings, token: Token, purpose: bytes = b"csrf token")
 class Seal:
     """Seals with keyed BLAKE2b; the first secret seals, all verify."""
 
-    __slots__ = ("_bases",)
+    __slots__ = ("_bases", "_hashers")
 
     def __init__(self, secrets: Iterable[bytes], prefix: str) -> None:
         header = _framed(prefix)
+        #: ``(locator, digest) -> hashers``, which nobody updates: each use copies them.
+        self._hashers = functools.lru_cache(REMEMBERED)(self._bound_to)
         self._bases = []
         for secret in secrets:
             key = derive_key(secret, b"session seal")
@@ -117,13 +123,16 @@ class Seal:
             self._bases.append(base)
 
     def bind(self, locator: str, digest: bytes) -> BoundSeal:
+        return BoundSeal(self._hashers(locator, digest))
+
+    def _bound_to(self, locator: str, digest: bytes) -> list[Any]:
         header = _framed(locator) + digest
         hashers = []
         for base in self._bases:
             hasher = base.copy()
             hasher.update(header)
             hashers.append(hasher)
-        return BoundSeal(hashers)
+        return hashers
 
 
 class BoundSeal:
@@ -141,9 +150,10 @@ class BoundSeal:
 
     def seal(self, field: bytes, data: bytes) -> bytes:
         hasher = self._hashers[0].copy()
-        hasher.update(field + data + _tail(len(field)))
-        digest: bytes = hasher.digest()
-        return _to_be_ordered(field, digest + data)
+        length = len(field)
+        hasher.update(field + data + (_LENGTHS[length] if length < 64 else _tail(length)))
+        protected: bytes = hasher.digest() + data
+        return _to_be_ordered(field, protected) if field[:1] == FLASH_KIND else protected
 
     def open(self, field: bytes, stored: bytes) -> bytes | None:
         stored = _without_order(field, stored)
@@ -214,14 +224,18 @@ class Encryption:
         self._refusals = (InvalidTag, ValueError)
         self._header = _framed(prefix)
         self._keys = [derive_key(key, b"session cipher") for key in keys]
+        #: ``(locator, digest) -> ciphers``.
+        self._ciphers = functools.lru_cache(REMEMBERED)(self._bound_to)
         self._fallback = fallback
 
     def bind(self, locator: str, digest: bytes) -> BoundEncryption:
+        fallback = functools.partial(self._fallback.bind, locator, digest)
+        return BoundEncryption(self._ciphers(locator, digest), fallback, self._refusals)
+
+    def _bound_to(self, locator: str, digest: bytes) -> list[Any]:
         name = self._header + _framed(locator) + digest
         keys = [hashlib.blake2b(name, key=key, digest_size=32).digest() for key in self._keys]
-        ciphers = [self._cipher(key) for key in keys]
-        fallback = functools.partial(self._fallback.bind, locator, digest)
-        return BoundEncryption(ciphers, fallback, self._refusals)
+        return [self._cipher(key) for key in keys]
 
 
 class BoundEncryption:

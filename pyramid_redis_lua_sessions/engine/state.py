@@ -666,6 +666,8 @@ class SessionState:
         self.remaining_ms = saved.remaining_ms
         self._trace_written(changes)
         self.contents.settle(changes, sealed)
+        if sealed:
+            self.host.memory.learn(self.stored_token().digest, sealed, changes.values)
         # What others save is told by this field, and it is not known any more.
         self.contents.raw.pop(b"saves", None)
         self._settle_lifetime()

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from pyramid_redis_lua_sessions.engine.fields import ORDER_SIZE
 from pyramid_redis_lua_sessions.engine.memory import LARGEST, MOST, Memory
-from pyramid_redis_lua_sessions.engine.seals import Bound, Encryption, NoSeal, Seal, Sealer
+from pyramid_redis_lua_sessions.engine.seals import (
+    REMEMBERED,
+    Bound,
+    Encryption,
+    NoSeal,
+    Seal,
+    Sealer,
+)
 from pyramid_redis_lua_sessions.engine.tokens import Token
 
 # A busy machine is no failure.
@@ -262,7 +269,7 @@ def held(memory: Memory) -> list[Any]:
 
 
 def size_of(known: Any) -> int:
-    return sum(map(len, [*known.stored.values(), *known.plain.values()]))
+    return sum(map(len, [*known[0].values(), *known[1].values()]))
 
 
 def test_larger_session_is_verified_each_time() -> None:
@@ -311,7 +318,7 @@ def test_names_are_counted_as_well_as_values() -> None:
     for token, _ in zip(tokens(), range(3 * MOST // 20_000), strict=False):
         values = {kind + b"n" * 10_000: b"s" for kind in (b".", b"~")}
         assert opened(memory, stored(sealed(), token, values), token) == values
-        size = max(size, sum(sum(map(len, known.stored)) for known in held(memory)))
+        size = max(size, sum(sum(map(len, known[0])) for known in held(memory)))
     assert MOST // 4 < size <= MOST + LARGEST
 
 
@@ -364,3 +371,86 @@ def test_older_generation_is_used() -> None:
     assert opened(memory, fields, first) == value
     assert len(counting.verified) == verified
     assert opened(memory, {**fields, A: flipped(fields[A], 9)}, first) is None
+
+
+# -- what was saved here -------------------------------------------------------------
+
+
+LATER = {A: b"slater", b".new": b"i5"}
+
+
+def saved_here(memory: Memory, sealer: Sealer, token: Token = TOKEN) -> dict[bytes, bytes]:
+    """Seal, and tell the memory of it, as a save does."""
+    bound: Bound = sealer.bind(token.locator, token.digest)
+    fields = {field: bound.seal(field, value) for field, value in LATER.items()}
+    memory.learn(token.digest, fields, LATER)
+    return fields
+
+
+@both
+def test_what_was_saved_here_is_not_verified(sealer: Sealer) -> None:
+    counting = Counting(sealer)
+    memory, fields = Memory(counting), stored(sealer)
+    opened(memory, dict(fields))
+    now = {**fields, **saved_here(memory, sealer), b"saves": b"2"}
+    assert opened(memory, dict(now)) == {**VALUES, **LATER}
+    assert now[b"saves"] == b"2"
+    assert counting.verified == [{*VALUES}]
+
+
+@both
+def test_every_changed_bit_is_noticed_after_a_save_was_remembered(sealer: Sealer) -> None:
+    memory, fields = Memory(sealer), stored(sealer)
+    opened(memory, dict(fields))
+    now = {**fields, **saved_here(memory, sealer)}
+    for position in range(8 * len(now[A])):
+        assert opened(memory, {**now, A: flipped(now[A], position)}) is None
+    assert opened(memory, {**now, A: now[b".new"]}) is None
+    assert opened(memory, {**now, b".new": now[A]}) is None
+    assert opened(memory, {**now, A: fields[A]}) == {**VALUES, **LATER, A: VALUES[A]}
+
+
+@both
+def test_a_save_is_remembered_of_its_own_session_and_token_only(sealer: Sealer) -> None:
+    memory, fields = Memory(sealer), stored(sealer)
+    opened(memory, dict(fields))
+    planted = saved_here(memory, sealer)
+    for token in (Token.of("another", "of another"), Token.of("locator", "of a login")):
+        theirs = stored(sealer, token)
+        assert opened(memory, {**theirs, **planted}, token) is None
+        assert opened(memory, dict(theirs), token) == VALUES
+        assert opened(memory, {**theirs, **planted}, token) is None
+
+
+@both
+def test_a_save_of_a_session_that_is_not_known_is_not_remembered(sealer: Sealer) -> None:
+    memory = Memory(sealer)
+    saved_here(memory, sealer)
+    assert not held(memory)
+
+
+def test_many_saves_of_one_session_do_not_grow_what_is_remembered() -> None:
+    sealer = sealed()
+    memory, fields = Memory(sealer), stored(sealer)
+    opened(memory, dict(fields))
+    for _ in range(3_000):
+        saved_here(memory, sealer)
+    assert len(held(memory)) <= 2
+    assert opened(memory, {**fields, **saved_here(memory, sealer)}) == {**VALUES, **LATER}
+
+
+@both
+def test_no_more_keys_are_remembered_than_may_be(sealer: Any) -> None:
+    for token, _ in zip(tokens(), range(2 * REMEMBERED), strict=False):
+        sealer.bind(token.locator, token.digest)
+    found = sealer._hashers if isinstance(sealer, Seal) else sealer._ciphers
+    assert found.cache_info().currsize == REMEMBERED
+
+
+@both
+def test_keys_that_are_remembered_are_those_of_locator_and_digest(sealer: Sealer) -> None:
+    for _ in range(2):
+        fields = stored(sealer)
+        for locator, digest in (("locato", TOKEN.digest), ("locator", TOKEN.digest[::-1])):
+            assert sealer.bind(locator, digest).open_all(fields) is None
+        assert sealer.bind(TOKEN.locator, TOKEN.digest).open_all(fields) == VALUES
