@@ -62,14 +62,13 @@ PROFILES = {
 
 
 def of_profile(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a profile makes.
+    """Return the settings that a profile makes; what was set by hand stays.
 
-    :param given: those that were set by hand, parsed: they stay as they are.
+    :param given: those that were, parsed.
     """
-    made = {rule.name: rule.value for rule in PROFILES[name] if rule.name not in given}
-    if "cookie_name" in made:
-        if given.get("cookie_secure", True) is not True:
-            del made["cookie_name"]  # browsers refuse either prefix without Secure
-        elif given.get("cookie_domain") is not None or given.get("cookie_path", "/") != "/":
-            made["cookie_name"] = SECURE  # __Host- allows neither
-    return made
+    made = {rule.name: rule.value for rule in PROFILES[name]}
+    if given.get("cookie_secure", True) is not True:
+        del made["cookie_name"]  # browsers refuse either prefix without Secure
+    elif given.get("cookie_domain") is not None or given.get("cookie_path", "/") != "/":
+        made["cookie_name"] = SECURE  # __Host- allows neither
+    return {**made, **given}

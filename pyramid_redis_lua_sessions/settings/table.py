@@ -534,7 +534,7 @@ class Settings:
                 # What the parser met in turn (a failed import) quotes the value as well.
                 raise SettingsError(f"{quoted} should be {exc}") from (None if hide else exc)
         if parsed.get("profile") is not None:
-            parsed = {**of_profile(parsed["profile"], parsed), **parsed}
+            parsed = of_profile(parsed["profile"], parsed)
         return cls(**parsed)
 
     @classmethod

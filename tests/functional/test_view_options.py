@@ -130,6 +130,10 @@ def test_poll_sends_no_cookie_again_and_seals_nothing_anew(
     assert redis_client.hgetall(browser.key) == held
     browser.use(dict)
     assert "Set-Cookie" in browser.response.headers
+    assert "Set-Cookie" not in browser.app.get("/view").headers
+    assert redis_client.hgetall(browser.key) == held
+    browser.use(dict)
+    assert redis_client.hgetall(browser.key) != held
 
 
 def test_touch_can_be_turned_off_in_code(redis_url: str, redis_client: redis.Redis) -> None:
