@@ -288,7 +288,7 @@ def test_unit_of_the_page_has_what_systemd_knows() -> None:
 def test_settings_of_the_page_come_from_the_surroundings(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (sample,) = samples(DOCS / "containers.rst", "text")
+    sample = samples(DOCS / "containers.rst", "text")[0]
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(sample.text)
     monkeypatch.setenv("SESSION_REDIS", redis_url)
