@@ -29,7 +29,7 @@ from .scenarios import READ
 UNBOUND, UNLOCKED, BOUND = "unbound", "bound, without the lock", "bound"
 
 #: Most that a bound read may cost, as a share of an unbound one.
-MOST = 1.05
+MOST = 1.04
 
 
 class Binder(Ours):

@@ -87,12 +87,12 @@ class Devices:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.cookie_name = f"{settings.cookie_name}-device"
+        self._beginning = f"{self.cookie_name}="
         self.served = False
         self._life = settings.device_binding_lifetime + settings.grace
         self._challenge_ms = 2000 * settings.device_binding_lifetime
         self._secrets = settings.secret or settings.seal_secret
-        #: By locator, the signature of the cookie that verified last, for which binding, and the
-        #: time in which it holds.
+        #: Cookies that verified: for which locator and binding, and the time in which they hold.
         self._known: dict[str, tuple[str, bytes, float, float]] = {}
         self._warned = False
 
@@ -115,12 +115,12 @@ class Devices:
         :returns: the reason; empty where the request's device cookie lives.
         """
         header, now = environ.get("HTTP_COOKIE", ""), time.time()
-        # Every read of a bound session pays for it: as a rule its cookie verified before. Whoever
-        # sends its signature has it.
-        known = self._known.get(locator)
+        # Every read of a bound session pays for it: as a rule there is one cookie, which verified
+        # before. It is found by its hash, which takes no longer for one that is nearly right.
+        known = self._known.get(header.rpartition(self._beginning)[2].partition(";")[0])
         if known is not None:
-            signature, of, first, last = known
-            if of == stored and signature in header and first <= now <= last:
+            of, binding, first, last = known
+            if of == locator and binding == stored and first <= now <= last:
                 return ""
         key, reason, tried = stored[2 * _MOMENT :], "", 0
         for value in cookie_values(header, self.cookie_name):
@@ -130,7 +130,7 @@ class Devices:
                 # It may be another server's clock that was ahead.
                 first, last = issued - self._life, issued + self._life
                 if first <= now <= last:
-                    self._know(locator, (value.partition(".")[2], stored, first, last))
+                    self._know(value, (locator, stored, first, last))
                     return ""
                 reason = "locked: the device cookie has expired"
             except ValueError:
@@ -147,11 +147,11 @@ class Devices:
             return reason
         return "locked: the device cookie is foreign" if tried else "locked: no device cookie"
 
-    def _know(self, locator: str, known: tuple[str, bytes, float, float]) -> None:
+    def _know(self, value: str, known: tuple[str, bytes, float, float]) -> None:
         # Threads need no lock: all that they can do to each other is to forget something.
         if len(self._known) >= REMEMBERED:
             self._known.clear()
-        self._known[locator] = known
+        self._known[value] = known
 
     # -- the device cookie -----------------------------------------------------------
 
