@@ -8,10 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jwt import PyJWS
+from jwt.algorithms import ECAlgorithm
 
+from pyramid_redis_lua_sessions.devices import proofs
 from pyramid_redis_lua_sessions.devices.binding import Binding, Devices, locator_in
 from pyramid_redis_lua_sessions.devices.proofs import BadProof, Proof
 from pyramid_redis_lua_sessions.engine.tokens import Token
@@ -171,6 +176,36 @@ def test_private_key_that_somebody_sends_along_is_none_of_ours() -> None:
     assert proof.key() == stored("ES256")
 
 
+def refused(text: str) -> None:
+    proof = Proof(text)
+    with pytest.raises(BadProof):
+        proof.key()
+
+
+def test_rsa_key_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = sign(KEYS["RS256"], "c", with_key=True)
+    for name, bits in (("SMALLEST_RSA", 2049), ("LARGEST_RSA", 2047)):
+        with monkeypatch.context() as patch:
+            patch.setattr(proofs, name, bits)
+            refused(text)
+    assert Proof(text).key()
+
+
+def test_rsa_key_of_another_exponent_is_refused() -> None:
+    refused(sign(rsa.generate_private_key(3, 2048), "c", with_key=True))
+
+
+def test_key_of_another_curve_is_refused() -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    jwk = json.loads(ECAlgorithm.to_jwk(key.public_key()))
+    head, payload, _ = unsigned(
+        {"typ": "dbsc+jwt", "alg": "ES256", "jwk": jwk}, {"jti": "c"}
+    ).split(".")
+    pair = decode_dss_signature(key.sign(f"{head}.{payload}".encode(), ec.ECDSA(SHA256())))
+    signature = b"".join(number.to_bytes(48, "big") for number in pair)
+    refused(f"{head}.{payload}.{segment(signature)}")
+
+
 def test_signature_by_shared_secret_is_refused() -> None:
     """The public key as the secret of an HMAC: a confusion that libraries have fallen for."""
     text = PyJWS().encode(b'{"jti":"c"}', b"k" * 64, "HS256", headers={"typ": "dbsc+jwt"})
@@ -259,6 +294,18 @@ def test_cookie_is_of_one_session_one_key_and_one_application() -> None:
     # A secret that is being rotated out still verifies.
     rotated = devices(secret=["n" * 40, SECRET])
     assert rotated.lock(header(DEVICES), LOCATOR, stored, lambda: 0) == ""
+
+
+def test_cookie_that_verified_once_opens_no_other_session_and_no_other_binding() -> None:
+    binding = Binding(0, 0, b"\2" * 33)
+    environ = {"HTTP_COOKIE": DEVICES.cookie_to_set(LOCATOR, binding.key).partition(";")[0]}
+    another = Binding(0, 0, b"\3" * 33)
+    for _ in range(2):
+        assert DEVICES.lock(environ, LOCATOR, binding.encode(), lambda: 0) == ""
+        assert DEVICES.lock(environ, "another", binding.encode(), lambda: 0)
+        assert DEVICES.lock(environ, LOCATOR, another.encode(), lambda: 0)
+        # After a refresh it is the same key.
+        assert DEVICES.lock(environ, LOCATOR, binding.renewed().encode(), lambda: 0) == ""
 
 
 def test_cookies_of_one_name_beyond_the_eighth_are_not_looked_at() -> None:
