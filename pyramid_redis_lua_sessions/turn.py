@@ -359,7 +359,7 @@ class Turn:
             self.factory.expect_tween(request.registry)
         self.response = response
         self._answered = True
-        if self.is_repeated():
+        if "exception" in request.__dict__ and self.is_repeated():
             self._leave_no_trace()
             return
         self._settle()

@@ -69,23 +69,28 @@ class Beside:
 
     def __init__(self, name: bytes, before: tuple[bytes, ...], after: tuple[bytes, ...]) -> None:
         self._first, self._second, self._after = Prepared((name,)), Prepared(before), after
-        changing = b"$%d\r\n%b\r\n"
-        first = b"*2\r\n" + _bulk((name,)) + changing
-        count = b"*%d\r\n" % (len(before) + 2 + len(after))
-        second = count + _bulk(before) + 2 * changing + _bulk(after)
-        self._template = first + second  # in which there is no other %
+        # Each part ends before the end of a line, with which the size of an argument begins.
+        self._begin = b"*2\r\n" + _bulk((name,))[:-2]
+        count = b"\r\n*%d\r\n" % (len(before) + 2 + len(after))
+        self._middle = count + _bulk(before)[:-2]
+        self._end = b"\r\n" + _bulk(after)
 
     def commands(self, key: bytes, argument: bytes) -> list[Command]:
         return [self._first.command((key,)), self._second.command((key, argument, *self._after))]
 
     def packed(self, key: bytes, argument: bytes) -> bytes:
         """Return the commands in Redis' protocol (RESP)."""
-        size = len(key)
-        return self._template % (size, key, size, key, len(argument), argument)
+        named = _sized(key)
+        return b"".join((self._begin, named, self._middle, named, _sized(argument), self._end))
 
 
 #: What stands before an argument, by its size: the end of the one before it, and the size.
 _HEADS = tuple(b"\r\n$%d\r\n" % size for size in range(256))
+
+
+def _sized(argument: bytes) -> bytes:
+    size = len(argument)
+    return (_HEADS[size] if size < len(_HEADS) else b"\r\n$%d\r\n" % size) + argument
 
 
 def _bulk(arguments: Sequence[bytes]) -> bytes:

@@ -130,11 +130,11 @@ class Store(Caller):
 
         :raises StoreUnavailable: Redis cannot be reached or refuses.
         """
-        key, digest = self._prefix + encoded(token.locator), token.digest
+        key = self._prefix + token.locator.encode("utf-8", "surrogatepass")
         if self.observer is None:
-            reply = self._read(key, digest)
+            reply = self._read(key, token.digest)
         else:
-            reply = self.observer.note((_LOAD.name,), lambda: [self._read(key, digest)])[0]
+            reply = self._read_noting(self.observer, key, token.digest)
         if reply[0] != _LOADED:
             return _clocked_of(reply)
         return Loaded(reply[1], reply[2])
@@ -153,6 +153,9 @@ class Store(Caller):
         """
         now_ms: int = self.call(_END_VALUES, self.key(locator or ""), [])[1]
         return now_ms
+
+    def _read_noting(self, observer: Observer, key: bytes, digest: bytes) -> Any:
+        return observer.note((_LOAD.name,), lambda: [self._read(key, digest)])[0]
 
     def _read(self, key: bytes, digest: bytes) -> Any:
         """Call the script, beside an HGETALL where that travels with it; the fields are a dict.
