@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -157,7 +158,8 @@ class Devices:
 
     def cookie_to_set(self, locator: str, key: bytes) -> str:
         """Return the ``Set-Cookie`` value of a new device cookie."""
-        issued = b"%d" % int(time.time())
+        # Whole seconds, rounded up: the browser, which counts from when it gets it, ends it first.
+        issued = b"%d" % math.ceil(time.time())
         value = f"{issued.decode()}.{self._sign(self._secrets[0], locator, key, issued)}"
         return self._cookie(value, self._settings.device_binding_lifetime)
 

@@ -46,8 +46,10 @@ FEATURES = ",".join(
     )
 )
 
+HOSTS = ("example.com", "login.example.com", "app.example.com")
+
 #: Life of a device cookie, seconds.
-LIFE = 1
+LIFE = 2
 
 PAGE = "<!doctype html><title>page</title><link rel=icon href=data:,><body>"
 
@@ -109,7 +111,7 @@ class Site:
     def __init__(self, driver: Any, certificate: Certificate) -> None:
         self.driver = driver
         self.certificate = certificate
-        self.port = 0
+        self.host, self.port = "localhost", 0
         self.sent: list[Sent] = []
         self.rejected: list[str] = []
 
@@ -128,7 +130,7 @@ class Site:
 
     @property
     def url(self) -> str:
-        return f"https://localhost:{self.port}"
+        return f"https://{self.host}:{self.port}"
 
     def open(self, path: str) -> str:
         self.driver.get(f"{self.url}/{path}")
@@ -171,7 +173,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    return make_certificate(tmp_path_factory.mktemp("certificate"))
+    return make_certificate(tmp_path_factory.mktemp("certificate"), ("localhost", *HOSTS))
 
 
 @pytest.fixture(scope="module")
@@ -180,18 +182,25 @@ def binding_chromium(
 ) -> Iterator[Any]:
     home = tmp_path_factory.mktemp("home")
     trust(home, certificate.authority)
-    with started(f"--enable-features={FEATURES}", home=home) as driver:
+    rules = ", ".join(f"MAP {host} 127.0.0.1" for host in HOSTS)
+    arguments = (f"--enable-features={FEATURES}", f"--host-resolver-rules={rules}")
+    with started(*arguments, home=home) as driver:
         yield driver
 
 
 @pytest.fixture
-def make_site(binding_chromium: Any, certificate: Certificate) -> Iterator[Callable[[str], Site]]:
+def make_site(binding_chromium: Any, certificate: Certificate) -> Iterator[Callable[..., Site]]:
     with contextlib.ExitStack() as stack:
 
-        def make(redis_url: str) -> Site:
+        def make(redis_url: str, **options: str) -> Site:
             site = Site(binding_chromium, certificate)
 
+            def registering(request: Any) -> dict[str, list[str]]:
+                return {"registering_origins": [f"https://login.example.com:{site.port}"]}
+
             def configure(config: Any) -> None:
+                config.add_route("registering", "/.well-known/device-bound-sessions")
+                config.add_view(registering, route_name="registering", renderer="json")
                 config.add_subscriber(site.note, NewResponse)
                 config.add_subscriber(lambda e: site.rejected.append(e.reason), SessionRejected)
                 config.add_view(lambda r: page("away"), context=StoreUnavailable)
@@ -202,9 +211,10 @@ def make_site(binding_chromium: Any, certificate: Certificate) -> Iterator[Calla
                 configure=configure,
                 device_binding="on",
                 device_binding_lifetime=str(LIFE),
-                grace="0.5",
+                grace="1",
                 redis_socket_timeout="0.3",
                 redis_retries="0",
+                **options,
             )
             site.port = stack.enter_context(served_over_tls(app.app, certificate))
             return site
@@ -215,7 +225,7 @@ def make_site(binding_chromium: Any, certificate: Certificate) -> Iterator[Calla
 
 
 @pytest.fixture
-def site(make_site: Callable[[str], Site], redis_url: str) -> Site:
+def site(make_site: Callable[..., Site], redis_url: str) -> Site:
     return make_site(redis_url)
 
 
@@ -275,6 +285,21 @@ def test_who_follows_a_link_from_another_site_is_there(site: Site, redis_url: st
     assert "session=" not in site.refreshes()[0].cookie
 
 
+@pytest.mark.parametrize("host", ["example.com", "login.example.com"])
+def test_session_of_all_hosts_of_a_domain(
+    host: str, make_site: Callable[..., Site], redis_url: str
+) -> None:
+    site = make_site(redis_url, cookie_domain="example.com")
+    site.host = host
+    site.log_in()
+    site.host = "app.example.com"
+    site.open("read")
+    for _ in range(2):
+        site.wait_for_expiry()
+        assert site.open("read") == "kim bound"
+    assert site.rejected == []
+
+
 def test_logout_in_a_second_tab_ends_the_binding(site: Site) -> None:
     site.log_in()
     first = site.driver.current_window_handle
@@ -321,7 +346,7 @@ def test_two_tabs_refresh_at_once(site: Site) -> None:
 
 
 def test_redis_that_stops_during_a_refresh_and_comes_back(
-    make_site: Callable[[str], Site], new_redis_server: Callable[..., RedisServer]
+    make_site: Callable[..., Site], new_redis_server: Callable[..., RedisServer]
 ) -> None:
     server = new_redis_server()
     site = make_site(server.url)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jwt import PyJWS
 from jwt.algorithms import ECAlgorithm
 
-from pyramid_redis_lua_sessions.devices import proofs
+from pyramid_redis_lua_sessions.devices import binding, proofs
 from pyramid_redis_lua_sessions.devices.binding import Binding, Devices, locator_in
 from pyramid_redis_lua_sessions.devices.proofs import BadProof, Proof
 from pyramid_redis_lua_sessions.engine.tokens import Token
@@ -258,10 +258,10 @@ def test_no_identifier_breaks_it(text: str) -> None:
     st.binary(min_size=1, max_size=600),
 )
 def test_binding_comes_back_as_it_was(locator: str, bound: int, issued: int, key: bytes) -> None:
-    binding = Binding(bound, issued, key)
-    assert Binding.decode(binding.encode()) == binding
-    assert locator_in(binding.identifier(locator)) == locator
-    assert binding.renewed().challenge_ms > issued
+    held = Binding(bound, issued, key)
+    assert Binding.decode(held.encode()) == held
+    assert locator_in(held.identifier(locator)) == locator
+    assert held.renewed().challenge_ms > issued
 
 
 @UNTIMED
@@ -297,15 +297,30 @@ def test_cookie_is_of_one_session_one_key_and_one_application() -> None:
 
 
 def test_cookie_that_verified_once_opens_no_other_session_and_no_other_binding() -> None:
-    binding = Binding(0, 0, b"\2" * 33)
-    environ = {"HTTP_COOKIE": DEVICES.cookie_to_set(LOCATOR, binding.key).partition(";")[0]}
+    held = Binding(0, 0, b"\2" * 33)
+    environ = {"HTTP_COOKIE": DEVICES.cookie_to_set(LOCATOR, held.key).partition(";")[0]}
     another = Binding(0, 0, b"\3" * 33)
     for _ in range(2):
-        assert DEVICES.lock(environ, LOCATOR, binding.encode(), lambda: 0) == ""
-        assert DEVICES.lock(environ, "another", binding.encode(), lambda: 0)
+        assert DEVICES.lock(environ, LOCATOR, held.encode(), lambda: 0) == ""
+        assert DEVICES.lock(environ, "another", held.encode(), lambda: 0)
         assert DEVICES.lock(environ, LOCATOR, another.encode(), lambda: 0)
         # After a refresh it is the same key.
-        assert DEVICES.lock(environ, LOCATOR, binding.renewed().encode(), lambda: 0) == ""
+        assert DEVICES.lock(environ, LOCATOR, held.renewed().encode(), lambda: 0) == ""
+
+
+@pytest.mark.parametrize("issued", [1000.0, 1000.1, 1000.9])
+def test_cookie_lives_until_the_browser_ends_it(
+    issued: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = devices(grace=0)
+    stored = Binding(0, 0, b"\2" * 33).encode()
+    clock = SimpleNamespace(time=lambda: now)
+    monkeypatch.setattr(binding, "time", clock)
+    now = issued
+    environ = {"HTTP_COOKIE": strict.cookie_to_set(LOCATOR, b"\2" * 33).partition(";")[0]}
+    for age, opens in ((0.0, True), (299.999, True), (301.001, False)):
+        now = issued + age
+        assert (strict.lock(environ, LOCATOR, stored, lambda: 0) == "") is opens, age
 
 
 def test_cookies_of_one_name_beyond_the_eighth_are_not_looked_at() -> None:
