@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 import time
 import types
@@ -942,6 +943,18 @@ def test_path_and_cookie_are_as_configured(redis_url: str) -> None:
 def test_what_cannot_work_is_refused(redis_url: str, options: dict[str, str], named: str) -> None:
     with pytest.raises(ConfigurationError, match=named.replace(".", r"\.")):
         make_browser(redis_url, **{"device_binding": "on", **options})
+
+
+@pytest.mark.parametrize("package", ["jwt", "cryptography.hazmat.primitives.asymmetric.ec"])
+def test_missing_extra_is_named_and_nothing_else_needs_it(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    for module in ("binding", "proofs", "views"):
+        monkeypatch.delitem(sys.modules, f"{binding_module.__package__}.{module}", raising=False)
+    with pytest.raises(ConfigurationError, match=r"pyramid_redis_lua_sessions\[device\]"):
+        make_browser(redis_url, device_binding="on")
+    make_browser(redis_url).use(lambda session: session.update(a=1))
 
 
 def test_lifetime_with_which_browsers_run_out_of_signatures_is_warned_of(
