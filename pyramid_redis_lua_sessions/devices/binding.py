@@ -210,8 +210,18 @@ class Devices:
 
     def challenge(self, locator: str, binding: Binding) -> str:
         """Return the challenge of a bound session: nobody else can compute it in advance."""
+        return self._challenge(self._secrets[0], locator, binding)
+
+    def is_current(self, challenge: str, locator: str, binding: Binding) -> bool:
+        """Tell whether this is the challenge of a bound session, under whichever secret."""
+        return challenge.isascii() and any(
+            compare_digest(self._challenge(secret, locator, binding), challenge)
+            for secret in self._secrets
+        )
+
+    def _challenge(self, secret: bytes, locator: str, binding: Binding) -> str:
         about = (binding.key, b"%d" % binding.challenge_ms)
-        return self._mac(self._secrets[0], b"device challenge", locator, *about)
+        return self._mac(secret, b"device challenge", locator, *about)
 
     def is_stale(self, binding: Binding) -> bool:
         """Tell whether the challenge is too old to be signed."""

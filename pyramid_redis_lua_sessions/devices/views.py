@@ -8,7 +8,6 @@ one script, to refresh two: one reads, one saves.
 from __future__ import annotations
 
 import logging
-from hmac import compare_digest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyramid.response import Response
@@ -157,8 +156,7 @@ class Views:
                 request, InvalidSession_DeviceProof("device proof is of another key", name)
             )
             return False
-        current = self._devices.challenge(locator, found.binding)
-        return compare_digest(proof.challenge.encode("utf-8", "replace"), current.encode("ascii"))
+        return self._devices.is_current(proof.challenge, locator, found.binding)
 
     # -- sessions ------------------------------------------------------------------------
 

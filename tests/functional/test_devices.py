@@ -38,6 +38,7 @@ from pyramid_redis_lua_sessions.engine.tokens import TOKEN_FIELD
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.functional.test_documentation import samples
 from tests.support.application import SECRET, set_cookies
+from tests.support.browser import SECRET as BROWSER_SECRET
 from tests.support.browser import Browser, Reports, make_browser
 from tests.support.command import run, write_ini
 from tests.support.device import BASE, HTTPS, Device, jwk_of, new_key, sign
@@ -532,6 +533,18 @@ def test_challenge_dies_with_its_time(site: Site, set_clock: Callable[[float], N
     assert site.device.refresh().status_int == 403
     assert site.device.challenge != old
     assert site.device.refresh().status_int == 200
+
+
+def test_challenge_and_cookie_outlive_a_rotation_of_secrets(redis_url: str) -> None:
+    site = Site(redis_url)
+    site.bind()
+    rotated = Site(redis_url, secret=f"{'n' * 40}\n{BROWSER_SECRET}")
+    rotated.browser.app.cookiejar = site.browser.app.cookiejar
+    rotated.device.__dict__.update({**site.device.__dict__, "app": rotated.browser.app})
+    assert rotated.owner_for() == "kim"
+    for _ in range(2):
+        assert rotated.device.refresh().status_int == 200
+        assert rotated.owner_for() == "kim"
 
 
 def test_without_a_challenge_in_hand_it_takes_two_requests(site: Site) -> None:
