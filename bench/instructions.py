@@ -82,9 +82,9 @@ class Budget(NamedTuple):
 BUDGETS = (
     Budget("read", "read", BARE, False, 1.16, 1.15),
     Budget("read", "read", PREDECESSOR, True, 0.25, 0.20),
-    Budget("write one key", "write one key", PREDECESSOR, True, 0.48, 0.40),
+    Budget("write one key", "write one key", PREDECESSOR, True, 0.47, 0.40),
     Budget("first write", "first write", PREDECESSOR, True, 0.52, 0.40),
-    Budget("login", "login", PREDECESSOR, True, 0.49, 0.55),
+    Budget("login", "login", PREDECESSOR, True, 0.47, 0.55),
 )
 TOLERANCE = 1.05
 
