@@ -53,7 +53,7 @@ types: $(STAMP) ## Check the types
 	$(BIN)/mypy
 
 docs: $(STAMP) ## Build the documentation into docs/_build/html
-	$(BIN)/python -m sphinx -a -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -E -a -W --keep-going -b html docs docs/_build/html
 
 bench: $(STAMP) ## Measure, side by side with pyramid_session_redis
 	$(BIN)/python -m bench

@@ -108,7 +108,7 @@ def test_sweep_cleans_the_indexes_of_all_primaries(
         for member in cluster_client.zrange(key, 0, -1):
             cluster_client.zincrby(key, -(10**11), member)
     assert run("sweep", ini) == 0
-    assert "3 indexes of owners: 12 expired sessions removed" in capsys.readouterr().out
+    assert "3 indexes: 12 expired sessions removed" in capsys.readouterr().out
     registry = users[0].wsgi.registry
     assert [len(sessions_of(registry, f"owner {n}")) for n in range(3)] == [6, 6, 6]
 

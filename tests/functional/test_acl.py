@@ -53,9 +53,10 @@ def test_nothing_that_is_refused_is_even_tried(
 
 #: What is not about an application's sessions, or about another user of Redis.
 NOT_OF_THIS_USER = (
-    "acl bench cli cli_check cli_sessions cli_simulate cli_stats client_callable demo "
-    "documentation logging_secrecy migrate migrate_bulk migrate_crashes migrate_documentation "
-    "migrate_switch operations_page packaging security_page testing_server"
+    "acl bench cli cli_check cli_sessions cli_simulate cli_stats client_callable "
+    "cookiecutter_page demo documentation endings health logging_secrecy migrate migrate_bulk "
+    "migrate_crashes migrate_documentation migrate_switch monitoring operations_page packaging "
+    "security_page testing_server"
 ).split()
 
 #: Tests whose application has another prefix or user, or asks Redis for what a session does not
@@ -65,7 +66,8 @@ OUTSIDE = (
     "what_is_hostile every_session_of_a_request several_sessions_page ini_file_of_a_predecessor "
     "index_cannot_be_tidied own_commands_of_the_application predecessors_documentation "
     "swept_in_batches redis_says_unasked interrupted_too connection_that_it_has "
-    "another_thread_ends redis_has_ended"
+    "another_thread_ends redis_has_ended count_registrations command_shows without_the_include "
+    "without_its_index used_once_are_swept"
 ).split()
 
 
@@ -78,12 +80,15 @@ def modules() -> list[str]:
 def test_one_variant_of_each_functional_test_passes_as_that_user(redis_binary: str) -> None:
     files = [str(HERE / f"test_{name}.py") for name in modules()]
     options = ["-q", "-p", "tests.support.least_privilege", "-p", "no:cacheprovider"]
+    options += "-n auto --maxprocesses 4 --dist loadfile".split()
+    # Which this process may be run by, too.
+    outside = {name: os.environ[name] for name in os.environ if "PYTEST_XDIST" not in name}
     options += ["-m", "not torture"]
     options += ["-k", " and ".join(f"not {name}" for name in OUTSIDE)]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *files],
         cwd=HERE.parents[1],
-        env={"VARIANTS": "1", **os.environ, "REDIS_SERVER": redis_binary},
+        env={"VARIANTS": "1", **outside, "REDIS_SERVER": redis_binary},
         capture_output=True,
         text=True,
         check=False,

@@ -6,8 +6,10 @@ import base64
 import configparser
 import hashlib
 import io
+import os
 import re
 import time
+import traceback
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -370,11 +372,30 @@ def test_structured_logs_of_the_page_name_session_and_user(redis_url: str) -> No
     assert '"user": "ann"' in written.getvalue()
 
 
+def in_a_process_of_its_own(act: Callable[[], None]) -> None:
+    """Call a function that changes its process for good."""
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return
+    try:
+        act()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
 @QUIET
 @pytest.mark.parametrize("pii", [False, True])
 def test_sentry_of_the_page_gets_no_cookie_and_no_value(
     pii: bool, new_redis_server: NewServer
 ) -> None:
+    # It replaces functions of Pyramid and of the standard library, and never puts them back.
+    in_a_process_of_its_own(lambda: check_what_sentry_gets(pii, new_redis_server()))
+
+
+def check_what_sentry_gets(pii: bool, server: RedisServer) -> None:
     import sentry_sdk
     from sentry_sdk.transport import Transport
 
@@ -387,7 +408,6 @@ def test_sentry_of_the_page_gets_no_cookie_and_no_value(
 
     page("logs").start_sentry("http://key@localhost/1", transport=Kept, send_default_pii=pii)
     try:
-        server = new_redis_server()
         # Sentry knows the name "session", and hides that by itself.
         browser = make_browser(server.url, cookie_name="shop")
         browser.use(lambda session: session.update(cart=value))
@@ -403,6 +423,7 @@ def test_sentry_of_the_page_gets_no_cookie_and_no_value(
         with pytest.raises(StoreUnavailable):
             browser.use(dict)
     finally:
+        server.stop()
         sentry_sdk.init()
     found, away = sent
     assert away["fingerprint"] == ["redis-away"]

@@ -123,7 +123,7 @@ def test_figures_on_the_pages_are_those_of_the_code() -> None:
     how = " ".join((DOCS / "how-it-works.rst").read_text("utf-8").split())
     megabytes = memory.MOST // 2**20
     assert f"up to {cookies.REMEMBERED:,} cookies" in how
-    assert f"that it loaded last, up to {megabytes} MB" in how
+    assert f"that it loaded or saved last, up to {megabytes} MB" in how
     overlap = " ".join((DOCS / "concurrency.rst").read_text("utf-8").split())
     assert f"It waits up to {staging.PATIENCE * 1000:.0f} ms, then it conflicts" in overlap
     assert staging.LAST_PATIENCE == store.STAGE_MS / 1000 == 10

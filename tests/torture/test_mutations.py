@@ -276,9 +276,9 @@ GUARANTEES = {
     ),
     "G6": Mutation(
         f"{ENGINE}/store.py",
-        "self.creation(token, fields, lifetime, None, absolute_ms, first_ms)",
+        "self.creation(token, fields, lifetime, None, absolute_ms, first_ms, clocked)",
         "self.creation(token, fields, lifetime, "
-        "int(__import__('time').time() * 1000), absolute_ms, first_ms)",
+        "int(__import__('time').time() * 1000), absolute_ms, first_ms, clocked)",
         "tests/functional/test_timeouts.py::"
         "test_lifetimes_are_right_when_the_application_servers_clock_is",
     ),
