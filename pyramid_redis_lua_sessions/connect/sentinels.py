@@ -134,6 +134,12 @@ class PrimaryPool(SentinelConnectionPool, Pool):
         self._ask_now_and_then()
         return super()._take_fresh()
 
+    def _give_back(self, connection: Any) -> None:
+        if self.owns_connection(connection):  # it leads to the primary
+            super()._give_back(connection)
+        else:
+            self._close(connection)
+
     def _ask_now_and_then(self) -> None:
         now = time.monotonic()
         if now - self._asked > ASK_AGAIN:
@@ -162,7 +168,7 @@ class PrimaryPool(SentinelConnectionPool, Pool):
             address = sentinels.discover_master(self.service_name)
             if address != self.master_address:
                 self.proxy.master_address = address
-                # Connections in use are ended when they come back: see owns_connection().
+                # Connections in use are ended when they come back.
                 self.disconnect(inuse_connections=False)
         except Exception as exc:
             log.debug("the sentinels name no primary (%s)", type(exc).__name__)

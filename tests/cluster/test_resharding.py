@@ -13,7 +13,8 @@ from pyramid_redis_lua_sessions.watch import watch
 from tests.support.browser import make_browser
 from tests.support.least_privilege import PAGE, rule, with_user
 from tests.support.load import Load
-from tests.support.topology import Cluster, redis_cli
+from tests.support.topology import Cluster, Node, redis_cli
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,13 @@ def cluster(redis_binary: str) -> Iterator[Cluster]:
     """A cluster in which no node fails, and none passes for failed where the machine is busy."""
     with Cluster(redis_binary) as cluster:
         for node in cluster.nodes:
-            node.ask("CONFIG", "SET", "cluster-node-timeout", 60_000)
+            node.ask("CONFIG", "SET", "cluster-node-timeout", 15_000)
         yield cluster
+
+
+def knows(node: Node, other: Node) -> bool:
+    """Whether a node has heard of another one."""
+    return other.ask("CLUSTER", "MYID") in node.ask("CLUSTER", "NODES")
 
 
 def test_nobody_notices_when_slots_move(
@@ -62,6 +68,7 @@ def test_slot_that_is_on_its_way_to_a_node_without_slots(
     new.ask("ACL", "SETUSER", *rule(), *more.split())
     cluster.manage(redis_cli(), "add-node", new.address, cluster.running[0].address)
     cluster.wait_until_healthy()
+    wait_until(lambda: knows(source, new), 30)
     slot = int(new.ask("CLUSTER", "KEYSLOT", browser.key))
     new_id = new.ask("CLUSTER", "MYID").decode()
     new.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
