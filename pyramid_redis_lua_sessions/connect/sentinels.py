@@ -135,7 +135,7 @@ class PrimaryPool(SentinelConnectionPool, Pool):
         return super()._take_fresh()
 
     def _give_back(self, connection: Any) -> None:
-        if self.owns_connection(connection):  # it leads to the primary
+        if cast("Any", self).owns_connection(connection):  # it leads to the primary
             super()._give_back(connection)
         else:
             self._close(connection)
