@@ -25,6 +25,7 @@ from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.browser import Browser, make_browser
 from tests.support.command import run
 from tests.support.overlap import Start, put
+from tests.support.waiting import wait_until
 
 from .test_cli_sessions import write_ini
 from .test_revoke import Step, own, step  # noqa: F401
@@ -374,6 +375,7 @@ def test_value_that_ends_is_exported_and_an_update_lets_it_stay(redis_url: str) 
     user.use(lambda session: session.set("code", "1234", ttl=600))
     user.use(lambda session: session.set("over", "x", ttl=0.001))
     user.use(put("n", 1))
+    wait_until(lambda: user.use(lambda session: "over" not in session))
     (document,) = export_sessions(user.wsgi.registry, "ada")
     assert {one["key"]: one["value"] for one in document["values"]} == {"code": "1234", "n": 1}
     assert update_sessions(user.wsgi.registry, "ada", {"code": "5678", "over": "y"}) == 1

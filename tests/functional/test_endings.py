@@ -244,7 +244,7 @@ def test_all_who_watch_are_told_whatever_one_of_them_does(
     others = Told(other)
     log_out(user)
     assert first.next() == second.next()
-    assert "an ending could not be told" in caplog.text
+    wait_until(lambda: "an ending could not be told" in caplog.text)
     assert others.endings.empty()
     log_out(other)
     assert others.next().fingerprint == others.watch.fingerprint
