@@ -68,7 +68,8 @@ def test_slot_that_is_on_its_way_to_a_node_without_slots(
     new.ask("ACL", "SETUSER", *rule(), *more.split())
     cluster.manage(redis_cli(), "add-node", new.address, cluster.running[0].address)
     cluster.wait_until_healthy()
-    wait_until(lambda: knows(source, new) and knows(new, source), 30)
+    others = [node for node in cluster.running if node is not new]
+    wait_until(lambda: all(knows(one, new) and knows(new, one) for one in others), 60)
     slot = int(new.ask("CLUSTER", "KEYSLOT", browser.key))
     new_id = new.ask("CLUSTER", "MYID").decode()
     new.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
