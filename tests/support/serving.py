@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from waitress import wasyncore
@@ -27,7 +27,8 @@ def served(app: Any, **options: Any) -> Iterator[int]:
     finally:
         # Connections that a browser keeps, too: closing the server alone waits for them. By the
         # thread that serves them, which would meet closed files otherwise.
-        server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map, ignore_all=True))
+        with suppress(OSError):  # it was awake, and has closed the trigger, too
+            server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map, ignore_all=True))
         serving.join()
         server.task_dispatcher.shutdown()
 
