@@ -7,10 +7,8 @@ lock's own is what a request takes less where that is left out.
 
 from __future__ import annotations
 
-import argparse
 import json
 import secrets
-import shutil
 import sys
 from typing import Any
 
@@ -23,7 +21,7 @@ from pyramid_redis_lua_sessions.testing import find_redis_server
 from . import contents
 from .contenders import Ours, make_app
 from .driving import Lane
-from .instructions import WARM_UP, count, run_marked
+from .instructions import WARM_UP, count, counting_parser, is_valgrind_missing, run_marked
 from .scenarios import READ
 
 UNBOUND, UNLOCKED, BOUND = "unbound", "bound, without the lock", "bound"
@@ -77,17 +75,13 @@ def serve(url: str, requests: int) -> list[tuple[str, str]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.devices", description=__doc__)
-    parser.add_argument("--requests", type=int, default=200, help="counted of each kind")
-    parser.add_argument("--server", help="path of the redis-server binary; default: as the tests")
+    parser = counting_parser("bench.devices", __doc__, 200)
     parser.add_argument("--check", action="store_true", help=f"fail beyond {MOST:g}")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.serve:
         print(json.dumps(serve(options.serve, options.requests)))
         return 0
-    if shutil.which("valgrind") is None:
-        print("valgrind is needed: apt-get install valgrind", file=sys.stderr)
+    if is_valgrind_missing():
         return 2
     found = count(__spec__.name, options.server or find_redis_server(), options.requests)
     unbound = found[UNBOUND][READ.name]

@@ -45,6 +45,8 @@ __all__ = [
     "WARM_UP",
     "Budget",
     "count",
+    "counting_parser",
+    "is_valgrind_missing",
     "main",
     "passed",
     "ratio",
@@ -188,19 +190,35 @@ def passed(found: dict[str, dict[str, int]]) -> list[str]:
     return [b.name for b in BUDGETS if ratio(found, b) > b.most * TOLERANCE]
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.instructions", description=__doc__)
-    parser.add_argument("--requests", type=int, default=100, help="counted of each kind")
+def counting_parser(program: str, about: str | None, requests: int) -> argparse.ArgumentParser:
+    """Make the parser of a program that :func:`count` runs.
+
+    :param requests: how many are counted of each kind, unless told otherwise.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
+    parser.add_argument("--requests", type=int, default=requests, help="counted of each kind")
     parser.add_argument("--server", help="path of the redis-server binary; default: as the tests")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    return parser
+
+
+def is_valgrind_missing() -> bool:
+    """Tell, and say so, whether nothing can be counted here."""
+    if shutil.which("valgrind") is not None:
+        return False
+    print("valgrind is needed: apt-get install valgrind", file=sys.stderr)
+    return True
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = counting_parser("bench.instructions", __doc__, 100)
     parser.add_argument("--json", type=Path, help="write the counts to this file")
     parser.add_argument("--check", action="store_true", help="fail where a budget is passed")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.serve:
         print(json.dumps(serve(options.serve, options.requests)))
         return 0
-    if shutil.which("valgrind") is None:
-        print("valgrind is needed: apt-get install valgrind", file=sys.stderr)
+    if is_valgrind_missing():
         return 2
     found = count(__spec__.name, options.server or find_redis_server(), options.requests)
     print(report(found))

@@ -8,7 +8,6 @@ the libraries guarantee differs: see the page.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import secrets
@@ -24,7 +23,7 @@ from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer, find_
 from . import contents
 from .contenders import SECRET, NoSession, Ours, Predecessor, make_app
 from .driving import Lane
-from .instructions import WARM_UP, count, run_marked
+from .instructions import WARM_UP, count, counting_parser, run_marked
 from .measuring import A_LITTLE_MORE_THAN_A_SECOND
 from .pages import as_rst
 from .report import Table
@@ -322,12 +321,9 @@ def table(instructions: dict[str, dict[str, int]], trips: dict[str, dict[str, in
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
-    parser.add_argument("--requests", type=int, default=100, help="counted of each kind")
-    parser.add_argument("--server", help="path of the redis-server binary; default: as the tests")
+    parser = counting_parser("bench.peers", __doc__, 100)
     parser.add_argument("--page", type=Path, help="write the table to this file")
     parser.add_argument("--trips", action="store_true", help="count round trips alone, as JSON")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.serve:
         print(json.dumps(serve(options.serve, options.requests)))

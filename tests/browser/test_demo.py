@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.contrast import LUMINANCE
 from tests.browser.driver import IN_CHROMIUM
 from tests.support.demo_process import DemoProcess
 from tests.support.waiting import wait_until
@@ -476,18 +477,9 @@ def test_page_fits_a_phone(logged_in: bool, tab: Tab) -> None:
 
 
 #: Texts whose colour stands out too little, by the formula of WCAG 2.2 (1.4.3).
-FAINT = """
-const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
-const light = ([r, g, b]) => [r, g, b].map((part) => part / 255)
-  .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
-  .reduce((sum, part, n) => sum + part * [0.2126, 0.7152, 0.0722][n], 0);
-const ground = (element) => {
-  for (let one = element; one; one = one.parentElement) {
-    const colour = parse(getComputedStyle(one).backgroundColor);
-    if (colour.length < 4 || colour[3] === 1) return colour;
-  }
-  return [255, 255, 255];
-};
+FAINT = (
+    LUMINANCE
+    + """
 return [...document.querySelectorAll("body *")]
   .filter((one) => [...one.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
   .filter((one) => one.checkVisibility() && !one.closest(":disabled, noscript, .skip"))
@@ -498,6 +490,7 @@ return [...document.querySelectorAll("body *")]
   })
   .filter(([ratio]) => ratio < 4.5).map(([, text]) => text);
 """
+)
 
 
 def test_text_stands_out_by_day_and_by_night(tab: Tab) -> None:

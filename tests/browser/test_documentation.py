@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.contrast import LUMINANCE
 from tests.browser.driver import IN_CHROMIUM
 
 pytestmark = IN_CHROMIUM
@@ -61,18 +62,9 @@ return [...document.querySelectorAll("article *")]
 """
 
 #: Texts of the article that stand out too little from their ground (WCAG 2.2, 1.4.3).
-FAINT = """
-const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
-const light = ([r, g, b]) => [r, g, b].map((part) => part / 255)
-  .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
-  .reduce((sum, part, n) => sum + part * [0.2126, 0.7152, 0.0722][n], 0);
-const ground = (element) => {
-  for (let one = element; one; one = one.parentElement) {
-    const colour = parse(getComputedStyle(one).backgroundColor);
-    if (colour.length < 4 || colour[3] === 1) return colour;
-  }
-  return [255, 255, 255];
-};
+FAINT = (
+    LUMINANCE
+    + """
 return [...document.querySelectorAll("article p, article li, article td, article h1, article h2")]
   .filter((one) => one.checkVisibility() && !one.closest("svg, .highlight"))
   .map((one) => {
@@ -81,6 +73,7 @@ return [...document.querySelectorAll("article p, article li, article td, article
   })
   .filter(([ratio]) => ratio < 4.5);
 """
+)
 
 OVERFLOW = "const one = document.documentElement; return one.scrollWidth - one.clientWidth"
 

@@ -259,17 +259,20 @@ def test_login_that_redis_refuses_leaves_its_room(redis_url: str, redis_client: 
 # -- transactions ------------------------------------------------------------------
 
 
+#: One session an owner, and a transaction around each request.
+ONE_SESSION: dict[str, Any] = {
+    "configure": with_transactions,
+    "owner_sessions": 1,
+    "owner_sessions_policy": "refuse",
+}
+
+
 @pytest.mark.parametrize("start_with", ["nothing", "anonymous"])
 @pytest.mark.parametrize("mode", MODES)
 def test_refused_login_aborts_the_transaction(
     start: Start, ledger: Ledger, mode: str, start_with: str
 ) -> None:
-    overlap = start(
-        configure=with_transactions,
-        on_conflict=mode,
-        owner_sessions=1,
-        owner_sessions_policy="refuse",
-    )
+    overlap = start(**ONE_SESSION, on_conflict=mode)
     cookie = overlap.run(None, put("n", 1)).cookie if start_with == "anonymous" else None
     overlap.run(None, own())
     late = overlap.begin(cookie)
@@ -283,12 +286,7 @@ def test_refused_login_aborts_the_transaction(
 def test_login_within_the_limit_is_committed_with_its_transaction(
     start: Start, ledger: Ledger, mode: str
 ) -> None:
-    overlap = start(
-        configure=with_transactions,
-        on_conflict=mode,
-        owner_sessions=1,
-        owner_sessions_policy="refuse",
-    )
+    overlap = start(**ONE_SESSION, on_conflict=mode)
     anonymous = overlap.run(None, put("n", 1)).cookie
     login = overlap.begin(anonymous)
     login.do(own())
@@ -305,12 +303,7 @@ def test_login_within_the_limit_is_committed_with_its_transaction(
 def test_login_whose_transaction_fails_takes_no_room_or_for_a_minute(
     start: Start, ledger: Ledger, redis_client: Any, mode: str, start_with: str
 ) -> None:
-    overlap = start(
-        configure=with_transactions,
-        on_conflict=mode,
-        owner_sessions=1,
-        owner_sessions_policy="refuse",
-    )
+    overlap = start(**ONE_SESSION, on_conflict=mode)
     cookie = overlap.run(None, put("n", 1)).cookie if start_with == "anonymous" else None
     login = overlap.begin(cookie)
     login.do(own())
