@@ -74,8 +74,11 @@ EXTRAS = {
         # What the recipes of docs/ are about.
         "alembic",
         "authlib",
+        # It brings the schemas of Compose files and of GitHub's workflows.
+        "check-jsonschema",
         "joserfc",
-        "pyyaml",
+        # It brings the schemas of Kubernetes.
+        "kubernetes-validate",
         "requests",
         "sentry-sdk",
         "structlog",

@@ -9,11 +9,9 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +20,10 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions.testing import RedisServer
-from pyramid_redis_lua_sessions.testing.servers import LOOPBACK
 from tests.servers.application import CLIENT_NAME, CONNECTIONS
+from tests.support.serving import LOOPBACK, running
 from tests.support.waiting import wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 APPLICATION = "tests.servers.application:application"
@@ -108,39 +105,6 @@ class Site:
         assert [answer.name for answer in answers] == [str(n) for n in range(len(cookies))]
         return answers
 
-    @property
-    def listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex((LOOPBACK, self.port)) == 0
-
-
-@contextlib.contextmanager
-def running(command: Callable[[int], list[str]], url: str, log: Path) -> Iterator[Site]:
-    """Start a server; end it, and with it its workers."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        site = Site(probe.getsockname()[1])
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command(site.port),
-            cwd=ROOT,
-            env={**os.environ, "REDIS_URL": url, "PYTHONPATH": str(ROOT)},
-            stdout=out,
-            stderr=out,
-            start_new_session=True,  # a group of its own
-        )
-        try:
-            wait_until(lambda: site.listens or process.poll() is not None, 30)
-            assert process.poll() is None, log.read_text()
-            yield site
-        finally:
-            process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(3)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
 
 def connections(client: redis.Redis) -> int:
     listed = client.client_list()
@@ -151,7 +115,8 @@ def connections(client: redis.Redis) -> int:
 def test_every_request_is_served(
     name: str, redis_server: RedisServer, redis_url: str, tmp_path: Path
 ) -> None:
-    with running(SERVERS[name], redis_url, tmp_path / "log") as site:
+    with running(SERVERS[name], tmp_path / "log", REDIS_URL=redis_url) as port:
+        site = Site(port)
         answers = site.burst([""] * 40)  # the first requests there are
         assert {answer.visits for answer in answers} == {1}
         for visits in (2, 3):
@@ -177,7 +142,8 @@ def test_200_greenlets_share_50_connections(
     redis_server: RedisServer, redis_client: redis.Redis, redis_url: str, tmp_path: Path
 ) -> None:
     command = gunicorn("-k", "gevent", "--workers", "1", "--backlog", "300")
-    with running(command, redis_url, tmp_path / "log") as site:
+    with running(command, tmp_path / "log", REDIS_URL=redis_url) as port:
+        site = Site(port)
         answers = site.burst([""] * 200)
         answers = site.burst([answer.cookie for answer in answers])
         assert {answer.visits for answer in answers} == {2}
