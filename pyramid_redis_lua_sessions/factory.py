@@ -23,7 +23,7 @@ from .engine.store import Store
 from .errors import SessionError
 from .session import RedisSession
 from .settings import POSITIONAL, Settings
-from .turn import RESPONSE, TURNS, WATCHED, Afterlife, Turn
+from .turn import RESPONSE, TURNS, WATCHED, Turn
 from .tween import session_tween_factory
 
 __all__ = ["RedisSessionFactory", "factory_of"]
@@ -91,7 +91,6 @@ class RedisSessionFactory:
             from .devices.binding import Devices
 
             self.devices = Devices(settings)
-        self.afterlife = Afterlife(self)
         #: No request has been answered yet.
         self.unproven = True
 
@@ -101,7 +100,7 @@ class RedisSessionFactory:
         attributes = request.__dict__
         if RESPONSE in attributes and get_current_request() is not request:
             # The view has answered, and so has Pyramid: the body of the response streams.
-            turn.state.leave(self.afterlife)
+            turn.state.leave()
             return turn.session
         attributes.setdefault(TURNS, []).append(turn)
         request.add_response_callback(turn.on_response)

@@ -522,7 +522,7 @@ class RedisSession(MutableMapping[Any, Any]):
     def device_bound(self) -> bool:
         """Whether the session is bound to the device that it is on: see :doc:`devices`."""
         state = self._looked()
-        return state.host.settings.device_binding and state.contents.is_bound()
+        return state.shared.settings.device_binding and state.contents.is_bound()
 
     @property
     def device_locked(self) -> bool:

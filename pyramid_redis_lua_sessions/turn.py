@@ -50,7 +50,7 @@ except ImportError:  # optional
         return True
 
 
-__all__ = ["RESPONSE", "START", "TURNS", "WATCHED", "Afterlife", "Turn"]
+__all__ = ["RESPONSE", "START", "TURNS", "WATCHED", "Turn"]
 
 log = logging.getLogger(__package__)
 
@@ -78,39 +78,6 @@ EVENTS = {
 }
 
 
-class Afterlife:
-    """What is left to a session when its request is over: what it has loaded."""
-
-    def __init__(self, factory: RedisSessionFactory) -> None:
-        self.settings = factory.settings
-        self.codec = factory.codec
-        self.sealer = factory.sealer
-        self.memory = factory.memory
-        self.carried: Token | None = None
-        self.claims = False
-
-    def identify(self) -> list[Ticket]:
-        raise RuntimeError("the session was first looked at when its request was over")
-
-    def store(self) -> Store:
-        raise RuntimeError("the request of this session is over")
-
-    def elapsed_ms(self) -> int:
-        return 0
-
-    def most_sessions(self, owner: bytes) -> int:
-        raise RuntimeError("the request of this session is over")
-
-    def lock(self, token: Token, binding: bytes) -> str:
-        return ""
-
-    def report(self, problem: InvalidSession) -> None:
-        log.warning("%s", problem)
-
-    def announce(self, what: Happened, fingerprint: str | None, cause: Cause) -> None:
-        raise RuntimeError("the request of this session is over")
-
-
 class Turn:
     """The way of one session through one request."""
 
@@ -125,16 +92,13 @@ class Turn:
         "_unhandled",
         "carried",
         "claims",
-        "codec",
         "cookie_sent",
         "factory",
         "joined",
-        "memory",
         "problems",
         "request",
         "response",
         "save_failed",
-        "sealer",
         "session",
         "settings",
         "state",
@@ -143,9 +107,6 @@ class Turn:
     def __init__(self, factory: RedisSessionFactory, request: Any) -> None:
         self.factory = factory
         self.settings = factory.settings
-        self.codec = factory.codec
-        self.sealer = factory.sealer
-        self.memory = factory.memory
         self.request = request
         #: The response, as soon as there is one.
         self.response: Any = None
@@ -175,7 +136,7 @@ class Turn:
         self.cookie_sent: Token | str | None = None
         #: An exception that was being handled already when the session was made.
         self._outer_error = sys.exc_info()[1]
-        self.state = SessionState(self)
+        self.state = SessionState(factory, self)
         if WATCHED in environ:
             self.state.trace = Trace()
         self.session = RedisSession(self.state)
@@ -254,7 +215,7 @@ class Turn:
         """
         most = self.settings.owner_sessions
         if callable(most):
-            most = most(self.request, self.codec.decode(owner))
+            most = most(self.request, self.factory.codec.decode(owner))
             if type(most) is not int or most < 1:
                 raise ValueError("owner_sessions must return a whole number, 1 or more")
         return most
@@ -406,7 +367,7 @@ class Turn:
                 self._release()
             # No cycle of references is left for the garbage collector: the session
             # lets go of this turn, and this turn of the request.
-            self.state.leave(self.factory.afterlife)
+            self.state.leave()
             self.request = None
             self._outer_error = None
 

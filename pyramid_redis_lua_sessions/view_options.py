@@ -16,7 +16,7 @@ from pyramid.interfaces import PHASE3_CONFIG, IRoutesMapper
 from pyramid.viewderivers import INGRESS
 
 from .cookies import vary_on_cookie
-from .engine.state import Host
+from .engine.state import Host, NoHost
 from .settings import Settings, SettingsError
 from .settings.parsers import seconds
 from .turn import TURNS, Turn
@@ -74,18 +74,6 @@ touch_session_view.options = ("touch_session",)  # type: ignore[attr-defined]
 # -- uses_session ----------------------------------------------------------------------
 
 
-class Refusal:
-    """What a session stands under of which a view said that it would not use it."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, _: str) -> Any:
-        raise RuntimeError(
-            f"{self._name} has uses_session=False, and used the session [docs: cacheable-views]"
-        )
-
-
 def uses_session_view(view: View, info: Any) -> View:
     """``uses_session=False``: this view fails if the session is used. ``True``: what it answers
     varies on ``Cookie``, also where it did not come to look."""
@@ -99,7 +87,8 @@ def uses_session_view(view: View, info: Any) -> View:
 
     if uses:
         return with_session
-    refusal = cast("Host", Refusal(_name(info)))
+    why = f"{_name(info)} has uses_session=False, and used the session [docs: cacheable-views]"
+    refusal = cast("Host", NoHost(why))
 
     def refuse(turn: Turn) -> None:
         if turn.looked_at():

@@ -90,10 +90,9 @@ def _saves(state: SessionState) -> bool:
 
 def _save_alone(state: SessionState, text: str) -> None:
     """Save what is noted, for a request that only reads: it must not conflict (``retry``)."""
-    host, bound = state.host, state.bound
-    sealed = {PLACES_FIELD: bound.seal(PLACES_FIELD, host.codec.encode(text))}
+    sealed = {PLACES_FIELD: state.bound.seal(PLACES_FIELD, state.shared.codec.encode(text))}
     try:
-        host.store().save_each([state.stored_token()], lambda token: sealed)
+        state.host.store().save_each([state.stored_token()], lambda token: sealed)
     except StoreError as exc:
         log.warning("from where a session is used could not be noted: %s", exc)
 

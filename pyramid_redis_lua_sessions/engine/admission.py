@@ -40,7 +40,7 @@ def indexes_of(fields: Mapping[bytes, bytes]) -> list[Entry]:
 def _owned(state: SessionState, owner: bytes) -> Entry:
     if state.phase is STORED and not state.asked.login:
         return Entry(OWNER_FIELD, owner)
-    most, policy = state.host.most_sessions(owner), state.host.settings.owner_sessions_policy
+    most, policy = state.host.most_sessions(owner), state.shared.settings.owner_sessions_policy
     if policy != "refuse":
         return Entry(OWNER_FIELD, owner, most, policy)
     held = [plain for _, _, plain in state.contents.stored((OWNER_FIELD,))]
@@ -57,13 +57,13 @@ def admit(state: SessionState, entries: Iterable[Entry]) -> None:
         if entry.refuses and entry.value not in state.admitted:
             store = state.host.store()
             token = state.token or store.draw()
-            Index(store, state.host.sealer, entry.value).admit(entry, token.locator)
+            Index(store, state.shared.sealer, entry.value).admit(entry, token.locator)
             state.admitted = {entry.value: token}
 
 
 def admit_early(state: SessionState) -> None:
     """As :func:`admit`, before the databases of a transaction vote."""
-    if state.host.settings.owner_sessions_policy == "refuse" and state.needs_cookie():
+    if state.shared.settings.owner_sessions_policy == "refuse" and state.needs_cookie():
         admit(state, entries_of(state, state.contents.merged(state.changes())))
 
 
@@ -89,4 +89,4 @@ def leave(state: SessionState) -> None:
     admitted, state.admitted = state.admitted, {}
     for owner, token in admitted.items():
         if state.token is None:  # else other requests have it, too
-            Index(state.host.store(), state.host.sealer, owner).forget([token.locator])
+            Index(state.host.store(), state.shared.sealer, owner).forget([token.locator])

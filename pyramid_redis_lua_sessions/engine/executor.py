@@ -95,14 +95,14 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
 
     :param ending: the first of what was invalidated, if it is to end with this call.
     """
-    sealing = Sealing(state.host.sealer, changes.values)
+    sealing = Sealing(state.shared.sealer, changes.values)
     entries = entries_of(state, changes.values)
     if ending is not None and ending.checks != NO_CHECKS:
         # What is put into the new session may stand on what was read of the old one.
         end_next(state, ending.checks)
         ending = None
     if ending is not None:
-        again, state.tried = ending.token in state.tried, {*state.tried, ending.token}
+        state.ends[0] = ending._replace(tried=True)
     ends, clocked, _mark = state.contents.timing(changes.values)
     created, ended = state.host.store().create(
         sealing,
@@ -115,8 +115,8 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
         ends=ends,
         clocked=clocked,
     )
-    if ended is not None:
-        _note_ending(state, ended, again)
+    if ending is not None and ended is not None:
+        _note_ending(state, ending, ended)
     if isinstance(created, Absent):
         moved = created.status is Status.MOVED
         return _drop(state, changes, Plan(Act.DROP, Reason.ENDED if moved else Reason.EXPIRED))
@@ -132,7 +132,7 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
     contents = state.contents
     sealed = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
     ends, _clocked, mark = contents.timing(changes.values)
-    empties = state.host.settings.invalidate_empty_session and contents.would_empty(changes)
+    empties = state.shared.settings.invalidate_empty_session and contents.would_empty(changes)
     entries = indexes_of(changes.values)
     result = in_turn(
         state,
@@ -183,7 +183,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
     admit(state, entries)
     for _attempt in range(MOST_RENEWALS):
         token = Token.of(before.locator, draw_verifier())
-        sealing = Sealing(state.host.sealer, merged)
+        sealing = Sealing(state.shared.sealer, merged)
         sealed = sealing.sealed = contents.placed(sealing(token))
         ends, clocked, _mark = contents.timing(merged)
         saves = contents.raw.get(b"saves", b"")
@@ -278,12 +278,12 @@ def end_next(state: SessionState, checks: Checks = NO_CHECKS) -> None:
     :raises SessionConflict: what was read of it is no longer so (``on_conflict = retry``).
     """
     ending = state.ends[0]
-    again, state.tried = ending.token in state.tried, {*state.tried, ending.token}
+    state.ends[0] = ending._replace(tried=True)
     result = state.host.store().end(ending.token, checks, _owner_of(state, ending))
     if result is Status.CONFLICT:
-        state.tried = state.tried - {ending.token}
+        state.ends[0] = ending
         raise state.conflict()
-    _note_ending(state, result, again)
+    _note_ending(state, ending, result)
 
 
 def _owner_of(state: SessionState, ending: Ending) -> bytes | None:
@@ -291,7 +291,7 @@ def _owner_of(state: SessionState, ending: Ending) -> bytes | None:
 
     :returns: ``None`` where it has no owner, it is not known, or nobody wants to know.
     """
-    if ending.seen or not state.host.settings.publish_endings:
+    if ending.seen or not state.shared.settings.publish_endings:
         return ending.owner
     token = ending.token
     try:
@@ -301,11 +301,15 @@ def _owner_of(state: SessionState, ending: Ending) -> bytes | None:
     if isinstance(known, Absent) or digest_stored(known.token) != token.digest:
         return None
     held = known.told[OWNER_FIELD]
-    return state.host.sealer.bind(token.locator, token.digest).open(OWNER_FIELD, held) or None
+    return state.shared.sealer.bind(token.locator, token.digest).open(OWNER_FIELD, held) or None
 
 
-def _note_ending(state: SessionState, result: Status | Absent, again: bool = False) -> None:
-    ending = state.ends.pop(0)
+def _note_ending(state: SessionState, ending: Ending, result: Status | Absent) -> None:
+    """Note what became of the first of what was invalidated.
+
+    :param ending: as it was before this try.
+    """
+    del state.ends[0]
     if result is Status.ENDED:
         if state.staged == ending.token:
             state.unstaged()  # it went with the session
@@ -313,9 +317,9 @@ def _note_ending(state: SessionState, result: Status | Absent, again: bool = Fal
         state.announce(Happened.INVALIDATED, Cause.INVALIDATE, name)
         if state.trace is not None:
             state.trace.ended.append(name)
-    elif not again and isinstance(result, Absent) and (ending.seen or just_ended(state, result)):
-        # Another request was first. A newer login may have a cookie by now: it must stay.
-        state.in_flight, state.cookie_is_stale = True, False
+    elif isinstance(result, Absent) and not ending.tried:
+        # Else it may be this request that ended it.
+        state.in_flight = state.in_flight or ending.seen or just_ended(state, result)
 
 
 def abandon(state: SessionState, reason: Reason = Reason.NONE) -> None:
@@ -339,7 +343,7 @@ def tidy(state: SessionState) -> None:
     for entry, indexed in entered:
         if state.token is None:
             return
-        index = Index(state.host.store(), state.host.sealer, entry.value, entry.field)
+        index = Index(state.host.store(), state.shared.sealer, entry.value, entry.field)
         tidied = index.tidy(entry, state.token.locator, indexed)
         for ended in tidied.ended:
             state.announce(Happened.INVALIDATED, Cause.OWNER_SESSIONS, fingerprint(ended))

@@ -32,7 +32,7 @@ SEAL_BROKEN = Absent(Status.GONE, foreign=True)
 def go_without(state: SessionState, token: Token | None, failure: StoreUnavailable) -> None:
     """Redis cannot be reached: give the request an empty session, if so configured."""
     state.unreachable = True
-    if state.host.settings.on_redis_error != "ephemeral":
+    if state.shared.settings.on_redis_error != "ephemeral":
         raise failure
     state.stand(ADRIFT)
     state.failure = failure
@@ -48,7 +48,7 @@ def refuse(state: SessionState, absent: list[tuple[Ticket, Absent]]) -> None:
     locked = next((ticket.token for ticket, found in absent if found.locked), None)
     state.stand(ADRIFT if state.in_flight or locked else FRESH)
     state.locked = locked
-    absolute = state.host.settings.absolute_timeout
+    absolute = state.shared.settings.absolute_timeout
     for ticket, found in absent:
         name = fingerprint(ticket.token.locator)
         if found is SEAL_BROKEN:
@@ -75,12 +75,12 @@ def just_ended(state: SessionState, found: Absent) -> bool:
     """Whether this request was in flight when the session ended, or got a new token."""
     if found.status is not Status.MOVED:
         return False
-    grace_ms = state.host.settings.grace * 1000
+    grace_ms = state.shared.settings.grace * 1000
     # A clock may step back a little; a marker of the far future is none of ours.
     return -grace_ms <= found.age_ms - state.host.elapsed_ms() <= grace_ms
 
 
 def _refuse_corrupt(state: SessionState, name: str, reason: str) -> None:
     state.report(InvalidSession_DeserializationError, reason, name)
-    if not state.host.settings.deserialized_fails_new:
+    if not state.shared.settings.deserialized_fails_new:
         raise RawDeserializationError(reason, name)

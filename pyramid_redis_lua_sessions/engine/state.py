@@ -52,6 +52,7 @@ __all__ = [
     "UNSET",
     "Ending",
     "Host",
+    "NoHost",
     "Resend",
     "SessionState",
     "number",
@@ -69,13 +70,18 @@ UNSET: Any = object()
 _NOBODY: dict[bytes, Token] = {}
 
 
-class Host(Protocol):
-    """What a session needs of the request it is made for."""
+class Shared(Protocol):
+    """What the sessions of all requests share: those of one factory."""
 
     settings: Settings
     codec: Codec
     sealer: Sealer
     memory: Memory
+
+
+class Host(Protocol):
+    """What a session needs of the request it is made for."""
+
     #: The token that an attempt of this request before this one had put in place.
     carried: Token | None
     #: It is the last attempt of a request whose transaction must not conflict once more.
@@ -108,18 +114,36 @@ class Host(Protocol):
         """Send an event to the application."""
 
 
+class NoHost:
+    """What a session has in place of a request that does not serve it: what needs one fails.
+
+    :param why: said by the ``RuntimeError``.
+    """
+
+    def __init__(self, why: str) -> None:
+        self._why = why
+
+    def __getattr__(self, _: str) -> Any:
+        raise RuntimeError(self._why)
+
+
+_OVER = cast("Host", NoHost("the request of this session is over"))
+
+
 class Ending(NamedTuple):
     """A session that is to end.
 
     :ivar seen: this request saw it alive.
     :ivar checks: what it read of it.
     :ivar owner: its owner, encoded, where there is one and it is known.
+    :ivar tried: Redis was told already, and its reply was lost.
     """
 
     token: Token
     seen: bool = False
     checks: Checks = NO_CHECKS
     owner: bytes | None = None
+    tried: bool = False
 
 
 class Asked(NamedTuple):
@@ -170,6 +194,7 @@ class Aside(NamedTuple):
 class SessionState:
     """One session in one request.
 
+    :param shared: its factory, as far as a session needs it.
     :param host: the request's turn, as far as a session needs it.
     """
 
@@ -180,7 +205,6 @@ class SessionState:
         "asked",
         "clock",
         "contents",
-        "cookie_is_stale",
         "ends",
         "entered",
         "failure",
@@ -197,13 +221,13 @@ class SessionState:
         "remaining_ms",
         "resend",
         "seen_ms",
+        "shared",
         "stage_id",
         "staged",
         "token",
         "token_made",
         "touches",
         "trace",
-        "tried",
         "unreachable",
     )
 
@@ -212,7 +236,8 @@ class SessionState:
     #: What it holds; not set before the first look.
     contents: Contents
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, shared: Shared, host: Host) -> None:
+        self.shared = shared
         self.host = host
         self.phase = UNREAD
         #: That it is stored under.
@@ -234,9 +259,8 @@ class SessionState:
         self.lost = ""
         #: What a view had changed that failed.
         self.aside: Aside | None = None
-        #: What the save point will end; and what it has tried to, as a reply may be lost.
+        #: What the save point will end.
         self.ends: list[Ending] = []
-        self.tried: frozenset[Token] | set[Token] = frozenset()
         #: This request put the token in place: by creating the session, or a new one.
         self.token_made = False
         #: The indexes that the session was added to, and what each answered.
@@ -246,9 +270,8 @@ class SessionState:
         self.admitted = _NOBODY
         #: :meth:`invalidate` was called.
         self.invalidated = False
-        #: This request ended the session that the browser's cookie names.
-        self.cookie_is_stale = False
-        #: The session had ended while this request was under way.
+        #: The session had ended while this request was under way: a newer login may have a
+        #: cookie by now, which must stay.
         self.in_flight = False
         #: Token of one that lives, and is bound to a device that this request is not from.
         self.locked: Token | None = None
@@ -290,8 +313,8 @@ class SessionState:
         self.lost = ""
 
     def _make_contents(self, raw: dict[bytes, bytes], plain: dict[bytes, bytes]) -> Contents:
-        host = self.host
-        return Contents(raw, plain, host.codec, host.settings.on_conflict == "retry")
+        shared = self.shared
+        return Contents(raw, plain, shared.codec, shared.settings.on_conflict == "retry")
 
     # -- loading -----------------------------------------------------------------
 
@@ -325,7 +348,7 @@ class SessionState:
                 refusals.go_without(self, token, exc)
                 return
             if isinstance(loaded, Loaded):
-                plain, bound = host.memory.open_all(token, loaded.fields)
+                plain, bound = self.shared.memory.open_all(token, loaded.fields)
                 if plain is None:
                     loaded = refusals.SEAL_BROKEN
                 elif DEVICE_FIELD in plain and (why := host.lock(token, plain[DEVICE_FIELD])):
@@ -368,8 +391,13 @@ class SessionState:
         """What protects it under its token."""
         if self._bound is None:
             token = self.stored_token()
-            self._bound = self.host.sealer.bind(token.locator, token.digest)
+            self._bound = self.shared.sealer.bind(token.locator, token.digest)
         return self._bound
+
+    @property
+    def cookie_is_stale(self) -> bool:
+        """Whether this request ended the session that the browser's cookie names."""
+        return self.invalidated and not self.in_flight
 
     @property
     def session_id(self) -> str | None:
@@ -411,10 +439,10 @@ class SessionState:
         """
         if self.locked is not None:
             # So that the form of a login works; that of the session itself is not given away.
-            return csrf_token(self.host.settings, self.locked, b"locked csrf")
+            return csrf_token(self.shared.settings, self.locked, b"locked csrf")
         if self.phase is not STORED or self.asked.renews or self.token is None:
             return None
-        return csrf_token(self.host.settings, self.token)
+        return csrf_token(self.shared.settings, self.token)
 
     def ended(self) -> bool:
         """Tell whether it was found to have ended while this request was under way."""
@@ -428,7 +456,7 @@ class SessionState:
         if own is None:
             own = number(self.contents.raw.get(b"timeout"))
         if own is None or own == DEFAULT_MS:
-            return self.host.settings.timeout
+            return self.shared.settings.timeout
         return own / 1000 if own else None
 
     def client(self) -> Any:
@@ -471,8 +499,6 @@ class SessionState:
             if self.trace is not None:
                 self.trace.past = self.contents
         self.invalidated = True
-        # A request in flight must not delete the cookie of a newer login.
-        self.cookie_is_stale = not self.in_flight
         self.stand(FRESH)
 
     def regenerate(self, restart_lifetime: bool) -> None:
@@ -500,7 +526,7 @@ class SessionState:
         if changes_hands and self.contents.meta(CONFIRMED_FIELD, read=False) is not None:
             self.contents.assign_meta(CONFIRMED_FIELD, None)
         self.contents.assign_meta(OWNER_FIELD, owner)
-        self.offers = self.host.settings.device_binding and owner is not None
+        self.offers = self.shared.settings.device_binding and owner is not None
         if changes_hands and (self.offers or self.contents.is_bound()):
             self.contents.unbind()
         renews = self.asked.renews
@@ -514,7 +540,7 @@ class SessionState:
         :returns: whether that takes a new token: it was bound.
         """
         self.look_in_earnest()
-        self.offers = self.host.settings.device_binding
+        self.offers = self.shared.settings.device_binding
         if not (self.offers and self.contents.is_bound()):
             return False
         self.contents.unbind()
@@ -565,7 +591,7 @@ class SessionState:
         if self.trace is not None:
             others = ["the lifetime"] * (asked.lifetime != NO_LIFETIME)
             others += ["the new token"] * asked.renews
-            detect = self.host.settings.detect_changes
+            detect = self.shared.settings.detect_changes
             if contents.pending() or others:
                 self.trace.lose(reason, lambda: contents.touched(detect), others)
 
@@ -620,7 +646,7 @@ class SessionState:
         """
         if self.phase is UNREAD:
             return Changes({}, [])
-        return self.contents.changes(self.host.settings.detect_changes)
+        return self.contents.changes(self.shared.settings.detect_changes)
 
     def has_work(self) -> bool:
         """Cheaply rule out that there is anything to save."""
@@ -667,7 +693,7 @@ class SessionState:
         self._trace_written(changes)
         self.contents.settle(changes, sealed)
         if sealed:
-            self.host.memory.learn(self.stored_token().digest, sealed, changes.values)
+            self.shared.memory.learn(self.stored_token().digest, sealed, changes.values)
         # What others save is told by this field, and it is not known any more.
         self.contents.raw.pop(b"saves", None)
         self._settle_lifetime()
@@ -739,11 +765,11 @@ class SessionState:
         if self.phase is not UNREAD:
             self.contents.rest()
 
-    def leave(self, afterlife: Host) -> None:
+    def leave(self) -> None:
         """The request is over: report what could not be decoded, and let go of it."""
         if self.phase is not UNREAD and self.contents.undecodable:
             self.report(InvalidSession_DeserializationError, "a value does not decode")
-        self.host = afterlife
+        self.host = _OVER
         self.over = True
 
 

@@ -68,7 +68,7 @@ class DummySession(RedisSession):
             host.found = Absent(Status.MOVED)
         elif data:
             host.found = host.stored(data)
-        super().__init__(SessionState(host))
+        super().__init__(SessionState(host, host))
 
 
 class _Host:

@@ -139,9 +139,12 @@ def try_every_fault(kind: Kind, client: redis.Redis) -> int:
         running = {name: pool.submit(trial.run) for name, trial in trials.items()}
     failures = {name: ran.exception() for name, ran in running.items() if ran.exception()}
     assert failures == {}
-    struck = {ran.result() for ran in running.values()}
-    assert len(struck) == 1
-    return struck.pop()
+    struck = {name: ran.result() for name, ran in running.items()}
+    patient = {count for name, count in struck.items() if not name.startswith(SLOW)}
+    assert len(patient) == 1
+    # Who has little patience may make a call once more where the machine is slow.
+    assert min(struck.values()) == min(patient)
+    return patient.pop()
 
 
 @pytest.mark.parametrize("name", KINDS)
