@@ -20,14 +20,15 @@ from pyramid_redis_lua_sessions.testing import (
 )
 
 # So that their assertions show what they compared.
-pytest.register_assert_rewrite(
-    *(f"tests.support.{name}" for name in ("app", "load", "overlap", "predecessors", "topology"))
-)
+pytest.register_assert_rewrite("tests.support")
 from tests.support.topology import Cluster, Sentinels  # noqa: E402
 
-# A shell's background job ignores it, and so would the commands that tests interrupt.
+# A shell's background job ignores the one, what runs under nohup the other; and so would the
+# commands that tests end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 TOPOLOGIES = {"cluster": Cluster, "sentinel": Sentinels}
 TOPOLOGY = os.environ.get("REDIS_TOPOLOGY", "")
