@@ -44,7 +44,15 @@ COMPRESSED = (2, 3)
 _JWS = PyJWS(ALGORITHMS)
 
 #: What a library may raise for what somebody made up.
-_REFUSALS = (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, OverflowError)
+_REFUSALS = (
+    PyJWTError,
+    UnsupportedAlgorithm,
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+)
 
 
 class BadProof(ValueError):
@@ -69,7 +77,7 @@ class Proof:
         try:
             parts = _JWS.decode_complete(text, options={"verify_signature": False})
             header, claims = parts["header"], json.loads(parts["payload"])
-        except (*_REFUSALS, RecursionError):
+        except _REFUSALS:
             raise BadProof("no JWT") from None
         if header.get("typ") != "dbsc+jwt" or header.get("alg") not in ALGORITHMS:
             raise BadProof("another type or algorithm than that of a device proof")

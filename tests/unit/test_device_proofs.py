@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -211,6 +212,30 @@ def test_signature_by_shared_secret_is_refused() -> None:
     text = PyJWS().encode(b'{"jti":"c"}', b"k" * 64, "HS256", headers={"typ": "dbsc+jwt"})
     with pytest.raises(BadProof):
         Proof(text)
+
+
+def test_proof_as_deep_as_the_stack_allows_is_refused_where_the_stack_is_fuller() -> None:
+    def deeper(call: Callable[[], object], frames: int) -> None:
+        if frames:
+            deeper(call, frames - 1)
+        else:
+            call()
+
+    def nested(depth: int) -> Proof | None:
+        key = new_key()
+        header = json.dumps({"typ": "dbsc+jwt", "alg": "ES256", "jwk": jwk_of(key)}).encode()
+        deep = header[:-1] + b', "x": ' + b"[" * depth + b"]" * depth + b"}"
+        parts = (deep, b'{"jti": "c"}', b"s" * 64)
+        try:
+            return Proof(".".join(map(segment, parts)))
+        except BadProof:
+            return None
+
+    for depth in (900, 800, 700, 600, 500):
+        proof = nested(depth)
+        if proof is not None:
+            with pytest.raises(BadProof):
+                deeper(proof.key, 300)
 
 
 def test_repr_shows_nothing_of_a_proof() -> None:
