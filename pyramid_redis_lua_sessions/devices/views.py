@@ -185,7 +185,9 @@ class Views:
         """
         store = self._factory.store_for(request)
         values = {DEVICE_FIELD: bound.seal(DEVICE_FIELD, binding.encode())}
-        saved = store.save(token, values, [], checks=Checks({DEVICE_FIELD: before}))
+        checks = Checks({DEVICE_FIELD: before})
+        # A browser refreshes for requests that touch nothing, too: such as do are visits.
+        saved = store.save(token, values, [], checks=checks, touches=False)
         if saved is Status.BUSY:
             raise StoreUnavailable("the session is staged")  # by a transaction: soon it is over
         return isinstance(saved, Saved)

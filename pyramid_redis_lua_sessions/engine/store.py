@@ -254,6 +254,7 @@ class Store(Caller):
         stage_id: str = "",
         ends: Mapping[bytes, int] = NO_ENDS,
         token_field: bytes = b"",
+        touches: bool = True,
     ) -> Saved | Absent | Status:
         """Apply changes to a session that still lives under its token.
 
@@ -264,12 +265,22 @@ class Store(Caller):
         :param ends: field to end, ms since the epoch, of values that end.
         :param token_field: what it is to be, where loads are to tell the time from now on and
             the token stays.
+        :param touches: refresh the idle timeout.
         :returns: or what became of the session: ``Absent``, ``Status.CONFLICT``,
             ``Status.EMPTIED``, ``Status.BUSY``, ``Status.ENDED`` (the renewal was applied, and
             the session has ended before the client repeated the call).
         """
         call = self.saving(
-            token, values, deletes, lifetime, checks, end_if_empty, renewal, stage_id, token_field
+            token,
+            values,
+            deletes,
+            lifetime,
+            checks,
+            end_if_empty,
+            renewal,
+            stage_id,
+            token_field,
+            touches,
         )
         if not (entries or ends):
             reply = self.call(*call)

@@ -39,7 +39,7 @@ from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.functional.test_documentation import samples
 from tests.support.application import SECRET, set_cookies
 from tests.support.browser import SECRET as BROWSER_SECRET
-from tests.support.browser import Browser, Reports, make_browser
+from tests.support.browser import Browser, Reports, let_time_pass, make_browser
 from tests.support.command import run, write_ini
 from tests.support.device import BASE, HTTPS, Device, jwk_of, new_key, sign
 
@@ -533,6 +533,23 @@ def test_challenge_dies_with_its_time(site: Site, set_clock: Callable[[float], N
     assert site.device.refresh().status_int == 403
     assert site.device.challenge != old
     assert site.device.refresh().status_int == 200
+
+
+@pytest.mark.parametrize("ttl", ["true", "false"])
+def test_refresh_is_no_visit(redis_url: str, redis_client: redis.Redis, ttl: str) -> None:
+    """A page that polls with ``touch_session=False`` has the browser refresh."""
+    site = Site(redis_url, timeout="1000", set_redis_ttl=ttl)
+    site.bind()
+    for _ in range(2):
+        let_time_pass(redis_client, site.browser.key, 450)
+        assert site.device.refresh().status_int == 200
+    assert site.owner_for() == "kim"
+    for _ in range(2):
+        let_time_pass(redis_client, site.browser.key, 450)
+        assert site.device.refresh().status_int == 200
+    let_time_pass(redis_client, site.browser.key, 101)
+    assert is_over(site.device.refresh())
+    assert site.owner_for() is None
 
 
 def test_challenge_and_cookie_outlive_a_rotation_of_secrets(redis_url: str) -> None:
