@@ -73,10 +73,6 @@ class Binding(NamedTuple):
         digest = hashlib.blake2b(self.key, digest_size=16, person=b"device key").digest()
         return f"{_text(encoded(locator))}.{_text(digest)}"
 
-    def renewed(self) -> Binding:
-        """Return the same with another challenge."""
-        return self._replace(challenge_ms=max(now_ms(), self.challenge_ms + 1))
-
 
 class Devices:
     """The device bindings of one factory.
@@ -226,6 +222,14 @@ class Devices:
     def is_stale(self, binding: Binding) -> bool:
         """Tell whether the challenge is too old to be signed."""
         return abs(now_ms() - binding.challenge_ms) > self._challenge_ms
+
+    def renewed(self, binding: Binding) -> Binding:
+        """Return the same with another challenge."""
+        now = now_ms()
+        # The clock may have stepped back. Where it had been far ahead, what followed that moment
+        # would be stale, too.
+        later = now if self.is_stale(binding) else max(now, binding.challenge_ms + 1)
+        return binding._replace(challenge_ms=later)
 
     def offer(self, token: Token) -> str:
         """Return the challenge of a login: bound to its token, so it dies with that.

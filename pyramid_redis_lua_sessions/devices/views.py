@@ -122,7 +122,7 @@ class Views:
         if not (answered or stale):
             return self._challenge(token, binding)
         # Used once, or too old: from here on there is another one.
-        renewed = binding.renewed()
+        renewed = self._devices.renewed(binding)
         if not self._save(request, token, bound, renewed, sha1(stored)):
             # Another request was first, and has the cookie: this one gets what came of that.
             identifier = binding.identifier(token.locator)

@@ -535,6 +535,18 @@ def test_challenge_dies_with_its_time(site: Site, set_clock: Callable[[float], N
     assert site.device.refresh().status_int == 200
 
 
+def test_clock_that_was_far_ahead_locks_nobody_out_once_it_is_right(
+    site: Site, set_clock: Callable[[float], None]
+) -> None:
+    set_clock(86_400)
+    site.bind()
+    assert site.device.refresh().status_int == 200
+    set_clock(0)
+    assert site.device.refresh().status_int == 403
+    assert site.device.refresh().status_int == 200
+    assert site.owner_for() == "kim"
+
+
 @pytest.mark.parametrize("ttl", ["true", "false"])
 def test_refresh_is_no_visit(redis_url: str, redis_client: redis.Redis, ttl: str) -> None:
     """A page that polls with ``touch_session=False`` has the browser refresh."""

@@ -286,7 +286,27 @@ def test_binding_comes_back_as_it_was(locator: str, bound: int, issued: int, key
     held = Binding(bound, issued, key)
     assert Binding.decode(held.encode()) == held
     assert locator_in(held.identifier(locator)) == locator
-    assert held.renewed().challenge_ms > issued
+
+
+@UNTIMED
+@given(st.integers(0, 2**48 - 1))
+@example(0)
+@example(2**48 - 1)
+def test_renewed_challenge_is_another_one_that_can_be_signed(issued: int) -> None:
+    held = Binding(0, issued, b"\2" * 33)
+    renewed = DEVICES.renewed(held)
+    assert renewed.challenge_ms != issued
+    assert not DEVICES.is_stale(renewed)
+
+
+def test_clock_that_steps_back_brings_no_challenge_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = [1000.0, 1000.0, 999.0, 990.0, 1000.001]
+    monkeypatch.setattr(binding, "time", SimpleNamespace(time=lambda: moments[len(seen)]))
+    held, seen = Binding(0, 0, b"\2" * 33), set[int]()
+    for _ in moments:
+        held = DEVICES.renewed(held)
+        seen.add(held.challenge_ms)
+    assert len(seen) == 5
 
 
 @UNTIMED
@@ -330,7 +350,7 @@ def test_cookie_that_verified_once_opens_no_other_session_and_no_other_binding()
         assert DEVICES.lock(environ, "another", held.encode(), lambda: 0)
         assert DEVICES.lock(environ, LOCATOR, another.encode(), lambda: 0)
         # After a refresh it is the same key.
-        assert DEVICES.lock(environ, LOCATOR, held.renewed().encode(), lambda: 0) == ""
+        assert DEVICES.lock(environ, LOCATOR, DEVICES.renewed(held).encode(), lambda: 0) == ""
 
 
 @pytest.mark.parametrize("issued", [1000.0, 1000.1, 1000.9])
