@@ -220,6 +220,16 @@ def whole_seconds(value: Any) -> int | None:
     return int(number)
 
 
+def life(value: Any) -> int:
+    try:
+        number = whole_seconds(value)
+    except ValueError:
+        number = None
+    if number is None:
+        raise ValueError(f"a whole number of seconds, from 1 to {MAX_SECONDS}")
+    return number
+
+
 def dotted(value: Any) -> Any:
     """An object, or the dotted name of one."""
     if not_given(value):

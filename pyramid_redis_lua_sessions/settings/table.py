@@ -27,6 +27,7 @@ from .parsers import (
     function,
     host,
     integer,
+    life,
     limit,
     moment,
     not_from_ini,
@@ -36,7 +37,6 @@ from .parsers import (
     optional_text,
     plain_path,
     port,
-    positive,
     samesite,
     seconds,
     secrets,
@@ -304,7 +304,7 @@ class Settings:
         "and https. See :doc:`devices`.",
     )
     device_binding_lifetime: int = setting(
-        positive,
+        life,
         300,
         "Life of the device cookie in seconds: so often a browser proves that it is on the device.",
     )

@@ -979,6 +979,9 @@ def test_path_and_cookie_are_as_configured(redis_url: str) -> None:
         ({"cookie_path": "/app"}, "redis.sessions.device_binding_path"),
         ({"device_binding_path": "x"}, "redis.sessions.device_binding_path"),
         ({"device_binding_lifetime": "0"}, "redis.sessions.device_binding_lifetime"),
+        # No cookie can hold its end.
+        ({"device_binding_lifetime": "300000000000"}, "redis.sessions.device_binding_lifetime"),
+        ({"device_binding_lifetime": "1.5"}, "redis.sessions.device_binding_lifetime"),
         ({"device_binding": "perhaps"}, "redis.sessions.device_binding"),
     ],
 )
