@@ -35,7 +35,7 @@ from pyramid_redis_lua_sessions import (
 from pyramid_redis_lua_sessions.debugtoolbar import SessionPanel
 from pyramid_redis_lua_sessions.devices import binding as binding_module
 from pyramid_redis_lua_sessions.engine.tokens import TOKEN_FIELD
-from pyramid_redis_lua_sessions.testing import RedisServer
+from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.functional.test_documentation import samples
 from tests.support.application import SECRET, set_cookies
 from tests.support.browser import SECRET as BROWSER_SECRET
@@ -94,6 +94,13 @@ class Site:
 
     def owner_for(self, browser: Browser | None = None) -> Any:
         return self.use(lambda session: session.owner, browser)
+
+
+def page_of_the_documentation() -> Any:
+    page = types.ModuleType("page")
+    for sample in samples(DOCS / "devices.rst", "python"):
+        exec(compile(sample.text, "devices.rst", "exec"), page.__dict__)
+    return page
 
 
 def forget(browser: Browser, name: str) -> None:
@@ -457,6 +464,28 @@ def test_session_stays_locked_when_its_changes_were_dropped(site: Site) -> None:
     assert seen == [(True, False)]
 
 
+def test_login_of_several_requests_begins_anew_where_it_is_locked(redis_url: str) -> None:
+    page = page_of_the_documentation()
+    site = Site(redis_url, owner_sessions="1", owner_sessions_policy="refuse")
+    site.bind()
+    locked = site.thief()
+    site.visit(page.begin_login, locked)
+    state = site.use(lambda session: session["state"], locked)
+    assert state
+
+    def finish(session: Any) -> None:
+        assert session["state"] == state
+        session.owner = "kim"
+
+    site.use(finish, locked)
+    assert Device(locked.app).note_offer(locked.response)
+    assert site.owner_for(locked) == "kim"
+    assert site.owner_for() is None
+    # Nobody else is logged out by it.
+    site.visit(page.begin_login, locked)
+    assert site.owner_for(locked) == "kim"
+
+
 def test_who_is_locked_logs_out(site: Site, redis_client: redis.Redis) -> None:
     site.bind()
     locked = site.thief()
@@ -614,6 +643,59 @@ def test_other_proof_is_asked_for_again_and_unlocks_nothing(
     problems = [e.problem for e in site.events if isinstance(e, SessionRejected)]
     assert [type(problem) for problem in problems] == [InvalidSession_DeviceProof] * reported
     assert site.device.refresh().status_int == 200
+
+
+def lose_reply_of_save(site: Site, proxy: CountingProxy) -> None:
+    """Lose the reply to the next save that comes after a read."""
+
+    def step(step: Any) -> None:
+        if step.name == "describe_session":
+            site.browser.factory.watchers = ()
+            proxy.lose_replies(1)
+
+    site.browser.factory.watchers = (SimpleNamespace(step=step, event=lambda event: None),)
+
+
+def test_refresh_whose_reply_is_lost_wins_when_the_client_repeats_it(proxy: CountingProxy) -> None:
+    site = Site(proxy.url, redis_retries="1")
+    site.bind()
+    lose_reply_of_save(site, proxy)
+    assert site.device.refresh().status_int == 200
+    assert site.device.refresh().status_int == 200
+
+
+def test_refresh_whose_reply_is_lost_can_be_made_again(proxy: CountingProxy) -> None:
+    site = Site(proxy.url, redis_retries="0")
+    site.bind()
+    lose_reply_of_save(site, proxy)
+    assert site.device.refresh().status_int == 503
+    # The challenge was used up; the browser signs the same, is told the next one, and signs that.
+    assert site.device.refresh().status_int == 403
+    assert site.device.refresh().status_int == 200
+    assert site.owner_for() == "kim"
+
+
+def test_registration_whose_reply_is_lost_binds_when_the_client_repeats_it(
+    proxy: CountingProxy,
+) -> None:
+    site = Site(proxy.url, redis_retries="1")
+    site.log_in()
+    proxy.lose_replies(1)
+    assert site.device.register().status_int == 200
+    assert site.owner_for() == "kim"
+    assert site.device.refresh().status_int == 200
+
+
+def test_registration_of_which_nobody_heard_locks_until_the_next_login(
+    proxy: CountingProxy,
+) -> None:
+    site = Site(proxy.url, redis_retries="0")
+    site.log_in()
+    proxy.lose_replies(1)
+    assert site.device.register().status_int == 503
+    assert site.owner_for() is None
+    site.bind()
+    assert site.owner_for() == "kim"
 
 
 def test_invalid_logger_is_told_of_a_foreign_proof(redis_url: str) -> None:
@@ -781,9 +863,7 @@ def test_view_asks_for_a_bound_session(redis_url: str) -> None:
 
 
 def test_page_asks_an_unbound_session_for_the_password(redis_url: str) -> None:
-    page = types.ModuleType("page")
-    for sample in samples(DOCS / "devices.rst", "python"):
-        exec(compile(sample.text, "devices.rst", "exec"), page.__dict__)
+    page = page_of_the_documentation()
 
     def configure(config: Any) -> None:
         config.add_route("confirm_password", "/confirm_password")
