@@ -105,7 +105,7 @@ def _described(turn: Turn) -> dict[str, Any]:
     found: dict[str, Any] = {"cookie": turn.settings.cookie_name, "prefix": turn.settings.prefix}
     found["refused"], found["dropped"] = _refused(turn), _dropped(turn)
     seen = turn.state
-    past = seen.trace or Trace()
+    past = seen.trace
     if seen.phase is Phase.UNREAD:
         return {**found, "state": "not looked at", "facts": []}
     keys = _keys(seen, past)
@@ -148,7 +148,7 @@ def _refused(turn: Turn) -> list[str]:
 def _dropped(turn: Turn) -> list[tuple[str, list[str]]]:
     """List why changes were lost, and which keys they were of."""
     found = []
-    for dropped in (turn.state.trace or Trace()).dropped:
+    for dropped in turn.state.trace.dropped:
         names = [*sorted(map(_name, dropped.fields())), *dropped.others]
         if names:
             reason = dropped.reason.removesuffix("; changes dropped")

@@ -251,8 +251,7 @@ def _drop(state: SessionState, _: Changes, decided: Plan) -> bool:
     state.note_lost(decided.reason.value)
     if state.token_made:
         state.host.store().end(state.stored_token())
-    if state.trace is not None:
-        state.trace.past = state.contents
+    state.trace.leaves(state.contents)
     failure, locked = state.failure, state.locked
     state.stand(ADRIFT)
     state.failure, state.locked = failure, locked
@@ -315,8 +314,7 @@ def _note_ending(state: SessionState, ending: Ending, result: Status | Absent) -
             state.unstaged()  # it went with the session
         name = fingerprint(ending.token.locator)
         state.announce(Happened.INVALIDATED, Cause.INVALIDATE, name)
-        if state.trace is not None:
-            state.trace.ended.append(name)
+        state.trace.ends(name)
     elif isinstance(result, Absent) and not ending.tried:
         # Else it may be this request that ended it.
         state.in_flight = state.in_flight or ending.seen or just_ended(state, result)

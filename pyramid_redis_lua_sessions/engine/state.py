@@ -45,7 +45,7 @@ from .seals import Bound, Sealer, csrf_token
 from .serializers import Codec
 from .store import Store
 from .tokens import TOKEN_FIELD, Ticket, Token, as_stored, moments
-from .trace import Trace
+from .trace import UNTRACED, Trace
 
 __all__ = [
     "CSRF_KEY",
@@ -168,6 +168,9 @@ class Asked(NamedTuple):
         flags = zip(earlier[1:], self[1:], strict=True)
         return Asked(lifetime, *(before or later for before, later in flags))
 
+    def in_words(self) -> list[str]:
+        return ["the lifetime"] * (self.lifetime != NO_LIFETIME) + ["the new token"] * self.renews
+
 
 NOTHING = Asked()
 
@@ -287,7 +290,7 @@ class SessionState:
         #: The request is over: what is changed now would be lost.
         self.over = False
         #: Set by those who show what the request did.
-        self.trace: Trace | None = None
+        self.trace: Trace = UNTRACED
         #: The application asked for the cookie to be sent.
         self.resend: Resend | None = None
 
@@ -359,8 +362,7 @@ class SessionState:
         else:
             refusals.refuse(self, absent)
             return
-        if self.trace is not None:
-            self.trace.loaded(fingerprint(token.locator), loaded.fields, plain)
+        self.trace.loads(token, loaded.fields, plain)
         self.contents = self._make_contents(loaded.fields, plain)
         self._bound = bound
         self.token = token
@@ -496,8 +498,7 @@ class SessionState:
         elif self.token is not None:
             owner = self.contents.encoded(OWNER_FIELD)
             self.ends.append(Ending(self.token, True, self.contents.checks(), owner))
-            if self.trace is not None:
-                self.trace.past = self.contents
+            self.trace.leaves(self.contents)
         self.invalidated = True
         self.stand(FRESH)
 
@@ -583,24 +584,17 @@ class SessionState:
 
     def note_lost(self, reason: str) -> None:
         """Note what is lost of what was changed, for those who show it."""
-        if self.trace is not None:
-            contents = self.trace.past if self.lost else self.contents
-            self._note_lost(reason, contents or self.contents, self.asked)
+        contents = self.trace.past if self.lost else self.contents
+        self._note_lost(reason, contents or self.contents, self.asked)
 
     def _note_lost(self, reason: str, contents: Contents, asked: Asked) -> None:
-        if self.trace is not None:
-            others = ["the lifetime"] * (asked.lifetime != NO_LIFETIME)
-            others += ["the new token"] * asked.renews
-            detect = self.shared.settings.detect_changes
-            if contents.pending() or others:
-                self.trace.lose(reason, lambda: contents.touched(detect), others)
+        self.trace.loses(reason, contents, self.shared.settings.detect_changes, asked.in_words())
 
     def drop_made(self, reason: Reason) -> None:
         """Report that what this request had stored is lost."""
         self.report(InvalidSession_ChangesDropped, reason.value, self.lost or None)
-        if self.trace is not None and self.token_made:
-            wrote = frozenset(self.trace.wrote)
-            self.trace.lose(reason.value, lambda: wrote, ["the new token"])
+        if self.token_made:
+            self.trace.loses_placed(reason.value)
 
     def _stand_as_found(self) -> None:
         self._ask_nothing()
@@ -650,10 +644,7 @@ class SessionState:
 
     def has_work(self) -> bool:
         """Cheaply rule out that there is anything to save."""
-        # Asked three times of each request: what is_changed does, in one call less.
-        if self.phase is UNREAD:
-            return bool(self.ends)
-        return bool(self.contents.pending() or self.ends or self.lost or self.asked is not NOTHING)
+        return bool(self.ends) or self.is_changed()
 
     def is_changed(self) -> bool:
         """Cheaply rule out that anything was changed."""
@@ -680,8 +671,7 @@ class SessionState:
         self._bound = sealing.bound
         self.remaining_ms = created.remaining_ms
         self.token_made = True
-        if self.trace is not None:
-            self.trace.wrote = sealing.data.keys()
+        self.trace.places(sealing.data)
         token = as_stored(created.token.digest, created.created_ms, created.token_ms, clocked)
         raw = {TOKEN_FIELD: token, **sealing.sealed}
         self.contents.rebase(raw, dict(sealing.data), sealing.data)
@@ -690,7 +680,7 @@ class SessionState:
     def saved(self, saved: Saved, changes: Changes, sealed: dict[bytes, bytes]) -> None:
         """The changes were applied."""
         self.remaining_ms = saved.remaining_ms
-        self._trace_written(changes)
+        self.trace.writes(changes.values)
         self.contents.settle(changes, sealed)
         if sealed:
             self.shared.memory.learn(self.stored_token().digest, sealed, changes.values)
@@ -704,9 +694,8 @@ class SessionState:
         """The changes were applied, under a new token."""
         token = sealing.token
         self.token, self._bound, self.token_made = token, sealing.bound, True
-        self._trace_written(changes)
-        if self.trace is not None:
-            self.trace.wrote = {*changes.values, *self.contents.raw.keys() & changes.deletes}
+        self.trace.writes(changes.values)
+        self.trace.places({*changes.values, *self.contents.raw.keys() & changes.deletes})
         self.remaining_ms = saved.remaining_ms
         stays = {f: v for f, v in self.contents.raw.items() if f in PLAIN_FIELDS}
         start_ms = None if self.asked.restarts else self.created_ms()
@@ -714,10 +703,6 @@ class SessionState:
         stays[TOKEN_FIELD] = as_stored(token.digest, start_ms or now_ms, now_ms, clocked)
         self.contents.rebase({**stays, **sealing.sealed}, sealing.data, changes.values)
         self._settle_lifetime()
-
-    def _trace_written(self, changes: Changes) -> None:
-        if self.trace is not None:
-            self.trace.written.update(changes.values)
 
     def _settle_lifetime(self) -> None:
         raw = self.contents.raw
@@ -737,8 +722,7 @@ class SessionState:
         """
         self.in_flight = True
         self.lost = fingerprint(self.stored_token().locator)
-        if self.trace is not None:
-            self.trace.past = self.contents
+        self.trace.leaves(self.contents)
         self.admitted = _NOBODY
         self.phase = ADRIFT
         self.token = None
