@@ -40,8 +40,17 @@ def add_view_options(config: Any, settings: Settings) -> None:
 
 def _check_route(config: Any, name: str) -> None:
     mapper = config.registry.queryUtility(IRoutesMapper)
-    if mapper is None or mapper.get_route(name) is None:
+    route = None if mapper is None else mapper.get_route(name)
+    if route is None:
         raise SettingsError(f"redis.sessions.confirm_route = {name!r} is no route")
+    if route.pregenerator is None:
+        try:
+            route.generate({})
+        except KeyError as exc:
+            raise SettingsError(
+                f"redis.sessions.confirm_route = {name!r} is a route that needs {exc.args[0]!r} in "
+                "its path, and nobody knows what that is to be"
+            ) from None
 
 
 # -- touch_session -------------------------------------------------------------------
@@ -118,6 +127,9 @@ uses_session_view.options = ("uses_session",)  # type: ignore[attr-defined]
 
 # -- fresh -----------------------------------------------------------------------------
 
+#: What is confirmed where nothing else is named: as in ``session.confirm()``.
+DEFAULT_NAME = "password"
+
 
 def _fresh_view(confirm_route: str | None) -> Any:
     def fresh_view(view: View, info: Any) -> View:
@@ -131,12 +143,19 @@ def _fresh_view(confirm_route: str | None) -> Any:
             raise ConfigurationError(
                 f"fresh = {wanted!r} of {_name(info)} needs redis.sessions.confirm_route"
             )
+        if info.options.get("route_name") == confirm_route:
+            raise ConfigurationError(
+                f"fresh = {wanted!r} of {_name(info)} sends users from the page on which they "
+                "confirm to that page (redis.sessions.confirm_route), without end"
+            )
 
         def with_fresh_login(context: Any, request: Any) -> Any:
             if request.session.confirmed_within(within, name):
                 return view(context, request)
             back = _way_back(request)
             query = {} if back is None else {"next": back}
+            if name != DEFAULT_NAME:
+                query["name"] = name
             location = request.route_path(confirm_route, _query=query)
             return HTTPSeeOther(location, cache_control="no-store")
 
@@ -151,7 +170,7 @@ def _fresh(wanted: Any, info: Any) -> tuple[float, str]:
 
     :raises ConfigurationError: it is something else.
     """
-    pair = wanted if isinstance(wanted, tuple) and len(wanted) == 2 else (wanted, "password")
+    pair = wanted if isinstance(wanted, tuple) and len(wanted) == 2 else (wanted, DEFAULT_NAME)
     try:
         within = seconds(pair[0])
     except ValueError:

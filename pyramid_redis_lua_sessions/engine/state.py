@@ -557,7 +557,7 @@ class SessionState:
         text = self.contents.meta(CONFIRMED_FIELD)
         try:
             found = json.loads(text) if isinstance(text, str) else {}
-        except ValueError:  # not sealed (seal = false), and somebody wrote there
+        except (ValueError, RecursionError):  # not sealed, and somebody wrote there
             found = {}
         names = found.items() if isinstance(found, dict) else ()
         return {name: moment for name, moment in names if type(moment) is int}

@@ -195,7 +195,12 @@ def test_time_is_asked_for_where_somebody_took_the_mark_away(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "[]", "1", '{"password": "x"}', '{"password": 1e99}', '{"password": true}']
+    "text",
+    [
+        *("", "x", "[]", "1", "[" * 100_000),
+        *('{"password": "x"}', '{"password": 1e99}', '{"password": true}'),
+    ],
+    ids=lambda text: text[:20],
 )
 def test_garbage_without_seals_confirms_nothing(
     redis_url: str, redis_client: redis.Redis, text: str
@@ -331,7 +336,9 @@ def test_view_is_answered_where_the_login_is_fresh(
 def test_view_can_ask_for_another_name(redis_url: str) -> None:
     browser = account(redis_url, fresh=(300, "totp"))
     confirm(browser)
-    browser.app.get("/account/mail", status=303)
+    away = browser.app.get("/account/mail", status=303)
+    # The page is told what it is to ask for.
+    assert away.location == "http://localhost/confirm?next=%2Faccount%2Fmail&name=totp"
     confirm(browser, "totp")
     browser.app.get("/account/mail", status=200)
 
@@ -442,3 +449,23 @@ def test_option_without_a_page_is_refused() -> None:
 def test_page_that_is_no_route_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"confirm_route = 'nowhere' is no route"):
         configured(confirm_route="nowhere").commit()
+
+
+def test_page_that_needs_more_than_its_name_is_refused() -> None:
+    config = configured(confirm_route="confirm")
+    config.add_route("confirm", "/{language}/confirm")
+    with pytest.raises(ConfigurationError, match=r"confirm_route = 'confirm' .* needs 'language'"):
+        config.commit()
+    config = configured(confirm_route="confirm")
+    config.add_route(
+        "confirm", "/{a}", pregenerator=lambda request, elements, given: (elements, given)
+    )
+    config.commit()
+
+
+def test_page_on_which_users_confirm_is_not_to_ask_for_that_itself() -> None:
+    config = configured(confirm_route="confirm")
+    config.add_route("confirm", "/confirm")
+    config.add_view(lambda request: None, route_name="confirm", fresh=300)
+    with pytest.raises(ConfigurationError, match=r"fresh = 300 .* without end"):
+        config.commit()
