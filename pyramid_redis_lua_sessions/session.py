@@ -218,7 +218,8 @@ class RedisSession(MutableMapping[Any, Any]):
 
     @property
     def managed_dict(self) -> dict[Any, Any]:
-        """All keys and values, as a ``dict`` whose changes are saved too."""
+        """All keys and values, as a ``dict`` whose changes are saved too. Values that end keep
+        their ends, whatever is assigned there."""
         return self._writing().contents.expose()
 
     # Spellings of the predecessors, from Python 2.

@@ -11,6 +11,7 @@ from typing import Any, cast
 from translationstring import TranslationString
 
 from ..settings import Settings, SettingsError
+from .ends import split
 
 try:
     import markupsafe
@@ -134,6 +135,8 @@ class Codec:
             that of the serializer, ``struct.error``, ``ValueError``, or ``IndexError``.
         """
         if not self._atoms:
+            if split(data) is not None:  # an application's function may take any bytes for its own
+                raise ValueError("a value that ends")
             return self._deserialize(data)
         tag = data[0]
         if tag == _STR:

@@ -93,6 +93,21 @@ def test_value_that_changes_in_place_keeps_its_end(
     assert browser.use(dict) == {}
 
 
+def test_functions_that_take_any_bytes_for_their_own_get_no_value_with_its_end(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = make_browser(
+        redis_url,
+        seal="false",
+        serialize=lambda text: text.encode("latin-1"),
+        deserialize=lambda data: data.decode("latin-1"),
+    )
+    put(browser)
+    assert browser.use(dict) == {"code": "1234"}
+    end_all(monkeypatch, browser)
+    assert browser.use(dict) == {}
+
+
 def test_value_that_is_assigned_anew_does_not_end(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,14 +132,13 @@ def test_last_assignment_of_a_request_counts(
     assert browser.use(dict) == {"a": 2}
 
 
-def test_managed_dict_leaves_the_end_of_what_is_not_changed(
-    browser: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_managed_dict_leaves_all_ends(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     put(browser)
-    browser.use(lambda session: session.managed_dict.update(a=1))
-    assert browser.use(dict) == {"a": 1, "code": "1234"}
+    put(browser, key="other")
+    browser.use(lambda session: session.managed_dict.update(a=1, other="5678"))
+    assert browser.use(dict) == {"a": 1, "code": "1234", "other": "5678"}
     end_all(monkeypatch, browser)
-    assert browser.use(dict) == {"a": 1}
+    assert browser.use(dict) == {"a": 1}  # also what was changed: a dict knows of no ends
 
 
 # -- after its end ----------------------------------------------
