@@ -8,6 +8,7 @@ from typing import Any
 from pyramid.csrf import get_csrf_token
 from pyramid.httpexceptions import HTTPBadRequest, HTTPForbidden, HTTPSeeOther
 from pyramid.i18n import TranslationStringFactory
+from pyramid.interfaces import IDefaultCSRFOptions
 
 from ..engine.fields import DEVICE_FIELD, LABEL_FIELD, PLACES_FIELD
 from ..engine.tokens import digest_stored
@@ -124,9 +125,16 @@ def page(request: Any) -> dict[str, Any]:
         "texts": {name: translate(text) for name, text in TEXTS.items()},
         "devices": devices_of(request, _user(request)),
         "messages": request.session.pop_flash(QUEUE),
+        "csrf_name": _csrf_name(request),
         "csrf_token": get_csrf_token(request),
         "action": request.route_path(ROUTE),
     }
+
+
+def _csrf_name(request: Any) -> str:
+    """Return under which name the application looks for the CSRF token in a form."""
+    chosen = request.registry.queryUtility(IDefaultCSRFOptions)
+    return (chosen and chosen.token) or "csrf_token"
 
 
 def listing(request: Any) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
-from pyramid.httpexceptions import HTTPOk
+from pyramid.httpexceptions import HTTPOk, HTTPSeeOther
 
 import pyramid_redis_lua_sessions
+from pyramid_redis_lua_sessions import return_path
 from pyramid_redis_lua_sessions.device_page import NewDevice, devices_of, views
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.application import stored_sessions
@@ -107,6 +108,14 @@ def test_page_lists_the_users_sessions_and_marks_this_one(start: Start, mode: st
     assert "style=" not in page
 
 
+def test_page_escapes_also_where_the_applications_templates_do_not(start: Start) -> None:
+    browser = start(settings={"jinja2.autoescape": "false"})
+    user = log_in(browser, label="<script>", address="<script>")
+    page = user.app.get("/devices?_LOCALE_=%22%3E%3Cscript%3E", **at("<script>")).text
+    assert page.count("&lt;script&gt;") == 4
+    assert "<script" not in page
+
+
 def test_json_lists_the_same(start: Start) -> None:
     browser = start()
     users = [log_in(browser, label="laptop"), log_in(browser, agent=SAFARI, address="::1")]
@@ -162,6 +171,13 @@ def test_forms_end_one_all_others_and_all(start: Start, mode: str) -> None:
     assert owners(stranger) == ["bob"]
 
 
+def test_forms_send_the_token_under_the_name_that_the_application_has_for_it(start: Start) -> None:
+    browser = start(lambda config: config.set_default_csrf_options(token="my_token"))
+    users = [log_in(browser) for _ in range(2)]
+    users[0].app.get("/devices").form.submit("others", status=303)
+    assert owners(*users) == ["ada", None]
+
+
 @pytest.mark.parametrize("end", ["", "x", "0" * 12, "the stranger's", "its own"])
 def test_nothing_ends_that_is_none_of_the_users_others(start: Start, end: str) -> None:
     browser = start()
@@ -202,6 +218,37 @@ def test_page_is_behind_a_fresh_login_if_asked(start: Start) -> None:
     assert owners(*users) == ["ada", "ada"]
     users[0].use(lambda session: session.confirm())
     submit(users[0], "others")
+    assert owners(*users) == ["ada", None]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_user_confirms_and_comes_back_to_the_page(start: Start, mode: str) -> None:
+    def confirm(request: Any) -> Any:
+        if request.method == "POST":
+            request.session.confirm()
+            return HTTPSeeOther(return_path(request))
+        return HTTPOk()
+
+    def configure(config: Configurator) -> None:
+        config.add_route("confirm", "/confirm")
+        config.add_view(confirm, route_name="confirm")
+
+    browser = start(configure, device_page_fresh="300", confirm_route="confirm", on_conflict=mode)
+    users = [log_in(browser) for _ in range(2)]
+    token = users[0].use(lambda session: session.get_csrf_token())
+    for accept in ("text/html", "application/json"):
+        headers = {"Accept": accept, "X-CSRF-Token": token}
+        users[0].app.get("/devices", headers=headers, status=303)
+        # The form was open since before: nothing is ended, and the page comes after the password.
+        headers["Referer"] = "http://localhost/devices"
+        away = users[0].app.post("/devices", {"others": "1"}, headers=headers, status=303)
+        assert away.location == "http://localhost/confirm?next=%2Fdevices"
+    # Not even by who has no token: that is looked at first.
+    users[0].app.post("/devices", {"others": "1"}, status=400)
+    assert owners(*users) == ["ada", "ada"]
+    page = users[0].app.post(away.follow().request.path_qs).follow()
+    assert as_json(users[0])["devices"][0]["current"] is True
+    assert page.form.submit("others").follow().status_int == 200
     assert owners(*users) == ["ada", None]
 
 
