@@ -58,6 +58,17 @@ def test_last_touch_is_unknown_where_something_else_ends_it(scripts: Scripts, ki
     assert idle == -1
 
 
+@pytest.mark.parametrize("timeout", [MINUTE, 0])
+def test_life_is_up_to_an_absolute_timeout_that_was_lowered_since(
+    scripts: Scripts, timeout: int
+) -> None:
+    scripts.create(fields={b".a": b"1"}, timeout=timeout)
+    _, remaining, _, idle, _ = scripts.peek(timeout=timeout, absolute=30_000)
+    assert (remaining, idle) == (about(30_000), -1)
+    assert scripts.describe(timeout=timeout, absolute=30_000)[1:3] == [about(30_000), 0]
+    assert scripts.load(timeout=timeout, absolute=30_000)[1] == about(30_000)
+
+
 def test_session_past_its_end_is_gone_and_still_there(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     scripts.client.hset("s", "deadline", scripts.now() - 1)
