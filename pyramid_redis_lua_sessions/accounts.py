@@ -11,14 +11,23 @@ from typing import Any
 
 from .engine.contents import Contents
 from .engine.ends import Clock
-from .engine.fields import DEVICE_FIELD, INDEX_KIND, LABEL_FIELD, OWNER_FIELD, exact_key
+from .engine.fields import (
+    CONFIRMED_FIELD,
+    DEVICE_FIELD,
+    INDEX_KIND,
+    LABEL_FIELD,
+    OWNER_FIELD,
+    PLACES_FIELD,
+    UNIT_SEPARATOR,
+    exact_key,
+)
 from .engine.protocol import Absent, Loaded, Saved
 from .engine.staging import LAST_PATIENCE, PAUSE
-from .engine.state import CSRF_KEY
+from .engine.state import CSRF_KEY, confirmed_in
 from .engine.tokens import Token, digest_stored
 from .errors import SessionConflict
 from .factory import RedisSessionFactory
-from .owners import context, index_of, info_of, with_current
+from .owners import context, index_of, info_of, moment, with_current
 
 __all__ = ["export_sessions", "update_sessions"]
 
@@ -132,10 +141,17 @@ def _held(factory: RedisSessionFactory, locator: str, loaded: Loaded) -> dict[st
     contents = Contents(loaded.fields, plain, factory.codec, tracks_reads=False)
     contents.clock = Clock(loaded.now_ms)
     indexes = [field for field in plain if field[:1] == INDEX_KIND]
+    confirmed = confirmed_in(contents.meta(CONFIRMED_FIELD))
+    # The device page's: address and browser of the login and of the last use, and a mark.
+    places = str(contents.meta(PLACES_FIELD) or "").split(UNIT_SEPARATOR.decode())[:-1]
     return {
         "owner": contents.meta(OWNER_FIELD),
         "label": contents.meta(LABEL_FIELD),
-        "indexes": {field[1:].decode("ascii"): contents.meta(field) for field in indexes},
+        "indexes": {
+            field[1:].decode("ascii", "replace"): contents.meta(field) for field in indexes
+        },
+        "confirmed": {name: moment(at_ms).isoformat() for name, at_ms in confirmed.items()},
+        "places": places,
         "values": [
             {"key": key, "value": _plain(value)}
             for key, value in contents.everything(values=True).items()
@@ -160,7 +176,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        named = {str(key): _plain(inner) for key, inner in value.items()}
+        if len(named) < len(value):  # 1 and "1"
+            return [[_plain(key), _plain(inner)] for key, inner in value.items()]
+        return named
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(inner) for inner in value]
     if isinstance(value, (bytes, bytearray)):

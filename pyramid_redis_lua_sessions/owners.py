@@ -24,6 +24,7 @@ __all__ = [
     "context",
     "index_of",
     "info_of",
+    "moment",
     "revoke",
     "sessions_of",
     "with_current",
@@ -166,12 +167,12 @@ def info_of(
     seen = None
     if known.idle_ms > 0 and 0 <= known.remaining_ms <= known.idle_ms:
         # A default timeout that was raised since would put it before the start.
-        seen = _moment(max(start, known.now_ms - (known.idle_ms - known.remaining_ms)))
+        seen = moment(max(start, known.now_ms - (known.idle_ms - known.remaining_ms)))
     bound = factory.sealer.bind(session_id, digest_stored(known.token))
     device = known.told[DEVICE_FIELD]
     return SessionInfo(
         errors.fingerprint(session_id),
-        _moment(start),
+        moment(start),
         seen,
         _label(factory, bound, known),
         current,
@@ -195,5 +196,6 @@ def _label(factory: RedisSessionFactory, bound: Bound, known: Description) -> st
 LAST_MS = 253_402_214_400_000
 
 
-def _moment(milliseconds: int) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(min(milliseconds, LAST_MS) / 1000, datetime.timezone.utc)
+def moment(milliseconds: int) -> datetime.datetime:
+    known = max(0, min(milliseconds, LAST_MS))
+    return datetime.datetime.fromtimestamp(known / 1000, datetime.timezone.utc)

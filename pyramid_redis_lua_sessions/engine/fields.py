@@ -53,7 +53,7 @@ UNIT_SEPARATOR = b"\x1f"
 _INDEX_NAME = re.compile("[a-z][a-z0-9_]{0,63}")
 
 #: Arguments of ``sessions_of`` and the like, which indexes are named beside.
-_NO_INDEXES = frozenset(("owner", "fingerprint", "except_current", "values"))
+_NO_INDEXES = frozenset(("request_or_registry", "owner", "fingerprint", "except_current", "values"))
 
 #: A stored flash message begins with its place in the order: 7 bytes, the moment of the
 #: save in microseconds by the clock of Redis, and 2 bytes, which of that save's it is.

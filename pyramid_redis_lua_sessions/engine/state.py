@@ -55,6 +55,7 @@ __all__ = [
     "NoHost",
     "Resend",
     "SessionState",
+    "confirmed_in",
     "number",
 ]
 
@@ -554,13 +555,7 @@ class SessionState:
 
     def confirmed(self) -> dict[str, int]:
         """Return what was confirmed: name to time, ms since the epoch."""
-        text = self.contents.meta(CONFIRMED_FIELD)
-        try:
-            found = json.loads(text) if isinstance(text, str) else {}
-        except (ValueError, RecursionError):  # not sealed, and somebody wrote there
-            found = {}
-        names = found.items() if isinstance(found, dict) else ()
-        return {name: moment for name, moment in names if type(moment) is int}
+        return confirmed_in(self.contents.meta(CONFIRMED_FIELD))
 
     def ensure_id(self) -> str | None:
         """Return the locator; create the session now if it has none."""
@@ -755,6 +750,16 @@ class SessionState:
             self.report(InvalidSession_DeserializationError, "a value does not decode")
         self.host = _OVER
         self.over = True
+
+
+def confirmed_in(text: Any) -> dict[str, int]:
+    """Return what was confirmed, by what is stored of it."""
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except (ValueError, RecursionError):  # not sealed, and somebody wrote there
+        found = {}
+    names = found.items() if isinstance(found, dict) else ()
+    return {name: moment for name, moment in names if type(moment) is int}
 
 
 #: Fields of a stored session that no seal protects.

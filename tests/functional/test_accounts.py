@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.support.overlap import Start, put
 from tests.support.waiting import wait_until
 
 from .test_cli_sessions import write_ini
+from .test_device_page import FIREFOX
 from .test_revoke import Step, own, step  # noqa: F401
 
 ROLES = {"roles": ["reader", "writer"], 7: "seven"}
@@ -265,7 +267,7 @@ def test_export_has_all_that_the_sessions_hold(redis_url: str, mode: str) -> Non
         session.label = "a phone"
         session.index("customer", "acme")
         session["odd"] = [moment, b"\0", {1}, float("nan"), decimal.Decimal("1.5"), (None, True)]
-        session[7] = {"a": {2: "é\ud800"}}
+        session[7] = {"a": {2: "é\ud800"}, "b": {1: "x", "1": "y"}}
         session.flash("Hello", "q")
         session.flash("there")
 
@@ -285,13 +287,55 @@ def test_export_has_all_that_the_sessions_hold(redis_url: str, mode: str) -> Non
     )
     assert {one["key"]: one["value"] for one in first["values"]} == {
         "odd": [moment.isoformat(), "AA==", [1], "nan", "1.5", [None, True]],
-        7: {"a": {"2": "é\ud800"}},
+        7: {"a": {"2": "é\ud800"}, "b": [[1, "x"], ["1", "y"]]},
     }
     assert first["messages"] == [
         {"queue": "q", "message": "Hello"},
         {"queue": "", "message": "there"},
     ]
     assert (second["values"], second["messages"], second["current"]) == ([], [], False)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_export_has_what_else_is_known_of_the_user(redis_url: str, mode: str) -> None:
+    browser = make_browser(
+        redis_url,
+        on_conflict=mode,
+        configure=lambda config: config.include("pyramid_redis_lua_sessions.device_page"),
+    )
+    plain = log_in(make_browser(redis_url))
+
+    def view(session: Any) -> None:
+        session.owner = "ada"
+        session.confirm("totp")
+
+    place = {"extra_environ": {"REMOTE_ADDR": "192.0.2.1"}, "headers": {"User-Agent": FIREFOX}}
+    user = browser.another()
+    user.use(view, **place)
+    place["extra_environ"]["REMOTE_ADDR"] = "192.0.2.2"
+    user.use(dict, **place)
+    first, second = export_sessions(user.wsgi.registry, "ada")
+    assert first["session"] == plain.use(lambda session: session.fingerprint)
+    assert (first["confirmed"], first["places"]) == ({}, [])
+    assert second["places"] == ["192.0.2.1", "Firefox, Linux", "192.0.2.2", "Firefox, Linux"]
+    (confirmed,) = second["confirmed"].items()
+    assert confirmed[0] == "totp"
+    assert abs(datetime.datetime.fromisoformat(confirmed[1]).timestamp() - time.time()) < 600
+
+
+def test_export_of_what_no_seal_protects_and_somebody_wrote(
+    redis_url: str, redis_client: Any
+) -> None:
+    browser = make_browser(redis_url, seal="false", serialize="json")
+    user = log_in(browser)
+    encode = browser.factory.codec.encode
+    times = json.dumps({"past": -(10**30), "future": 10**30})
+    redis_client.hset(user.key, b"=\xff", b"1")
+    redis_client.hset(user.key, "confirmed", encode(times))
+    redis_client.hset(user.key, "places", encode([1]))
+    (document,) = export_sessions(browser.wsgi.registry, "ada")
+    assert document["confirmed"].keys() == {"past", "future"}
+    assert (document["indexes"], document["places"]) == ({"\ufffd": 1}, [])
 
 
 def test_export_has_no_credentials(redis_url: str) -> None:

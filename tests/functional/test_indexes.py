@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import redis
 
-from pyramid_redis_lua_sessions import StoreError, revoke, sessions_of
+from pyramid_redis_lua_sessions import (
+    StoreError,
+    export_sessions,
+    revoke,
+    sessions_of,
+    update_sessions,
+)
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.application import stored_sessions
 from tests.support.browser import Browser, make_browser
@@ -131,7 +138,18 @@ def test_no_value_of_the_session_shows_the_index(redis_url: str) -> None:
     assert found(browser, sid="x") == [name_of(browser)]
 
 
-@pytest.mark.parametrize("name", ["", "A", "1a", "a-b", "é", "a" * 65, "owner", "fingerprint"])
+#: What the functions that find sessions have arguments for.
+ARGUMENTS = sorted(
+    {
+        name
+        for function in (sessions_of, revoke, update_sessions, export_sessions)
+        for name in inspect.signature(function).parameters
+        if name != "index"
+    }
+)
+
+
+@pytest.mark.parametrize("name", ["", "A", "1a", "a-b", "é", "a" * 65, *ARGUMENTS])
 def test_name_that_no_index_can_have_is_refused(redis_url: str, name: str) -> None:
     browser = make_browser(redis_url)
     with pytest.raises(ValueError, match="small letters"):
