@@ -78,11 +78,16 @@ EVENTS = {
 }
 
 
+#: Every request has it at first, so nobody may write to it: limits by owner.
+_UNASKED: dict[bytes, int] = {}
+
+
 class Turn:
     """The way of one session through one request."""
 
     __slots__ = (
         "_answered",
+        "_most",
         "_outer_error",
         "_postponed",
         "_read",
@@ -128,6 +133,7 @@ class Turn:
         self._read = False
         self._tickets: Sequence[Ticket] = ()
         self._answered = False
+        self._most = _UNASKED
         #: The request ends in an exception that nobody handled.
         self._unhandled = False
         #: What the application is told when the transaction has ended; ``None`` = at once.
@@ -214,11 +220,15 @@ class Turn:
         :raises ValueError: the application's function returns something else.
         """
         most = self.settings.owner_sessions
-        if callable(most):
-            most = most(self.request, self.factory.codec.decode(owner))
-            if type(most) is not int or most < 1:
+        if not callable(most):
+            return most
+        if owner not in self._most:
+            # In a transaction that commits it is needed twice, and may be asked once: before.
+            answer = most(self.request, self.factory.codec.decode(owner))
+            if type(answer) is not int or answer < 1:
                 raise ValueError("owner_sessions must return a whole number, 1 or more")
-        return most
+            self._most = {**self._most, owner: answer}
+        return self._most[owner]
 
     def lock(self, token: Token, binding: bytes) -> str:
         """Tell why a session that is bound to a device is locked for this request."""

@@ -62,8 +62,14 @@ def admit(state: SessionState, entries: Iterable[Entry]) -> None:
 
 
 def admit_early(state: SessionState) -> None:
-    """As :func:`admit`, before the databases of a transaction vote."""
-    if state.shared.settings.owner_sessions_policy == "refuse" and state.needs_cookie():
+    """As :func:`admit`, before the databases of a transaction vote.
+
+    And the application's function for the limit is asked: an error of it must abort them, and
+    it may ask them itself.
+    """
+    settings = state.shared.settings
+    asks = settings.owner_sessions_policy == "refuse" or callable(settings.owner_sessions)
+    if asks and state.needs_cookie():
         admit(state, entries_of(state, state.contents.merged(state.changes())))
 
 

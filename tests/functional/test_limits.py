@@ -282,6 +282,35 @@ def test_refused_login_aborts_the_transaction(
     assert ledger.entries == []
 
 
+@pytest.mark.parametrize("policy", ["end_oldest", "refuse", "end_others"])
+@pytest.mark.parametrize("start_with", ["nothing", "anonymous"])
+@pytest.mark.parametrize("mode", MODES)
+def test_limit_is_asked_before_the_databases_vote_and_an_error_of_it_aborts_them(
+    start: Start, ledger: Ledger, mode: str, start_with: str, policy: str
+) -> None:
+    asked = []
+
+    def most(request: Any, owner: Any) -> Any:
+        asked.append((owner, ledger.entries))
+        return 3 if owner == "ada" else None
+
+    options = {"owner_sessions": most, "owner_sessions_policy": policy, "on_conflict": mode}
+    overlap = start(configure=with_transactions, **options)
+    cookie = overlap.run(None, put("n", 1)).cookie if start_with == "anonymous" else None
+    for owner in ("bob", "ada"):
+        login = overlap.begin(cookie)
+        login.do(own(owner))
+        login.do_request(lambda request: ledger.add(request, "logged in"))
+        if owner == "bob":
+            with pytest.raises(ValueError, match="owner_sessions must return"):
+                login.finish()
+            assert ledger.entries == []
+    reading = overlap.begin(login.finish().cookie)
+    assert reading.do(lambda session: session.owner) == "ada"
+    assert ledger.entries == ["logged in"]
+    assert asked == [("bob", []), ("ada", [])]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_login_within_the_limit_is_committed_with_its_transaction(
     start: Start, ledger: Ledger, mode: str
