@@ -1,8 +1,9 @@
 """The two addresses that a browser talks to by itself: it registers a key, and it refreshes.
 
 Neither looks at ``request.session``, nor needs the session's cookie: what leads to the session is
-the challenge of a login, or the identifier; what counts is the device's signature. To register is
-one script, to refresh two: one reads, one saves.
+the challenge of a login, or the identifier; what counts is the device's signature. A cookie of
+another session says that the browser has that one instead. To register is one script, to refresh
+two: one reads, one saves.
 """
 
 from __future__ import annotations
@@ -79,9 +80,12 @@ class Views:
         try:
             proof = Proof(request.environ.get("HTTP_SECURE_SESSION_RESPONSE", ""))
             token = self._devices.offered(proof.challenge)
-            if token is not None:
+            if token is None:
+                log.info("a device was not bound: its challenge is not one of a login just now")
+            elif self._has_another(request, token.locator):
+                log.info("a device was not bound: its browser has another session by now")
+            else:
                 return self._bind(request, token, proof.key())
-            log.info("a device was not bound: its challenge is not one of a login just now")
         except BadProof as exc:
             log.info("a device was not bound: %s", exc)
         except StoreError:
@@ -109,7 +113,9 @@ class Views:
         if locator is None:
             return answer(400)
         try:
-            found = self._find(request, locator, identifier)
+            found = None
+            if not self._has_another(request, locator):
+                found = self._find(request, locator, identifier)
             return ended(identifier) if found is None else self._refresh(request, found)
         except StoreError:
             # That does not end the binding: the browser tries again with its next request.
@@ -157,6 +163,15 @@ class Views:
             )
             return False
         return self._devices.is_current(proof.challenge, locator, found.binding)
+
+    def _has_another(self, request: Any, locator: str) -> bool:
+        """Tell whether the browser's cookie is of another session, as after two logins at once.
+
+        The device cookies of both have one name: that of the one would lock the other. Where
+        another site has started the request, no cookie of the session tells.
+        """
+        tickets, _ = self._factory.cookies.read(request.environ.get("HTTP_COOKIE", ""))
+        return bool(tickets) and all(one.token.locator != locator for one in tickets)
 
     # -- sessions ------------------------------------------------------------------------
 

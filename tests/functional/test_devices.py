@@ -745,6 +745,40 @@ def test_logout_ends_the_binding(site: Site) -> None:
     assert response.json["session_identifier"] == site.device.identifier
 
 
+def log_in_twice_at_once(site: Site) -> tuple[Device, Device]:
+    """Two tabs of one browser log in side by side, from nothing; the answer to the second counts.
+
+    :returns: the device as it is offered to bind the one session, and the other.
+    """
+    first, second = Device(site.browser.app), Device(site.browser.app)
+    site.use(lambda session: setattr(session, "owner", "kim"))
+    assert first.note_offer(site.browser.response)
+    forget(site.browser, "session")
+    site.use(lambda session: setattr(session, "owner", "kim"))
+    assert second.note_offer(site.browser.response)
+    return first, second
+
+
+def test_binding_of_a_session_that_the_browser_has_no_more_is_not_made(site: Site) -> None:
+    first, second = log_in_twice_at_once(site)
+    assert second.register().status_int == 200
+    assert first.register().status_int == 403
+    assert site.owner_for() == "kim"
+
+
+def test_binding_of_a_session_that_the_browser_has_no_more_is_over(site: Site) -> None:
+    """Its device cookie would take the place of the other's, and lock that."""
+    site.use(lambda session: setattr(session, "owner", "kim"))
+    first = Device(site.browser.app)
+    assert first.note_offer(site.browser.response)
+    assert first.register().status_int == 200
+    forget(site.browser, "session")
+    site.bind()
+    assert is_over(first.refresh())
+    assert site.owner_for() == "kim"
+    assert site.device.refresh().status_int == 200
+
+
 def test_revoke_and_expiry_end_the_binding(site: Site, redis_client: redis.Redis) -> None:
     from pyramid_redis_lua_sessions import revoke
 
