@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from webob.cookies import make_cookie
 
-from ..cookies import LONGEST_REMEMBERED, MOST_VALUES, REMEMBERED, cookie_values
+from ..cookies import MOST_VALUES, REMEMBERED, cookie_values
 from ..engine.protocol import encoded
 from ..engine.seals import derive_key
 from ..engine.tokens import Token
@@ -33,6 +33,9 @@ REGISTRATION_MS = 60_000
 
 #: What :meth:`Binding.identifier` returns; of a locator as long as a cookie can hold.
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,2048}\.[A-Za-z0-9_-]{22}")
+
+#: A device cookie: when it was issued, seconds since the epoch, its life, and a MAC of both.
+_COOKIE = re.compile(r"(([0-9]{1,12})-([0-9]{1,12}))\.([A-Za-z0-9_-]{22})")
 
 #: Why a browser did not refresh, in ``Secure-Session-Skipped``.
 _SKIPPED = re.compile("unreachable|server_error|quota_exceeded")
@@ -86,7 +89,6 @@ class Devices:
         self.cookie_name = f"{settings.cookie_name}-device"
         self._beginning = f"{self.cookie_name}="
         self.served = False
-        self._life = settings.device_binding_lifetime + settings.grace
         self._challenge_ms = 2000 * settings.device_binding_lifetime
         self._secrets = settings.secret or settings.seal_secret
         #: Cookies that verified: for which locator and binding, and the time in which they hold.
@@ -122,16 +124,13 @@ class Devices:
         key, reason, tried = stored[2 * _MOMENT :], "", 0
         for value in cookie_values(header, self.cookie_name):
             tried += 1
-            try:
-                issued = self._issued(value, locator, key)
-                # It may be another server's clock that was ahead.
-                first, last = issued - self._life, issued + self._life
+            span = self._span(value, locator, key)
+            if span is not None:
+                first, last = span
                 if first <= now <= last:
                     self._know(value, (locator, stored, first, last))
                     return ""
                 reason = "locked: the device cookie has expired"
-            except ValueError:
-                pass
             if tried == MOST_VALUES:
                 break
         bound = Binding.decode(stored).bound_ms
@@ -155,9 +154,9 @@ class Devices:
     def cookie_to_set(self, locator: str, key: bytes) -> str:
         """Return the ``Set-Cookie`` value of a new device cookie."""
         # Whole seconds, rounded up: the browser, which counts from when it gets it, ends it first.
-        issued = b"%d" % math.ceil(time.time())
-        value = f"{issued.decode()}.{self._sign(self._secrets[0], locator, key, issued)}"
-        return self._cookie(value, self._settings.device_binding_lifetime)
+        life = self._settings.device_binding_lifetime
+        span = f"{math.ceil(time.time())}-{life}"
+        return self._cookie(f"{span}.{self._sign(self._secrets[0], locator, key, span)}", life)
 
     def cookie_to_delete(self) -> str:
         """Return the ``Set-Cookie`` value that deletes the device cookie."""
@@ -183,24 +182,28 @@ class Devices:
         )
         return header
 
-    def _issued(self, value: str, locator: str, key: bytes) -> int:
-        """Return when a device cookie was issued, seconds since the epoch.
+    def _span(self, value: str, locator: str, key: bytes) -> tuple[float, float] | None:
+        """Return from when to when a device cookie holds, seconds since the epoch.
 
-        :raises ValueError: it is none of this session's.
+        The browser goes by the life with which it was issued, whatever is configured since.
+
+        :returns: ``None`` where it is none of this session's.
         """
-        issued, _, signature = value.partition(".")
-        if len(value) > LONGEST_REMEMBERED:
-            raise ValueError("too long")
-        if not (issued.isascii() and issued.isdigit() and signature.isascii()):
-            raise ValueError("malformed")
-        for secret in self._secrets:
-            expected = self._sign(secret, locator, key, issued.encode("ascii"))
-            if compare_digest(expected, signature):
-                return int(issued)
-        raise ValueError("bad signature")
+        found = _COOKIE.fullmatch(value)
+        if found is None:
+            return None
+        span, issued, life, signature = found.groups()
+        if not any(
+            compare_digest(self._sign(secret, locator, key, span), signature)
+            for secret in self._secrets
+        ):
+            return None
+        # It may be another server's clock that was ahead.
+        most = int(life) + self._settings.grace
+        return int(issued) - most, int(issued) + most
 
-    def _sign(self, secret: bytes, locator: str, key: bytes, issued: bytes) -> str:
-        return self._mac(secret, b"device cookie", locator, key, issued)
+    def _sign(self, secret: bytes, locator: str, key: bytes, span: str) -> str:
+        return self._mac(secret, b"device cookie", locator, key, span.encode("ascii"))
 
     # -- challenges ------------------------------------------------------------------
 

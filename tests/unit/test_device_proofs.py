@@ -311,9 +311,9 @@ def test_clock_that_steps_back_brings_no_challenge_twice(monkeypatch: pytest.Mon
 
 @UNTIMED
 @given(st.text(st.characters(max_codepoint=255), max_size=200))
-@example(f"session-device={'1' * 100}.{'A' * 22}")
-@example("session-device=1." + "A" * 22)
-@example("session-device=\xb2." + "A" * 22)
+@example(f"session-device={'1' * 100}-300.{'A' * 22}")
+@example("session-device=1-300." + "A" * 22)
+@example("session-device=\xb2-300." + "A" * 22)
 @example("session-device=")
 @example("session-device; session-device=.")
 def test_no_made_up_cookie_unlocks(header: str) -> None:
@@ -368,10 +368,23 @@ def test_cookie_lives_until_the_browser_ends_it(
         assert (strict.lock(environ, LOCATOR, stored, lambda: 0) == "") is opens, age
 
 
+def test_life_that_is_shortened_locks_nobody_whose_browser_goes_by_the_longer_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored, now = Binding(0, 0, b"\2" * 33).encode(), 1000.0
+    monkeypatch.setattr(binding, "time", SimpleNamespace(time=lambda: now))
+    cookie = devices(device_binding_lifetime=3600).cookie_to_set(LOCATOR, b"\2" * 33)
+    environ = {"HTTP_COOKIE": cookie.partition(";")[0]}
+    for age, opens in ((0.0, True), (3599.0, True), (3601.0, False)):
+        now = 1000.0 + age
+        shorter = devices(device_binding_lifetime=300, grace=0)
+        assert (shorter.lock(environ, LOCATOR, stored, lambda: 0) == "") is opens, age
+
+
 def test_cookies_of_one_name_beyond_the_eighth_are_not_looked_at() -> None:
     stored = Binding(0, 0, b"\2" * 33).encode()
     good = DEVICES.cookie_to_set(LOCATOR, b"\2" * 33).partition(";")[0]
-    bad = "session-device=1." + "A" * 22
+    bad = "session-device=1-300." + "A" * 22
     for before, opens in ((7, True), (8, False)):
         environ = {"HTTP_COOKIE": "; ".join([bad] * before + [good])}
         # One that has not verified it before.
