@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -143,6 +144,46 @@ class Caller:
         if not isinstance(self.client, RedisCluster):
             return self._pipeline(calls) if calls else []
         return self.in_turn(calls)
+
+    def apart(self, calls: list[Call]) -> list[Any]:
+        """Make calls of which none stands on another, as :meth:`together`; on Redis Cluster in
+        one pipeline for each node.
+
+        redis-py's pipeline over a cluster would hold connections to several nodes at once, and
+        repeat each call by itself where one node hangs. Here a call to which a node has no
+        answer, as its slot is moving, is repeated by itself up to the first that fails.
+        """
+        if len(calls) < 2 or not isinstance(self.client, RedisCluster):
+            return self.together(calls)
+        cluster = cast("Any", self.client)
+        nodes: dict[str, tuple[Any, list[int]]] = {}
+        try:
+            for number, (_, key, _args) in enumerate(calls):
+                node = cluster.get_node_from_key(key)
+                nodes.setdefault(node.name, (node, []))[1].append(number)
+        except FAILURES:
+            return self.in_turn(calls)
+        replies: list[Any] = [None] * len(calls)
+        for node, numbers in nodes.values():
+            there = self._over(cluster.get_redis_connection(node))
+            try:
+                found = there.together([calls[number] for number in numbers])
+            except StoreError as exc:
+                found = [exc] * len(numbers)
+            for number, reply in zip(numbers, found, strict=True):
+                replies[number] = reply
+        again = [n for n, reply in enumerate(replies) if isinstance(reply, StoreError)]
+        for number, reply in zip(again, self.in_turn([calls[n] for n in again]), strict=True):
+            replies[number] = reply
+        return replies
+
+    def _over(self, client: Any) -> Caller:
+        """Return the same over another client, watched by the same."""
+        other = copy.copy(self)
+        other.client, other.line = client, line_to(client)
+        if self.observer is not None:
+            other.line = other.observer = self.observer.over(other.line)
+        return other
 
     def in_turn(self, calls: list[Call]) -> list[Any]:
         """Make calls one after the other, as :meth:`together`."""

@@ -115,13 +115,22 @@ class Observer:
     """
 
     def __init__(self, line: Line, prefix: str) -> None:
-        self._line = line
+        self._line = self._whole = line
         self.packs = line.packs
         #: Called with each :class:`Step`.
         self.listeners: list[Callable[[Step], object]] = []
         self._prefix = prefix
         self._noting = False
         self._trips = self._sent = self._received = 0
+
+    def over(self, line: Line) -> Observer:
+        """Return one that tells the same listeners, of what goes to one node of a cluster.
+
+        How the connections stand is asked of all nodes.
+        """
+        other = Observer(line, self._prefix)
+        other.listeners, other._whole = self.listeners, self._whole
+        return other
 
     def note(
         self, names: tuple[str, ...], step: Callable[[], list[Any]], scripts: bool = True
@@ -150,7 +159,7 @@ class Observer:
             self._noting = False
             TALLY.reset(token)
             counts = (self._trips, took, self._sent, self._received)
-            met = (tally.waits, tally.waited_ns // 1000, tally.redirections, self._line.use())
+            met = (tally.waits, tally.waited_ns // 1000, tally.redirections, self._whole.use())
             noted = Step(names, statuses, *counts, self._prefix, *met)
             for listener in self.listeners:
                 listener(noted)
@@ -180,7 +189,7 @@ class Observer:
         return self.many(commands.commands(key, argument))
 
     def use(self) -> PoolUse | None:
-        return self._line.use()
+        return self._whole.use()
 
     def _note_answers(self, commands: Sequence[Command], replies: list[Any]) -> None:
         if any(not isinstance(reply, Exception) or _answer(reply) for reply in replies):

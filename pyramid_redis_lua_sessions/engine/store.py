@@ -484,13 +484,13 @@ class Store(Caller):
         return found
 
     def _in_batches(self, calls: list[Call]) -> list[Any]:
-        """Make calls that stand for themselves, in several pipelines where they are many.
+        """Make calls of which none stands on another, in several pipelines where they are many.
 
         :raises StoreError: one failed.
         """
         replies: list[Any] = []
         for some in batches(calls):
-            replies += self.together(some)
+            replies += self.apart(some)
             raise_failed(*replies[-len(some) :])
         return replies
 

@@ -12,7 +12,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pyramid_redis_lua_sessions import StoreError, revoke
+from pyramid_redis_lua_sessions import (
+    StoreError,
+    export_sessions,
+    revoke,
+    sessions_of,
+    update_sessions,
+)
 from pyramid_redis_lua_sessions.connect.waits import waits_long
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.watch import watch
@@ -260,3 +266,81 @@ def test_calls_of_a_watched_request_are_recorded(browser: Browser, cluster: Clus
     assert (saved.name, saved.status) == ("save_if_changed", "SAVED")
     script = len(SCRIPTS["load_and_touch"].source)
     assert loaded.bytes_sent > script > loaded.bytes_received > 100
+
+
+# -- all sessions of a user ----------------------------------------------------------
+
+MANY = 40
+
+
+def owned(browser: Browser) -> list[Browser]:
+    """Users who are one, on so many devices that each node has some of their sessions."""
+    users = [browser.another() for _ in range(MANY)]
+    for user in users:
+        user.use(lambda session: setattr(session, "owner", "ada"))
+    return users
+
+
+def test_sessions_of_a_user_are_changed_in_a_pipeline_for_each_node(browser: Browser) -> None:
+    users = owned(browser)
+
+    def change(request: Any) -> Any:
+        calls = watch(request)
+        assert update_sessions(request, "ada", {"roles": ["reader"]}) == MANY
+        changed = [call for call in calls if "save_if_changed" in call.names]
+        calls.clear()
+        assert len(sessions_of(request, "ada")) == len(export_sessions(request, "ada")) == MANY
+        read = [call for call in calls if "peek_session" in call.names]
+        assert revoke(request, "ada") == MANY
+        ended = [call for call in calls if "end_session" in call.names]
+        return changed, read, ended
+
+    users[0].use(dict)
+    for steps in browser.visit(change):
+        assert [call.round_trips for call in steps] == [1] * 3
+        assert sum(len(call.names) for call in steps) == MANY
+        # Of all nodes, also where it is one that was asked.
+        assert len({call.connections.limit for call in steps}) == 1
+    assert {user.use(lambda session: session.owner) for user in users} == {None}
+
+
+def test_client_of_the_application_sends_a_pipeline_to_each_node(
+    cluster_url: str, cluster: Cluster, cluster_client: redis.RedisCluster
+) -> None:
+    users = owned(make_browser(cluster_url))
+    with cluster.client(decode_responses=True) as client:
+        browser = make_browser(None, redis_client_callable=lambda request, **options: client)
+        assert update_sessions(browser.wsgi.registry, "ada", {"n": 1}) == MANY
+    assert [user.use(dict) for user in users] == [{"n": 1}] * MANY
+
+
+def test_node_that_lacks_the_scripts_gets_them(browser: Browser, cluster: Cluster) -> None:
+    users = owned(browser)
+    for node in cluster.primaries():
+        node.ask("SCRIPT", "FLUSH")
+    assert update_sessions(browser.wsgi.registry, "ada", {"n": 1}) == MANY
+    assert [user.use(dict) for user in users] == [{"n": 1}] * MANY
+
+
+def test_something_else_at_the_key_of_a_session_stops_nobody(
+    browser: Browser, cluster_client: redis.RedisCluster
+) -> None:
+    users = owned(browser)
+    cluster_client.delete(users[7].key)
+    cluster_client.set(users[7].key, "x")
+    assert update_sessions(browser.wsgi.registry, "ada", {"n": 1}) == MANY - 1
+
+
+def test_error_of_one_node_is_told(browser: Browser, cluster: Cluster) -> None:
+    users = owned(browser)
+    node = cluster.primary_of(users[0].key)
+    index = browser.factory.store_for(None).index_key(browser.factory.codec.encode("ada"))
+    if node.address == cluster.primary_of(index.decode()).address:
+        node = next(one for one in cluster.primaries() if one.address != node.address)
+    node.ask("CONFIG", "SET", "maxmemory", "1")
+    try:
+        with pytest.raises(StoreError, match="OOM"):
+            update_sessions(browser.wsgi.registry, "ada", {"n": 1})
+    finally:
+        node.ask("CONFIG", "SET", "maxmemory", "0")
+    assert update_sessions(browser.wsgi.registry, "ada", {"n": 1}) == MANY

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from pyramid_redis_lua_sessions import export_sessions, revoke, update_sessions
 from pyramid_redis_lua_sessions.watch import watch
 from tests.support.browser import make_browser
 from tests.support.least_privilege import PAGE, rule, with_user
@@ -99,6 +100,32 @@ def test_slot_that_is_on_its_way_to_a_node_without_slots(
     assert browser.use(dict) == {"stays": 1, "changed": 1}
     browser.use(lambda session: session.regenerate_id())
     assert browser.use(dict) == {"stays": 1, "changed": 1}
+
+
+def test_sessions_of_a_user_are_changed_while_a_slot_moves(
+    cluster: Cluster, cluster_url: str, cluster_client: redis.RedisCluster
+) -> None:
+    browser = make_browser(cluster_url)
+    users = [browser.another() for _ in range(20)]
+    for user in users:
+        user.use(lambda session: setattr(session, "owner", "ada"))
+    registry = browser.wsgi.registry
+    assert update_sessions(registry, "ada", {"n": 0}) == len(users)  # the client knows all slots
+    key = users[0].key
+    source = cluster.primary_of(key)
+    target = next(node for node in cluster.primaries() if node.address != source.address)
+    slot = source.ask("CLUSTER", "KEYSLOT", key)
+    ids = {address: name for address, (name, _) in cluster.slots().items()}
+    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.address])
+    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.address])
+    source.ask("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+    assert update_sessions(registry, "ada", {"n": 1}) == len(users)  # ASK
+    for node in (target, source, *cluster.primaries()):
+        node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[target.address])
+    assert update_sessions(registry, "ada", {"m": 2}) == len(users)  # MOVED
+    assert [user.use(dict) for user in users] == [{"n": 1, "m": 2}] * len(users)
+    assert len(export_sessions(registry, "ada")) == len(users)
+    assert revoke(registry, "ada") == len(users)
 
 
 @pytest.mark.parametrize("what", ["invalidate", "clear"])
