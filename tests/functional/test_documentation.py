@@ -508,6 +508,30 @@ def test_pages_of_the_documentation_are_all_in_its_tree() -> None:
     assert entries == {page.stem for page in DOCS.glob("*.rst")} - {"index"}
 
 
+#: Of these groups, pages that are about no feature of sessions.
+NO_FEATURES = {"security", "testing", "debugtoolbar"}
+
+
+def features() -> list[str]:
+    index = (DOCS / "index.rst").read_text(encoding="utf-8")
+    trees = re.findall(
+        r"\.\. toctree::\n   :caption: (?:Users|Sessions|Security)\n   :hidden:\n\n((?:   \S+\n)+)",
+        index,
+    )
+    assert len(trees) == 3
+    return sorted({*" ".join(trees).split()} - NO_FEATURES)
+
+
+@pytest.mark.parametrize("name", features())
+def test_page_of_a_feature_says_when_not_to_use_it_and_what_it_protects_from(name: str) -> None:
+    text = (DOCS / f"{name}.rst").read_text(encoding="utf-8")
+    assert re.search(r"^When not(\n-+$|: )|[ (]When not: ", text, re.MULTILINE)
+    assert re.search(r"^What it protects from\n-+$", text, re.MULTILINE)
+    assert re.search(r"^Settings: |^There are no settings", text, re.MULTILINE)
+    assert re.search(r"^\.\. code-block:: (python|ini|text)$", text, re.MULTILINE)
+    assert re.search(r":(doc|ref):`", text)
+
+
 def test_change_log_says_which_release_it_is() -> None:
     changes = (ROOT / "CHANGES.rst").read_text(encoding="utf-8")
     releases = re.findall(r"^(\S+) \((?:unreleased|\d{4}-\d\d-\d\d)\)\n-+$", changes, re.MULTILINE)
