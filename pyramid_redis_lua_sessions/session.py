@@ -458,7 +458,7 @@ class RedisSession(MutableMapping[Any, Any]):
         """Note that the user has just proved once more who they are; gives a new token.
 
         To be called when the password, or what ``name`` stands for, was checked
-        (OWASP ASVS 5.0, V7.5). It counts by Redis' clock, until the session ends or gets
+        (OWASP ASVS 5.0, 7.5.1). It counts by Redis' clock, until the session ends or gets
         another owner, and its time is sealed.
 
         :param name: of what was checked.

@@ -769,7 +769,7 @@ def test_check_shows_what_a_profile_set_line_by_line(
         "asvs-l2: cookie_secure = True (3.3.1)": "ok",
         "asvs-l2: cookie_httponly = True (3.3.4)": "ok",
         "asvs-l2: cookie_samesite = Lax (3.3.2)": "ok",
-        "asvs-l2: timeout = 7200 (7.1.1, 7.3.1), set by hand: it asks for at most 1800": "warning",
+        "asvs-l2: timeout = 7200 (7.1.1, 7.3.1), set by hand: it asks for at most 3600": "warning",
         "asvs-l2: absolute_timeout = 43200 (7.1.1, 7.3.2)": "ok",
         "asvs-l2: owner_sessions = 10 (7.1.2)": "ok",
         "asvs-l2: owner_sessions_policy = end_oldest (7.1.2)": "ok",
