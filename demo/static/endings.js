@@ -2,7 +2,7 @@
 "use strict";
 
 const page = document.querySelector("[data-session]");
-let stream;
+let stream, later;
 
 const listen = () => {
   stream = new EventSource(`/session-endings?session=${page.dataset.session}`);
@@ -17,10 +17,14 @@ const listen = () => {
     document.getElementById(note.id)?.remove();
     document.body.prepend(note);
   });
+  stream.addEventListener("error", () => {
+    // It comes again by itself, but for an answer like the 502 of a proxy.
+    if (stream.readyState === EventSource.CLOSED) later = setTimeout(listen, 15000);
+  });
 };
 
 if (page) {
   // Pages that a browser keeps to go back to hold no connection open.
   addEventListener("pageshow", listen);
-  addEventListener("pagehide", () => stream.close());
+  addEventListener("pagehide", () => { clearTimeout(later); stream?.close(); });
 }

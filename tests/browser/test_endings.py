@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pyramid.httpexceptions import HTTPBadGateway
 
 from demo.app import make_app
 from tests.browser.driver import IN_CHROMIUM, started
@@ -28,9 +29,30 @@ def other_chromium() -> Iterator[webdriver.Chrome]:
         yield driver
 
 
+class Proxy:
+    """Stands before the demo.
+
+    :ivar is_down: the demo is restarted, say: it answers that there is nobody behind it.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.is_down = False
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        if self.is_down:
+            return HTTPBadGateway()(environ, start_response)
+        return self.app(environ, start_response)
+
+
 @pytest.fixture
-def demo(redis_url: str) -> Iterator[str]:
-    with served(make_app(redis_url, with_predecessor=False), threads=32) as port:
+def proxy(redis_url: str) -> Proxy:
+    return Proxy(make_app(redis_url, with_predecessor=False))
+
+
+@pytest.fixture
+def demo(proxy: Proxy) -> Iterator[str]:
+    with served(proxy, threads=32) as port:
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -130,3 +152,42 @@ def test_stream_that_breaks_off_is_opened_again_and_finds_what_it_missed(
     assert not tab.all(NOTE)
     tab.run("listen()")
     assert says(tab) == "You were logged out. Reload the page to go on."
+
+
+def test_page_comes_again_when_a_proxy_has_refused_it(tab: Tab, other: Tab, proxy: Proxy) -> None:
+    """An EventSource alone gives up for ever at any other answer than its own."""
+    for each in (tab, other):
+        each.log_in("Ada")
+        wait_until(lambda each=each: listens(each))
+    tab.run("const wait = setTimeout; window.setTimeout = (call, ms) => wait(call, ms / 100)")
+    proxy.is_down = True
+    tab.run("stream.close(); listen()")
+    wait_until(lambda: tab.run("return stream.readyState === EventSource.CLOSED"))
+    proxy.is_down = False
+    wait_until(lambda: listens(tab))
+    log_others_out(other)
+    assert says(tab) == "You were logged out. Reload the page to go on."
+
+
+def test_page_that_is_gone_back_to_listens_again(tab: Tab, other: Tab) -> None:
+    for each in (tab, other):
+        each.log_in("Ada")
+        wait_until(lambda each=each: listens(each))
+    tab.run("window.isKept = true")
+    tab.press("a[href='/devices']")
+    tab.driver.back()
+    wait_until(lambda: listens(tab))
+    log_others_out(other)
+    assert says(tab) == "You were logged out. Reload the page to go on."
+
+
+def test_page_that_is_left_before_it_was_shown_fails_nowhere(tab: Tab) -> None:
+    tab.log_in("Ada")
+    wait_until(lambda: listens(tab))
+    failed = """
+        stream.close(); stream = undefined;
+        let failed = false;
+        addEventListener("error", () => { failed = true; });
+        dispatchEvent(new PageTransitionEvent("pagehide"));
+        return failed"""
+    assert tab.run(failed) is False
