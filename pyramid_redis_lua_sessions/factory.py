@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import socket
@@ -29,6 +30,9 @@ from .tween import session_tween_factory
 __all__ = ["RedisSessionFactory", "factory_of"]
 
 log = logging.getLogger(__package__)
+
+#: Seconds that a thread which listens waits for a reply, where requests wait for ever.
+LONGEST_SILENCE = 15.0
 
 
 @implementer(ISessionFactory)
@@ -138,7 +142,10 @@ class RedisSessionFactory:
         """
         if self._client_callable is not None:
             return self._store.using(self._client_callable(None, **self._client_options))
-        return self._store.using(make_client(self.settings, retries=0))
+        settings = self.settings
+        if settings.redis_socket_timeout is None:
+            settings = dataclasses.replace(settings, redis_socket_timeout=LONGEST_SILENCE)
+        return self._store.using(make_client(settings, retries=0))
 
     def key_of(self, locator: str) -> bytes:
         """Return the key under which Redis has a session."""

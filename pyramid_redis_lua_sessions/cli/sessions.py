@@ -297,7 +297,8 @@ def protection(target: Target, bound: Bound, field: bytes, stored: bytes) -> str
 
 
 def revoke(console: Console, args: argparse.Namespace) -> int:
-    with connected(args) as target:
+    with connected(args) as named:
+        target = named.publishing()
         if args.session is not None:
             ended, left = revoke_one(console, args, target)
         elif args.owner is not None:

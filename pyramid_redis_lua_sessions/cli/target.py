@@ -68,6 +68,13 @@ class Target:
         if not self.configured:
             raise UsageError(f"{why} needs the configuration file, which has the secret")
 
+    def publishing(self) -> Target:
+        """Return the same, that publishes endings, where it is not known that nobody listens."""
+        if self.configured:
+            return self
+        settings = dataclasses.replace(self.settings, publish_endings=True)
+        return Target(self.name, settings, self.client, configured=False)
+
     @cached_property
     def codec(self) -> Codec:
         return self._made(make_codec)

@@ -62,10 +62,12 @@ def watch_ending(request: Any, tell: Callable[[Ending], object]) -> Watch | None
     A session that gets a new token lives on, and so does its watch: a login under a connection that
     is open ends nothing. Log out first where that must not be.
 
-    :param tell: called with the :class:`Ending`; what it raises is logged. In ``asyncio``:
-        ``lambda ending: loop.call_soon_threadsafe(...)``.
+    :param tell: called with the :class:`Ending`; what it raises is logged. It is one thread that
+        calls all of a process, one after the other: who has to wait for something hands it on.
+        In ``asyncio``: ``lambda ending: loop.call_soon_threadsafe(...)``.
     :returns: ``None`` where no session that lives is opened by the request's cookie.
     :raises StoreError: Redis failed.
+    :raises RuntimeError: no thread can be started; ``OSError``: no descriptor is left.
     """
     factory = factory_of(request.registry)
     found = session_of(factory, request)

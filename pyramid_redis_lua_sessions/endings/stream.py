@@ -16,7 +16,7 @@ from pyramid.response import Response
 
 from ..errors import StoreError
 from ..factory import factory_of
-from .subscriber import Ending, Watch, subscriber_of
+from .subscriber import Ending, Subscriber, Watch, subscriber_of
 from .who import session_of
 
 __all__ = ["stream"]
@@ -54,11 +54,7 @@ def stream(request: Any) -> Response:
             # Which tells an EventSource not to come again.
             return Response(status=204, cache_control="no-store")
         return _answer([_retry(LATER), _ended("ended")])
-    subscriber = subscriber_of(factory)
-    if subscriber.watched(found.locator) >= MOST:
-        return _answer([_retry(LATER)])
-    told: queue.Queue[Ending] = queue.Queue()
-    return _answer(Stream(told, subscriber.watch(found.locator, told.put)))
+    return _answer(Stream(subscriber_of(factory), found.locator))
 
 
 def _session_in(query: str) -> str | None:
@@ -83,25 +79,34 @@ def _ended(reason: str) -> bytes:
 
 
 class Stream:
-    """The body of a response that is open until the session ends, or for :data:`LONGEST`."""
+    """The body of a response that is open until the session ends, or for :data:`LONGEST`.
 
-    def __init__(self, told: queue.Queue[Ending], watch: Watch) -> None:
-        self._told = told
-        self._watch = watch
+    It watches from its first part on: who begins to send it closes it, too (PEP 3333). A response
+    that another one takes the place of may be dropped as it is.
+    """
+
+    def __init__(self, subscriber: Subscriber, locator: str) -> None:
+        self._subscriber = subscriber
+        self._locator = locator
+        self._told: queue.Queue[Ending] = queue.Queue()
+        self._watch: Watch | None = None
         self._until = time.monotonic() + LONGEST
-        self._begun = self._over = False
+        self._over = False
 
     def __iter__(self) -> Stream:
         return self
 
     def __next__(self) -> bytes:
-        if not self._begun:
-            self._begun = True
-            return _retry(SOON)
         left = self._until - time.monotonic()
         if self._over or left <= 0:
             self.close()
             raise StopIteration
+        if self._watch is None:
+            self._over = self._subscriber.watched(self._locator) >= MOST
+            if self._over:
+                return _retry(LATER)
+            self._watch = self._subscriber.watch(self._locator, self._told.put)
+            return _retry(SOON)
         try:
             ending = self._told.get(timeout=min(HEARTBEAT, left))
         except queue.Empty:
@@ -112,4 +117,5 @@ class Stream:
     def close(self) -> None:
         """The server calls it when the browser is gone, or everything was sent (PEP 3333)."""
         self._over = True
-        self._watch.cancel()
+        if self._watch is not None:
+            self._watch.cancel()

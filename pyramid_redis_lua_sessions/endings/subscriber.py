@@ -1,9 +1,10 @@
 """Listens for endings, in one thread a process, as long as somebody watches a session.
 
-Each session has a channel, which is named as its key. A message says that it has ended. What no
-message tells is asked for, with one ``describe_session``: at first, when the channel is
-subscribed to; after a connection was lost; when the session would expire; and now and then.
-So no keyspace notifications are needed, which a hosted Redis may forbid.
+Each session has a channel, which is named as its key. A message says that it has ended. That it
+has is asked for, with one ``describe_session``: after each message, which anybody may have
+published; at first, when the channel is subscribed to; after a connection was lost; when the
+session would expire; and now and then. So no keyspace notifications are needed, which a hosted
+Redis may forbid.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 import os
 import random
+import re
 import selectors
 import socket
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -45,6 +48,9 @@ MOMENT = 0.02
 #: Seconds of silence after which a connection is tried, and after which it is given up.
 QUIET, LOST = 10.0, 15.0
 
+#: Seconds after which who may not subscribe tries again: somebody may have given him the right.
+DEAF = 300.0
+
 #: Seconds between two attempts to connect, at first and at most.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 
@@ -57,7 +63,8 @@ class Ending(NamedTuple):
 
     :ivar fingerprint: the short one-way name of its id.
     :ivar owner: digest of its owner, as ``owner_digest()`` returns it; ``""`` where it had
-        none, or that is not known: of one that expired, or whose message was missed.
+        none, or that is not known: of one that expired, or whose message was missed. It is what
+        was published: who may do that can name somebody else.
     :ivar reason: ``ended``: the application ended it; ``expired``: nothing of it is left.
     """
 
@@ -87,7 +94,7 @@ class Watch:
     def told(self, ending: Ending) -> None:
         try:
             self._tell(ending)
-        except Exception:
+        except BaseException:  # also SystemExit: others are to be told, now and later
             log.exception("an ending could not be told")
 
 
@@ -95,6 +102,7 @@ class Channel:
     """A session that is watched, by one or several.
 
     :ivar due: when it is to be asked for, by the monotonic clock.
+    :ivar news: the owner in a message that it has ended; ``None``: there was none.
     """
 
     def __init__(self, locator: str) -> None:
@@ -102,6 +110,7 @@ class Channel:
         self.fingerprint = fingerprint(locator)
         self.watches: set[Watch] = set()
         self.due = 0.0
+        self.news: str | None = None
 
 
 _subscribers: WeakKeyDictionary[RedisSessionFactory, dict[int, Subscriber]] = WeakKeyDictionary()
@@ -128,24 +137,37 @@ class Subscriber:
         self._key = factory.key_of
 
     def watch(self, locator: str, tell: Callable[[Ending], object]) -> Watch:
-        """Have somebody told when a session ends; it never waits for Redis."""
+        """Have somebody told when a session ends; it never waits for Redis.
+
+        :raises RuntimeError: no thread can be started; ``OSError``: nor a socket be made.
+        """
         watch, key = Watch(self, locator, tell), self._key(locator)
         with self._lock:
+            if self._wake is None:
+                self._wake = self._start()  # it waits for the lock
             channel = self._channels.get(key)
             if channel is None:
                 channel = self._channels[key] = Channel(locator)
                 self._joined.append(key)
             channel.watches.add(watch)
-            if self._wake is None:
-                ours, self._wake = socket.socketpair()
-                ours.setblocking(False)
-                self._wake.setblocking(False)
-                threading.Thread(
-                    target=self._run, args=(ours,), name="session endings", daemon=True
-                ).start()
-            else:
-                self._wake_up()
+            self._wake_up()
         return watch
+
+    def _start(self) -> socket.socket:
+        """Start the thread; return what wakes it up."""
+        ours, theirs = socket.socketpair()
+        try:
+            for end in (ours, theirs):
+                end.setblocking(False)
+            thread = threading.Thread(
+                target=self._run, args=(theirs,), name="session endings", daemon=True
+            )
+            thread.start()
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        return ours
 
     def watched(self, locator: str) -> int:
         """Tell how many watch a session."""
@@ -236,12 +258,15 @@ class Subscriber:
 
 
 def _wait(wake: socket.socket, seconds: float, ends: Callable[[], bool]) -> None:
+    """Wait; not with a selector, which takes a descriptor: it may be that there is none left."""
     end = time.monotonic() + seconds
-    with selectors.DefaultSelector() as selector:
-        selector.register(wake, selectors.EVENT_READ)
-        while (left := end - time.monotonic()) > 0 and not ends():
-            if selector.select(left):
-                _drain(wake)
+    while (left := end - time.monotonic()) > 0 and not ends():
+        wake.settimeout(left)
+        try:
+            wake.recv(4096)
+        except TimeoutError:
+            pass
+    wake.setblocking(False)
 
 
 def _drain(wake: socket.socket) -> None:
@@ -255,14 +280,15 @@ def _drain(wake: socket.socket) -> None:
 class Link:
     """A connection to a node, which hears.
 
-    :ivar leaving: keys that were unsubscribed from; else a node does so that has them no more.
+    :ivar leaving: of keys how often they were unsubscribed from, and that was not answered yet;
+        else a node does so that has them no more.
     """
 
     def __init__(self, client: Any) -> None:
         self.pubsub = client.pubsub()
         self.sharded = True
         self.keys: set[bytes] = set()
-        self.leaving: set[bytes] = set()
+        self.leaving = Counter[bytes]()
         self.heard = time.monotonic()
         self.tried = False
         self.socket: Any = None
@@ -271,7 +297,6 @@ class Link:
         """Send it; what comes of it is heard later."""
         keys = list(keys)
         self.keys.update(keys)
-        self.leaving.difference_update(keys)
         send = self.pubsub.ssubscribe if self.sharded else self.pubsub.subscribe
         for start in range(0, len(keys), together):
             send(*keys[start : start + together])
@@ -303,6 +328,7 @@ class Listening:
         self._due: list[tuple[float, int, bytes, Channel]] = []
         self._numbers = itertools.count()
         self._may_listen = True
+        self._deaf_until = math.inf
 
     def __enter__(self) -> Listening:
         return self
@@ -315,11 +341,11 @@ class Listening:
             self._store.client.close()
 
     def run(self) -> None:
-        """Return when nobody watches any more.
+        """Return when nobody watches any more, or it is time to try anew.
 
         :raises Exception: of any kind, where it cannot go on.
         """
-        while not self._subscriber.is_deserted():
+        while not self._subscriber.is_deserted() and time.monotonic() < self._deaf_until:
             left, joined = self._subscriber.take_left(), self._subscriber.take_joined()
             self._leave(left)
             self._join(joined)
@@ -402,6 +428,7 @@ class Listening:
     def _go_deaf(self) -> None:
         """The user of Redis may not subscribe: ask, and ask again."""
         self._may_listen = False
+        self._deaf_until = time.monotonic() + DEAF
         log.warning(
             "the user of Redis may not subscribe to the channels of sessions: endings are "
             "noticed up to %g s late",
@@ -417,14 +444,17 @@ class Listening:
         if kind in ("subscribe", "ssubscribe"):
             self._ask_at(key, 0.0)  # it may have ended before
         elif kind in ("unsubscribe", "sunsubscribe"):
-            if key not in link.leaving:
+            unanswered = link.leaving.pop(key, 0)
+            if not unanswered:
                 raise ConnectionError("a slot has moved to another node")
-            link.leaving.discard(key)
+            if unanswered > 1:
+                link.leaving[key] = unanswered - 1
         elif kind in ("message", "smessage"):
             channel = self._subscriber.channel(key)
             name, _, owner = _bytes(message["data"]).decode("latin-1").partition(" ")
             if channel is not None and name == channel.fingerprint:
-                self._subscriber.tell(key, channel, owner, "ended")
+                channel.news = owner if re.fullmatch("[0-9a-f]{32}", owner) else ""
+                self._ask_at(key, 0.0)
 
     def _try_links(self) -> None:
         now = time.monotonic()
@@ -454,9 +484,10 @@ class Listening:
         described = self._store.describe([channel.locator for channel in due.values()])
         now = time.monotonic()
         for (key, channel), known in zip(due.items(), described, strict=True):
+            news, channel.news = channel.news, None
             if isinstance(known, Absent):
-                ended = known.status is Status.MOVED
-                self._subscriber.tell(key, channel, "", "ended" if ended else "expired")
+                ended = known.status is Status.MOVED or news is not None
+                self._subscriber.tell(key, channel, news or "", "ended" if ended else "expired")
                 continue
             left = ASK_AGAIN if known.remaining_ms < 0 else known.remaining_ms / 1000 + MOMENT
             self._ask_at(key, now + min(left, ASK_AGAIN))

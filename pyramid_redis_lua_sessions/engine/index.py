@@ -105,10 +105,11 @@ class Index:
     def survey(self, locators: Sequence[str], *fields: bytes) -> Survey:
         """Find out which sessions live and really are the owner's.
 
-        :param fields: to tell of.
+        :param fields: to tell of, beside that of the index and that of an owner.
         """
         found = Survey([], [], [], [])
-        described = self._store.describe(locators, self._field, *fields)
+        wanted = dict.fromkeys((self._field, OWNER_FIELD, *fields))
+        described = self._store.describe(locators, *wanted)
         for locator, known in zip(locators, described, strict=True):
             if isinstance(known, Absent):
                 left = found.gone if known.status is Status.GONE else found.ended
@@ -151,14 +152,21 @@ class Index:
 
         :returns: the locators of those that lived.
         """
-        owner = self._owner if self._field == OWNER_FIELD else None
-        end_each = self._store.end_each
+        owners = {name: self._owner_in(name, known) for name, known in owned}
+        end_each = functools.partial(self._store.end_each, owner_of=owners.get)
         results, renewed = self.each(
-            owned, lambda tokens: end_each({one.locator: one.digest for one in tokens}, owner)
+            owned, lambda tokens: end_each({one.locator: one.digest for one in tokens})
         )
         if renewed:
-            results |= end_each({name: b"" for name, _ in renewed}, owner)
+            results |= end_each({name: b"" for name, _ in renewed})
         return [name for name, result in results.items() if result is Status.ENDED]
+
+    def _owner_in(self, locator: str, known: Description) -> bytes | None:
+        """Return whose a session of this index is, encoded, for those who watch it."""
+        if self._field == OWNER_FIELD:
+            return self._owner
+        bound = self._sealer.bind(locator, digest_stored(known.token))
+        return bound.open(OWNER_FIELD, known.told[OWNER_FIELD]) or None
 
     def forget(self, locators: Sequence[str]) -> None:
         """Remove locators from the index."""

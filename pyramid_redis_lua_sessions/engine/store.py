@@ -434,17 +434,18 @@ class Store(Caller):
             self.end(token)
 
     def end_each(
-        self, tokens: Mapping[str, bytes], owner: bytes | None = None
+        self, tokens: Mapping[str, bytes], owner_of: Callable[[str], bytes | None]
     ) -> dict[str, Status | Absent]:
         """End sessions, each if its token is this: locator to digest; empty: whatever it is.
 
-        :param owner: as in :meth:`end`, of all of them.
+        :param owner_of: ``(locator) -> owner``, as in :meth:`end`.
         :returns: as :meth:`end`, by locator.
         """
-        replies = self._in_batches(
-            [self._ending(*token, news=self.news(token[0], owner)) for token in tokens.items()]
-        )
-        return dict(zip(tokens, map(ended_of, replies), strict=True))
+        endings = [
+            self._ending(*token, news=self.news(token[0], owner_of(token[0])))
+            for token in tokens.items()
+        ]
+        return dict(zip(tokens, map(ended_of, self._in_batches(endings)), strict=True))
 
     def end_all(
         self,
@@ -455,7 +456,7 @@ class Store(Caller):
         """End sessions, whatever their tokens, and leave their markers.
 
         :param mark: leave them also where there is no session yet.
-        :param owner_of: ``(locator) -> owner``, as in :meth:`end`.
+        :param owner_of: as in :meth:`end_each`.
         :returns: the locators of those that lived.
         """
         endings = [

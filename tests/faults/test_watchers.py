@@ -12,6 +12,7 @@ import pytest
 import redis
 from redis.exceptions import ConnectionError
 
+from pyramid_redis_lua_sessions import factory
 from pyramid_redis_lua_sessions.connect.client import make_client
 from pyramid_redis_lua_sessions.endings import Ending, subscriber, watch_ending
 from pyramid_redis_lua_sessions.endings.subscriber import subscriber_of
@@ -88,13 +89,12 @@ def test_request_has_its_effect_while_collector_and_subscriber_are_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     user = make_browser(server.url, configure=listening, publish_endings=True, **kind.settings)
-    factory = user.factory
-    factory.watchers = (Failing(),)
+    user.factory.watchers = (Failing(),)
     settings = Settings.from_options(
         {"secret": SECRET, "url": f"redis://127.0.0.1:{black_hole}", "socket_timeout": 0.2}
     )
-    nowhere = factory.store_for(None).using(make_client(settings, retries=0))
-    monkeypatch.setattr(factory, "separate_store", lambda: nowhere)
+    nowhere = user.factory.store_for(None).using(make_client(settings, retries=0))
+    monkeypatch.setattr(user.factory, "separate_store", lambda: nowhere)
     cookie = kind.prepare(user)
     stranger = user.another()
     start(stranger)
@@ -186,9 +186,17 @@ def test_connection_that_is_killed_again_and_again_is_made_again(
     assert user.session_id is None or user.session_id not in caplog.text
 
 
+@pytest.mark.parametrize("patience", ["2", "None"])
 def test_redis_that_hangs_is_left_and_found_again(
-    server: RedisServer, user: Browser, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer,
+    client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    patience: str,
 ) -> None:
+    user = made(server.url, redis_socket_timeout=patience)
+    start(user)
+    monkeypatch.setattr(factory, "LONGEST_SILENCE", 0.2)
+    monkeypatch.setattr(subscriber, "ASK_AGAIN", 0.05)
     monkeypatch.setattr(subscriber, "QUIET", 0.1)
     monkeypatch.setattr(subscriber, "LOST", 0.2)
     lost, store = threading.Event(), user.factory.separate_store

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import importlib
 import json
 import os
 import queue
 import re
+import selectors
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ from typing import Any
 
 import pytest
 import redis
+from pyramid.events import NewResponse
 from pyramid.exceptions import ConfigurationError
 
 from pyramid_redis_lua_sessions import revoke
@@ -195,6 +199,29 @@ def test_command_tells_it_too(
     assert told.next().owner == owner_digest(user.wsgi.registry, OWNER)
 
 
+def test_ending_by_another_index_tells_whose_it_was(user: Browser) -> None:
+    log_in(user)
+    user.use(lambda session: session.index("oidc_sid", "08a5019c"))
+    told = Told(user)
+    told.wait_until_heard(user)
+    revoke(user.wsgi.registry, oidc_sid="08a5019c")
+    ending = told.next()
+    assert (ending.owner, ending.reason) == (owner_digest(user.wsgi.registry, OWNER), "ended")
+
+
+@pytest.mark.parametrize("what", ["--all", "--session"])
+def test_command_tells_it_without_a_configuration_too(
+    redis_url: str, capsys: Any, user: Browser, what: str
+) -> None:
+    log_in(user)
+    told = Told(user)
+    told.wait_until_heard(user)
+    which = [what, told.watch.fingerprint] if what == "--session" else [what]
+    assert run("revoke", "--url", redis_url, *which, "--yes") == 0
+    # Whose it was, only the secret would tell.
+    assert told.next() == Ending(told.watch.fingerprint, "", "ended")
+
+
 @pytest.mark.parametrize("options", [{}, {"set_redis_ttl": False}], ids=str)
 def test_session_that_expires_is_told_by_the_timer(redis_url: str, options: dict[str, Any]) -> None:
     user = made(redis_url, timeout=0.4, **options)
@@ -248,6 +275,81 @@ def test_all_who_watch_are_told_whatever_one_of_them_does(
     assert others.endings.empty()
     log_out(other)
     assert others.next().fingerprint == others.watch.fingerprint
+
+
+def test_callback_that_ends_its_thread_deafens_nobody(user: Browser) -> None:
+    def exits(ending: Ending) -> None:
+        raise SystemExit
+
+    other = user.another()
+    other.use(lambda session: session.update(a=1))
+    user.visit(lambda request: watch_ending(request, exits))
+    told = Told(other)
+    told.wait_until_heard(other)
+    log_out(user)
+    wait_until(lambda: subscriber_of(user.factory).watched(user.session_id or "") == 0)
+    log_out(other)
+    assert told.next().reason == "ended"
+
+
+def test_watch_for_which_no_thread_can_be_started_leaves_nothing(
+    user: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="can't start"):
+            Told(user)
+    assert subscriber_of(user.factory).watched(user.session_id or "") == 0
+    told = Told(user)
+    log_out(user)
+    assert told.next().reason == "ended"
+
+
+def test_process_without_a_descriptor_left_listens_as_soon_as_there_is_one(
+    user: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = selectors.DefaultSelector, threading.Event()
+
+    def none_left() -> Any:
+        refused.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(selectors, "DefaultSelector", none_left)
+    told = Told(user)
+    assert refused.wait(20)
+    monkeypatch.setattr(selectors, "DefaultSelector", real)
+    log_out(user)
+    assert told.next().reason == "ended"
+
+
+def test_session_that_is_left_and_watched_again_before_redis_answers_loses_no_connection(
+    user: Browser,
+) -> None:
+    """As where a page is reloaded over and over: each time all would be asked for anew."""
+    other = user.another()
+    other.use(lambda session: session.update(a=1))
+    known = subscriber_of(user.factory)
+    keys = [user.factory.key_of(each.session_id or "") for each in (user, other)]
+    for key, each in zip(keys, (user, other), strict=True):
+        known._channels[key] = subscriber.Channel(each.session_id or "")
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subscriber.Listening(known, theirs) as listening:
+        listening._join(keys)
+        for _ in range(3):
+            listening._leave(keys[:1])
+            listening._join(keys[:1])
+        links = list(listening._links.values())
+        wait_until(
+            lambda: (
+                [listening._hear(link) for link in links]
+                and not any(link.leaving for link in links)
+            )
+        )
+        assert {key for link in links for key in link.keys} == {*keys}
+    known._channels.clear()
 
 
 def test_who_cancels_is_told_nothing_and_leaves_nothing(
@@ -366,6 +468,28 @@ def test_message_that_is_none_of_ours_is_left_alone(
     assert told.next().reason == "ended"
 
 
+def test_message_that_is_forged_ends_nothing_and_is_not_told(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    user = made(redis_server.url)
+    user.use(lambda session: session.update(a=1))
+    told = Told(user)
+    told.wait_until_heard(user)
+    known = subscriber_of(user.factory)
+    channel = known.channel(user.factory.key_of(user.session_id or ""))
+    assert channel is not None
+    with redis_server.client() as client:
+        for text in (told.watch.fingerprint, f"{told.watch.fingerprint} <script>"):
+            due = channel.due
+            publish = "PUBLISH" if redis_server.version < (7, 0) else "SPUBLISH"
+            assert client.execute_command(publish, user.key, text) == 1
+            wait_until(lambda due=due: channel.due > due)  # it was asked for
+    assert told.endings.empty()
+    assert user.use(dict) == {"a": 1}
+    log_out(user)
+    assert told.next() == Ending(told.watch.fingerprint, "", "ended")
+
+
 def test_user_who_may_not_listen_is_asked_for(
     redis_server: RedisServer,
     redis_url: str,
@@ -383,6 +507,34 @@ def test_user_who_may_not_listen_is_asked_for(
     wait_until(lambda: "may not subscribe" in caplog.text)
     log_out(user)
     assert told.next().reason == "ended"
+
+
+def test_user_who_may_listen_from_now_on_is_told(
+    redis_server: RedisServer,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(subscriber, "DEAF", 0.05)
+    monkeypatch.setattr(subscriber, "ASK_AGAIN", 0.05)
+    with redis_server.client() as client:
+        rule = ("ACL", "SETUSER", "deaf", "on", ">deaf", "~*", "+@all")
+        client.execute_command(*rule, "resetchannels")
+        user = made(redis_server.url.replace("://", "://deaf:deaf@"))
+        user.use(lambda session: session.update(a=1))
+        told = Told(user)
+        wait_until(lambda: "may not subscribe" in caplog.text)
+        client.execute_command(*rule, "&*")
+
+        def is_heard() -> bool:
+            connections: Any = client.client_list()
+            return any(int(c["sub"]) + int(c.get("ssub", 0)) for c in connections)
+
+        wait_until(is_heard)
+        log_out(user)
+        assert told.next().reason == "ended"
+        wait_until(lambda: threads() == [])
+        client.execute_command("ACL", "DELUSER", "deaf")
 
 
 # -- opt in ------------------------------------------------------------------------
@@ -536,6 +688,22 @@ def test_one_browser_does_not_take_all_threads(
             events.close()
 
 
+def test_response_that_another_takes_the_place_of_watches_nothing(redis_url: str) -> None:
+    def fails(event: Any) -> None:
+        if event.request.path == "/session-endings":
+            raise ZeroDivisionError
+
+    def configure(config: Any) -> None:
+        include(config)
+        config.add_subscriber(fails, NewResponse)
+
+    user = make_browser(redis_url, configure=configure, publish_endings=True)
+    user.use(lambda session: session.update(a=1))
+    with pytest.raises(ZeroDivisionError):
+        user.app.get(f"/session-endings?session={fingerprint(user.session_id or '')}")
+    assert subscriber_of(user.factory).watched(user.session_id or "") == 0
+
+
 def test_stream_shows_that_it_lives_and_ends_in_time(
     user: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -610,7 +778,8 @@ def test_rule_of_the_page_suffices(redis_server: RedisServer, redis_url: str) ->
 def test_script_of_the_page_is_that_of_the_demo_and_short() -> None:
     assert ".. literalinclude:: ../demo/static/endings.js" in PAGE
     script = (Path(__file__).resolve().parents[2] / "demo/static/endings.js").read_text("utf-8")
-    lines = [line for line in script.splitlines() if line.strip() and not line.startswith("//")]
+    stripped = [line.strip() for line in script.splitlines()]
+    lines = [line for line in stripped if line and not line.startswith("//")]
     assert len(lines) <= 25
 
 
@@ -618,6 +787,9 @@ def test_numbers_of_the_page_are_those_of_the_code() -> None:
     assert f"every {subscriber.ASK_AGAIN:g} seconds" in PAGE
     assert subscriber.LONGEST_PAUSE == 5
     assert "after up to five seconds" in PAGE
+    assert subscriber.DEAF == 300
+    assert re.search(r"tries again after\s+five minutes", PAGE)
+    assert re.search(rf"within {subscriber.ASK_AGAIN:g}\s+seconds", PAGE)
     assert f"longer than {stream_module.HEARTBEAT:g} seconds" in PAGE
     assert f"gets {stream_module.MOST} streams" in PAGE
     assert stream_module.LONGEST == 600
