@@ -270,16 +270,25 @@ class Devices:
 
         :returns: ``None`` where that cannot be: browsers do it over https only.
         """
-        if not self.served and not self._warned:
-            self._warned = True
-            log.warning(
+        if not self.served:
+            self._warn(
                 "no session is bound to a device: its route is not part of the application; "
                 "use config.include('pyramid_redis_lua_sessions') [docs: devices]"
             )
-        if not self.served or request.scheme != "https":
+            return None
+        if request.scheme != "https":
+            self._warn(
+                "no session is bound to a device: a login came over http, or a proxy says that it "
+                "did not, and the WSGI server was not told to believe it [docs: devices]"
+            )
             return None
         path = request.route_path(ROUTE, step="register")
         return f'({" ".join(ALGORITHMS)});path="{path}";challenge="{self.offer(token)}"'
+
+    def _warn(self, text: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(text)
 
     def instructions(self, request: Any, identifier: str) -> dict[str, Any]:
         """Return what the browser is told once it has registered."""

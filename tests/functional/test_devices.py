@@ -154,9 +154,17 @@ def test_nothing_else_offers_it(site: Site, function: Callable[[Any], Any]) -> N
     assert not site.device.note_offer(site.browser.response)
 
 
-def test_nothing_is_offered_over_http_or_after_a_failed_login(site: Site) -> None:
-    site.browser.use(lambda session: setattr(session, "owner", "kim"))
-    assert not site.device.note_offer(site.browser.response)
+def test_nothing_is_offered_over_http_and_the_log_says_so_once(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    for owner in ("kim", "lee"):
+        site.browser.use(lambda session, owner=owner: setattr(session, "owner", owner))
+        assert not site.device.note_offer(site.browser.response)
+    assert caplog.text.count("no session is bound to a device: a login came over http") == 1
+
+
+def test_nothing_is_offered_after_a_failed_login(site: Site) -> None:
+    site.log_in()
 
     def fail(request: Any) -> Any:
         request.session.owner = "lee"
