@@ -90,7 +90,9 @@ def includeme(config: Any) -> None:
     if registry.queryUtility(IPanelMap) is None:  # not the toolbar's own configuration
         toolbar = registry.queryUtility(IToolbarWSGIApp)
         if toolbar is None:
-            raise ConfigurationError("include pyramid_debugtoolbar before its session panel")
+            raise ConfigurationError(
+                "include pyramid_debugtoolbar before its session panel [docs: debugtoolbar]"
+            )
         registry = toolbar.registry
     panels = registry.getUtility(IPanelMap)
     panels[(SessionPanel.name, False)] = SessionPanel

@@ -49,10 +49,10 @@ class RedisSessionFactory:
 
     def __init__(self, *args: Any, **options: Any) -> None:
         if len(args) > len(POSITIONAL):
-            raise TypeError(f"at most {len(POSITIONAL)} positional arguments")
+            raise TypeError(f"at most {len(POSITIONAL)} positional arguments [docs: settings]")
         for name, value in zip(POSITIONAL, args, strict=False):
             if name in options:
-                raise TypeError(f"argument {name} was given twice")
+                raise TypeError(f"argument {name} was given twice [docs: settings]")
             options[name] = value
         self._set_up(Settings.from_options(options))
 
@@ -173,7 +173,7 @@ class RedisSessionFactory:
             store = self.store_for(None)
             long = waits_long(store.client)
             if long:
-                log.warning("%s", long)
+                log.warning("%s [docs: outages]", long)
             store.load_scripts()
         except SessionError as exc:
             log.warning("the session scripts could not be loaded at start: %s", exc)
@@ -207,5 +207,7 @@ def factory_of(registry: Any) -> RedisSessionFactory:
     """
     factory = registry.queryUtility(ISessionFactory)
     if not isinstance(factory, RedisSessionFactory):
-        raise SessionError("the application's sessions are not those of this package")
+        raise SessionError(
+            "the application's sessions are not those of this package [docs: settings]"
+        )
     return factory

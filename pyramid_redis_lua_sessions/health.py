@@ -119,9 +119,9 @@ def try_a_session(store: Store) -> None:
     store.load_scripts()
     created, _ = store.create(lambda token: {}, Lifetime(timeout_ms=LIFE_MS))
     if not isinstance(created, Created):
-        raise SessionError("a new session is at its end at once")
+        raise SessionError("a new session is at its end at once [docs: monitoring]")
     try:
         if not isinstance(store.load(created.token), Loaded):
-            raise SessionError("a session is gone as soon as it was stored")
+            raise SessionError("a session is gone as soon as it was stored [docs: monitoring]")
     finally:
         store.command("DEL", store.key(created.token.locator))

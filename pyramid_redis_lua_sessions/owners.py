@@ -119,7 +119,7 @@ def index_of(
     factory: RedisSessionFactory, store: Store, owner: Any, index: Mapping[str, Any]
 ) -> Index:
     if (owner is None) != (len(index) == 1) or len(index) > 1:
-        raise TypeError("give an owner, or name one index and its value")
+        raise TypeError("give an owner, or name one index and its value [docs: indexes]")
     if owner is not None:
         return Index(store, factory.sealer, factory.codec.encode(exact_key(owner)))
     ((name, value),) = index.items()

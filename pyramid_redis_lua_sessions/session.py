@@ -148,7 +148,7 @@ class RedisSession(MutableMapping[Any, Any]):
         """
         life_ms = milliseconds(_duration(ttl))
         if life_ms <= 0:
-            raise ValueError("expected a number of seconds above 0")
+            raise ValueError("expected a number of seconds above 0 [docs: values-that-end]")
         key = exact_key(key)
         state = self._writing()
         now_ms = state.now_ms()
@@ -466,7 +466,9 @@ class RedisSession(MutableMapping[Any, Any]):
         :raises StoreUnavailable: Redis, whose time is asked for, cannot be reached.
         """
         if not isinstance(name, str):
-            raise TypeError(f"what was confirmed has a str for a name, not {type(name).__name__}")
+            raise TypeError(
+                f"what was confirmed has a str for a name, not {type(name).__name__} [docs: login]"
+            )
         self.regenerate_id(restart_lifetime=self._state.asked.restarts)
         self._state.confirm(str.__str__(name))
 
@@ -515,7 +517,10 @@ class RedisSession(MutableMapping[Any, Any]):
     def label(self, label: str | None) -> None:
         if label is not None:
             if not isinstance(label, str):
-                raise TypeError(f"a session's label is a str, not {type(label).__name__}")
+                raise TypeError(
+                    f"a session's label is a str, not {type(label).__name__} "
+                    "[docs: log-out-everywhere]"
+                )
             label = str.__str__(label)
         self._writing().contents.assign_meta(LABEL_FIELD, label)
 
@@ -590,7 +595,9 @@ class RedisSession(MutableMapping[Any, Any]):
         """
         if isinstance(expires_epoch, datetime.timedelta):
             # As a number of seconds it would be a moment of 1970, and end the session.
-            raise ValueError("expected a number of seconds since the epoch, not a timedelta")
+            raise ValueError(
+                "expected a number of seconds since the epoch, not a timedelta [docs: remember-me]"
+            )
         deadline = _duration(expires_epoch, LAST_MOMENT)
         self._writing().adjust(deadline_ms=milliseconds(deadline))
 
@@ -618,7 +625,7 @@ class RedisSession(MutableMapping[Any, Any]):
         if isinstance(expires, datetime.timedelta):
             _duration(expires)
         elif expires is not None and not isinstance(expires, datetime.datetime):
-            raise ValueError("expected a datetime, a timedelta or None")
+            raise ValueError("expected a datetime, a timedelta or None [docs: remember-me]")
         self._resend(expires=expires)
 
     def _resend(self, **chosen: Any) -> None:
@@ -642,7 +649,7 @@ def _duration(value: Any, most: int = MAX_SECONDS) -> float:
     try:
         return seconds(value, most) or 0.0
     except ValueError as exc:
-        raise ValueError(f"expected {exc}") from None
+        raise ValueError(f"expected {exc} [docs: remember-me]") from None
 
 
 def _whole_number(number: float | None) -> float | None:

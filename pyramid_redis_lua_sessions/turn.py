@@ -226,7 +226,9 @@ class Turn:
             # In a transaction that commits it is needed twice, and may be asked once: before.
             answer = most(self.request, self.factory.codec.decode(owner))
             if type(answer) is not int or answer < 1:
-                raise ValueError("owner_sessions must return a whole number, 1 or more")
+                raise ValueError(
+                    "owner_sessions must return a whole number, 1 or more [docs: limits]"
+                )
             self._most = {**self._most, owner: answer}
         return self._most[owner]
 
@@ -314,7 +316,9 @@ class Turn:
             self._save_quietly(may_set)
         except Exception as exc:
             where = "".join(traceback.format_tb(exc.__traceback__))
-            log.error("a session could not be saved: %s\n%s", type(exc).__name__, where)
+            log.error(
+                "a session could not be saved: %s [docs: messages]\n%s", type(exc).__name__, where
+            )
             self._give_up(exc)
 
     def on_response(self, request: Any, response: Any) -> None:

@@ -141,12 +141,13 @@ def _fresh_view(confirm_route: str | None) -> Any:
         within, name = _fresh(wanted, info)
         if confirm_route is None:
             raise ConfigurationError(
-                f"fresh = {wanted!r} of {_name(info)} needs redis.sessions.confirm_route"
+                f"fresh = {wanted!r} of {_name(info)} needs redis.sessions.confirm_route "
+                "[docs: login]"
             )
         if info.options.get("route_name") == confirm_route:
             raise ConfigurationError(
                 f"fresh = {wanted!r} of {_name(info)} sends users from the page on which they "
-                "confirm to that page (redis.sessions.confirm_route), without end"
+                "confirm to that page (redis.sessions.confirm_route), without end [docs: login]"
             )
 
         def with_fresh_login(context: Any, request: Any) -> Any:
@@ -178,7 +179,7 @@ def _fresh(wanted: Any, info: Any) -> tuple[float, str]:
     if within is None or not isinstance(pair[1], str):
         raise ConfigurationError(
             f"fresh = {wanted!r} of {_name(info)} should be a number of seconds above 0, or that "
-            "and the name of what is confirmed"
+            "and the name of what is confirmed [docs: login]"
         )
     return within, pair[1]
 
@@ -254,7 +255,9 @@ def _flag(info: Any, option: str) -> bool | None:
     """
     value = info.options.get(option)
     if value is not None and not isinstance(value, bool):
-        raise ConfigurationError(f"{option} = {value!r} of {_name(info)} should be True or False")
+        raise ConfigurationError(
+            f"{option} = {value!r} of {_name(info)} should be True or False [docs: api]"
+        )
     return value
 
 

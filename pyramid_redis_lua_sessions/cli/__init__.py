@@ -21,7 +21,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from .. import __version__
 from ..errors import SessionError
 from . import accounts, check, migrate, scripts, sessions, simulate, stats, sweep
-from .console import Console, RedisFailure, UsageError
+from .console import Console, Declined, RedisFailure, UsageError
 from .target import target_arguments
 
 __all__ = ["SessionsCommand", "main"]
@@ -106,10 +106,11 @@ class SessionsCommand:
             self.console.flush()
             return status
         except UsageError as exc:
-            self.console.error(str(exc))
+            page = None if isinstance(exc, Declined) else "command"
+            self.console.error(with_page(str(exc), page))
             return 2
         except (RedisFailure, SessionError, RedisError, RedisClusterException, OSError) as exc:
-            self.console.error(str(exc) or type(exc).__name__)
+            self.console.error(with_page(str(exc) or type(exc).__name__, "messages"))
             return 1
         except KeyboardInterrupt:
             self.console.error("interrupted")
@@ -124,6 +125,11 @@ class SessionsCommand:
             return 2 if exc.code else 0
         status: int = args.command(self.console, args)
         return status
+
+
+def with_page(message: str, page: str | None) -> str:
+    """Name the page of the documentation about an error, unless it names one."""
+    return message if page is None or "[docs: " in message else f"{message} [docs: {page}]"
 
 
 def joined(argv: Sequence[str]) -> list[str]:

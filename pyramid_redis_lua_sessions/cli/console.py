@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
-__all__ = ["Console", "RedisFailure", "UsageError", "duration", "plural", "printable", "size"]
+__all__ = [
+    *("Console", "Declined", "RedisFailure", "UsageError"),
+    *("duration", "plural", "printable", "size"),
+]
 
 #: How often a progress that is no bar is printed.
 PROGRESS_SECONDS = 5.0
@@ -22,6 +25,10 @@ NARROWEST, BETWEEN = 4, 3
 
 class UsageError(Exception):
     """The arguments, or the configuration that they name, cannot be used."""
+
+
+class Declined(UsageError):
+    """The answer to a question was no."""
 
 
 class RedisFailure(Exception):
@@ -142,7 +149,8 @@ class Console:
         """Go on only if the operator says so.
 
         :param yes: has said so already, with ``--yes``.
-        :raises UsageError: the answer is no, or nobody can answer.
+        :raises Declined: the answer is no.
+        :raises UsageError: nobody can answer.
         """
         if yes:
             return
@@ -159,7 +167,7 @@ class Console:
         except UnicodeDecodeError:
             answer = ""
         if answer.strip().lower() not in ("y", "yes"):
-            raise UsageError("nothing was done")
+            raise Declined("nothing was done")
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[int, str], None]]:

@@ -272,6 +272,8 @@ def check_memory(node: Node) -> Iterator[Finding]:
         level = max(level, WARNING, key=(OK, NOTE, WARNING, FAILED).index)
     wanted = "noeviction" if settings.set_redis_ttl else "allkeys-lru"
     changes = conf(f"maxmemory-policy {wanted}") if level != OK and policy != wanted else ()
+    if most and level == WARNING and not changes:
+        changes = conf(f"maxmemory {2 * most}")
     words = f"{limit}. maxmemory-policy {policy} {meaning}"
     yield Finding(level, "memory", words, data, changes=changes)
 
@@ -363,7 +365,9 @@ def check_replication(node: Node) -> Iterator[Finding]:
     info = node.info
     role = node.greeting.get("role", "?")
     if role not in ("master", "primary"):
-        yield Finding(FAILED, "replication", "this is a replica: it refuses writes")
+        changes = ini(f"url = redis://{info['master_host']}:{info['master_port']}") if info else ()
+        words = "this is a replica: it refuses writes"
+        yield Finding(FAILED, "replication", words, changes=changes)
         return
     if "connected_slaves" not in info:
         yield Finding(NOTE, "replication", f"a primary; its replicas are not known: {MAY_NOT}")
@@ -524,7 +528,9 @@ def check_permissions(node: Node) -> Iterator[Finding]:
     data = {"missing": missing + outside}
     if missing and _is_kept_out(node):
         words = f"user {node.user} may not use this database"
-        yield Finding(FAILED, "permissions", words, data)
+        number = node.single.connection_pool.connection_kwargs.get("db", 0)
+        change = cli(f"ACL SETUSER {node.user} db={number}")
+        yield Finding(FAILED, "permissions", words, data, changes=change)
         return
     if missing:
         yield Finding(
@@ -536,7 +542,10 @@ def check_permissions(node: Node) -> Iterator[Finding]:
         )
     if outside:
         words = f"user {node.user} may not: {', '.join(outside)}"
-        yield Finding(FAILED, "permissions", words, data)
+        names, _, of_others = zip(*(name.partition(" on ") for name in outside), strict=True)
+        keys = "~* " if any(of_others) else ""
+        change = cli(f"ACL SETUSER {node.user} {keys}{_allowed(names)}")
+        yield Finding(FAILED, "permissions", words, data, changes=change)
     if missing or outside:
         return
     if beyond:

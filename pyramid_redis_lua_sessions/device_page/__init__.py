@@ -36,7 +36,8 @@ def includeme(config: Any) -> None:
         import ua_parser  # noqa: F401
     except ImportError as exc:
         raise ConfigurationError(
-            f"{__name__} needs more packages (pip install {PACKAGE}[device-page])"
+            f"{__name__} needs more packages (pip install {PACKAGE}[device-page]) "
+            "[docs: device-page]"
         ) from exc
     config.include("pyramid_jinja2")
     name = "redis.sessions.device_page_fresh"

@@ -49,7 +49,8 @@ def includeme(config: Any) -> None:
 def _require_endings(registry: Any) -> None:
     if not factory_of(registry).settings.publish_endings:
         raise ConfigurationError(
-            f"{__package__} needs {PREFIX}publish_endings = true: nobody would tell it of an ending"
+            f"{__package__} needs {PREFIX}publish_endings = true: nobody would tell it of an "
+            "ending [docs: endings]"
         )
 
 

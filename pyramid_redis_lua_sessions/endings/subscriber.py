@@ -220,7 +220,8 @@ class Subscriber:
                     failures = 0  # it went well for some time
                 if not failures:
                     log.warning(
-                        "endings of sessions are not heard at present (%s)", type(exc).__name__
+                        "endings of sessions are not heard at present (%s) [docs: endings]",
+                        type(exc).__name__,
                     )
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures, 20))
                 failures += 1
@@ -431,7 +432,7 @@ class Listening:
         self._deaf_until = time.monotonic() + DEAF
         log.warning(
             "the user of Redis may not subscribe to the channels of sessions: endings are "
-            "noticed up to %g s late",
+            "noticed up to %g s late [docs: endings]",
             ASK_AGAIN,
         )
         for name, link in list(self._links.items()):

@@ -76,7 +76,7 @@ def field_of(key: Any) -> bytes:
         return b"." + key.encode("utf-8", "surrogatepass")
     if type(key) is int:
         return b"#%d" % key
-    raise TypeError(f"session keys are str or int, not {type(key).__name__}")
+    raise TypeError(f"session keys are str or int, not {type(key).__name__} [docs: caveats]")
 
 
 def index_field(name: str) -> bytes:
@@ -85,7 +85,9 @@ def index_field(name: str) -> bytes:
     :raises ValueError: no index can have it.
     """
     if name in _NO_INDEXES or not _INDEX_NAME.fullmatch(name):
-        raise ValueError(f"an index is named with small letters, digits and _, not {name!r}")
+        raise ValueError(
+            f"an index is named with small letters, digits and _, not {name!r} [docs: indexes]"
+        )
     return INDEX_KIND + name.encode("ascii")
 
 
@@ -111,7 +113,7 @@ def exact_key(key: Any) -> str | int:
         return str.__str__(key)
     if isinstance(key, int) and not isinstance(key, bool):
         return int.__index__(key)
-    raise TypeError(f"session keys are str or int, not {type(key).__name__}")
+    raise TypeError(f"session keys are str or int, not {type(key).__name__} [docs: caveats]")
 
 
 def equal_key(key: Any) -> str | int:

@@ -59,6 +59,13 @@ def check(tmp_path: Path, capsys: Any) -> Check:
     return check
 
 
+def mends(finding: dict[str, Any]) -> str:
+    """The one line that a finding has against itself, for ``redis-cli``."""
+    (change,) = finding["changes"]
+    assert change["where"] == "redis-cli"
+    return str(change["line"])
+
+
 def levels(found: dict[str, Any]) -> dict[str, str]:
     return {subject: finding["level"] for subject, finding in found.items()}
 
@@ -215,7 +222,11 @@ def test_check_tells_what_the_eviction_policy_does(
         client.config_set("maxmemory-policy", "noeviction")
         assert check(server.url)["memory"]["level"] == "ok"
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.05))
-        assert check(server.url, "--no-write")["memory"]["level"] == "warning"
+        found = check(server.url, "--no-write")["memory"]
+        assert found["level"] == "warning"
+        (change,) = found["changes"]
+        client.config_set(*change["line"].split())
+        assert check(server.url, "--no-write")["memory"]["level"] == "ok"
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.config_set("maxmemory", "64mb")
         for number in range(20):
@@ -356,6 +367,8 @@ def test_check_tells_how_far_replicas_are_behind(new_redis_server: NewServer, ch
         assert "min-replicas-to-write" in found["words"]
         found = check(replica.url, "--no-write", status=1)["replication"]
         assert found["level"] == "failed"
+        (change,) = found["changes"]
+        assert change["line"] == f"redis.sessions.url = redis://127.0.0.1:{primary.port}"
         assert check(replica.url, status=1)["session tried"]["level"] == "failed"
         replica.pause()
         try:
@@ -423,11 +436,12 @@ def test_check_fails_where_the_user_may_not_move_sessions_in(
         assert check(url)["permissions"]["level"] == "ok"
         found = check(url, status=1, **moving)["permissions"]
         assert [words.split()[0] for words in found["missing"]] == ["get", "pttl", "del"]
+        assert mends(found) == f"ACL SETUSER {USER} ~* +get +pttl +del"
         redis_client.execute_command("ACL", "SETUSER", USER, "+get")
         # The old keys have the prefix if one is set.
         found = check(url, prefix="session:shop:", **moving)["permissions"]
         assert found["level"] == "ok"
-        redis_client.execute_command("ACL", "SETUSER", USER, "~*")
+        redis_client.execute_command(*mends(check(url, status=1, **moving)["permissions"]).split())
         assert check(url, **moving)["permissions"]["missing"] == []
     finally:
         redis_client.execute_command("ACL", "DELUSER", USER)
@@ -443,6 +457,9 @@ def test_check_fails_where_the_user_may_not_use_a_cluster(
         client.execute_command("ACL", "SETUSER", USER, "+acl" if may_ask else "-acl")
         found = check(with_user(server.url), status=1)["permissions"]
         assert found["missing"] == ["cluster|slots", "command", "asking"]
+        client.execute_command(*mends(found).split())
+        found = check(with_user(server.url), status=1)["permissions"]  # it has no slots
+        assert found["missing"] == []
 
 
 @pytest.mark.parametrize("may_ask", [True, False])
@@ -458,6 +475,8 @@ def test_check_names_the_database_where_that_is_what_the_user_may_not(
         except redis.ResponseError:
             return  # only Valkey 9.1 has such rules
         found = check(with_user(redis_server.url), status=1)["permissions"]
+        redis_client.execute_command(*mends(found).split())
+        assert check(with_user(redis_server.url))["permissions"]["level"] == "ok"
     finally:
         redis_client.execute_command("ACL", "DELUSER", USER)
     assert found["level"] == "failed"
