@@ -534,7 +534,7 @@ class RedisSession(MutableMapping[Any, Any]):
     def device_locked(self) -> bool:
         """Whether the session lives, and is bound to a device that this request is not from.
 
-        It is empty then. Who logs in gets another one, and :meth:`invalidate` ends it.
+        It is empty then. A user who logs in gets another one, and :meth:`invalidate` ends it.
         """
         return self._looked().locked is not None
 

@@ -166,8 +166,8 @@ class Settings:
         seconds,
         None,
         "Refresh the idle timeout only when the remaining life has fallen to that many seconds. "
-        "A request before that writes nothing in Redis. For a session with a timeout of its own "
-        "it is the same share of that: with 900 of 1200, three quarters. See :ref:`trigger`.",
+        "A read before that writes nothing in Redis. A session with a timeout of its own has the "
+        "same share of that: with 900 of 1200, three quarters. See :ref:`trigger`.",
     )
     last_seen: bool = setting(
         flag,
@@ -202,7 +202,7 @@ class Settings:
     owner_sessions_policy: str = setting(
         choice("end_oldest", "refuse", "end_others"),
         "end_oldest",
-        "What a login does that would be one more. ``end_oldest`` ends the oldest. ``refuse`` "
+        "What a login beyond that number does. ``end_oldest`` ends the oldest. ``refuse`` "
         "raises ``TooManySessions`` at the save point. ``end_others`` ends all others.",
     )
 
@@ -226,8 +226,8 @@ class Settings:
         some_seconds,
         5.0,
         "Seconds for which a request with the cookie of a session that has just ended, or got a "
-        "new token, counts as one in flight: it sees an empty session, and touches neither Redis "
-        "nor the cookie.",
+        "new token, counts as one under way: it sees an empty session, and leaves Redis and the "
+        "cookie alone.",
     )
 
     # The cookie
@@ -306,7 +306,7 @@ class Settings:
     device_binding_lifetime: int = setting(
         life,
         300,
-        "Life of the device cookie in seconds: so often a browser proves that it is on the device.",
+        "Life of the device cookie in seconds. A browser proves its device that often.",
     )
     device_binding_path: str = setting(
         plain_path,
@@ -442,7 +442,7 @@ class Settings:
     observe: tuple[str, ...] = setting(
         some_of("prometheus", "otel"),
         (),
-        "Who is told what the sessions do: ``prometheus``, ``otel`` (OpenTelemetry), or both (with "
+        "What measures the sessions: ``prometheus``, ``otel`` (OpenTelemetry), or both (with "
         "a comma between). Each needs the extra of its name; see :doc:`monitoring`.",
     )
 
