@@ -132,7 +132,7 @@ class Migration:
             try:
                 self.move(host.store(), old_id, token)
             except CannotMigrate as exc:
-                reason, name = f"cannot be migrated: {exc}", fingerprint(old_id)
+                reason, name = f"cannot be migrated: {exc.reason}", fingerprint(old_id)
                 host.report(InvalidSession_DeserializationError(reason, name))
                 if not self._settings.deserialized_fails_new:
                     raise RawDeserializationError(reason, name) from None
@@ -252,7 +252,9 @@ class Migration:
                 else:
                     contents.assign(exact_key(key), value)
             return contents.changes(detect=False).values
-        except (TypeError, UnserializableValue) as exc:
+        except UnserializableValue as exc:
+            raise CannotMigrate(str(exc), f"a {exc.kind} cannot be serialized") from None
+        except TypeError as exc:  # it names the type of a key
             raise CannotMigrate(str(exc)) from None
 
 

@@ -22,7 +22,14 @@ MOST_SECONDS = 9e12
 
 class CannotMigrate(Exception):
     """A stored session cannot be carried over whole. The message says why; it
-    quotes no value."""
+    quotes no value.
+
+    :ivar reason: why, in one of a few phrases, which name no key.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class Old(NamedTuple):
