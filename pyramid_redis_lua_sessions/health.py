@@ -11,6 +11,8 @@ import time
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from pyramid.security import NO_PERMISSION_REQUIRED
+
 from .engine.protocol import Created, Lifetime, Loaded
 from .engine.store import Store
 from .errors import SessionError
@@ -46,7 +48,13 @@ def includeme(config: Any) -> None:
     An application has it elsewhere by ``route_prefix`` of ``config.include``.
     """
     config.add_route("session_health", PATH)
-    config.add_view(health, route_name="session_health", request_method="GET", renderer="json")
+    config.add_view(
+        health,
+        route_name="session_health",
+        request_method="GET",
+        permission=NO_PERMISSION_REQUIRED,  # a probe has none
+        renderer="json",
+    )
 
 
 def health(request: Any) -> dict[str, Any]:
@@ -75,11 +83,14 @@ def check_health(request_or_registry: Any, timeout: float = TIMEOUT) -> Health:
     request = None if registry is request_or_registry else request_or_registry
     factory = factory_of(registry)
     probe = _probes.get(factory)
-    if probe is None or probe.done.is_set() or probe.process != os.getpid():
-        probe = _probes[factory] = Probe(factory, request)
     problem = f"Redis did not answer within {timeout:g} s"
-    if probe.done.wait(timeout):
-        problem = probe.problem
+    try:
+        if probe is None or probe.done.is_set() or probe.process != os.getpid():
+            probe = _probes[factory] = Probe(factory, request)
+        if probe.done.wait(timeout):
+            problem = probe.problem
+    except RuntimeError:
+        problem = "no thread can be started"
     return Health(not problem, problem, round((time.perf_counter() - began) * 1000, 1))
 
 

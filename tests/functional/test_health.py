@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from pyramid.security import Denied
 
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS
 from pyramid_redis_lua_sessions.health import TIMEOUT, check_health
@@ -129,6 +130,38 @@ def test_client_callable_that_fails_is_a_problem_without_its_text() -> None:
 
     user = make_browser(None, redis_client_callable=no_client, configure=with_health)
     assert ask(user, 503)["problem"] == "LookupError"
+
+
+def test_probe_needs_no_permission(redis_url: str) -> None:
+    def configure(config: Any) -> None:
+        config.set_default_permission("view")
+        config.set_security_policy(NobodyMay())
+        with_health(config)
+
+    user = make_browser(redis_url, configure=configure)
+    assert user.app.get("/", status=403)
+    ask(user)
+
+
+class NobodyMay:
+    """A security policy."""
+
+    def permits(self, request: Any, context: Any, permission: str) -> Denied:
+        return Denied("no")
+
+
+def test_probe_for_which_no_thread_can_be_started_is_answered(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = made(redis_url)
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        assert ask(user, 503)["problem"] == "no thread can be started"
+    ask(user)
 
 
 def test_application_without_these_sessions_has_none_to_ask(redis_url: str) -> None:
