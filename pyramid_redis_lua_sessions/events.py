@@ -58,11 +58,12 @@ class SessionRegenerated(SessionEvent):
 
 
 class SessionInvalidated(SessionEvent):
-    """A session was ended by the application.
+    """A session was ended: by the application, or for the sake of a rule.
 
     :ivar reason: ``invalidate``; ``revoke``; ``emptied``: it lost its last value
         (``invalidate_empty_session``); ``owner_sessions``: a newer login of its owner was one
-        too many.
+        too many; ``undelivered``: no browser will hold the cookie that the request made for it,
+        as the attempt is repeated, its transaction failed, or no cookie may be sent.
     """
 
 

@@ -66,6 +66,9 @@ START = "_redis_lua_sessions_start"
 #: Key of a request's environ: what an attempt leaves to the next one, by factory.
 CARRIED = "redis_lua_sessions.tokens"
 
+#: Key of a request's environ: what its attempts have reported.
+REPORTED = "redis_lua_sessions.reported"
+
 #: Key of a request's environ: the list of steps that :mod:`.watch` keeps.
 WATCHED = "redis_lua_sessions.watched"
 
@@ -242,8 +245,15 @@ class Turn:
         return reason
 
     def report(self, problem: InvalidSession) -> None:
-        """Log a problem, and hand it to ``func_invalid_logger``."""
+        """Log a problem, and hand it to ``func_invalid_logger``; once a request."""
         self.problems.append(problem)
+        environ = self.request.environ
+        if "retry.attempts" in environ:
+            reported = environ.setdefault(REPORTED, set())
+            what = (id(self.factory), type(problem), *problem.args)
+            if what in reported:
+                return  # an attempt before this one has found it
+            reported.add(what)
         routine = isinstance(problem, (InvalidSession_BadCookie, InvalidSession_NotInBackend))
         level = logging.INFO if routine else logging.WARNING
         log.log(level, "%s [docs: events]", problem)

@@ -249,8 +249,7 @@ def _drop(state: SessionState, _: Changes, decided: Plan) -> bool:
     """Lose the changes, audibly."""
     state.drop_made(decided.reason)
     state.note_lost(decided.reason.value)
-    if state.token_made:
-        state.host.store().end(state.stored_token())
+    _end_made(state)
     state.trace.leaves(state.contents)
     failure, locked = state.failure, state.locked
     state.stand(ADRIFT)
@@ -326,10 +325,16 @@ def abandon(state: SessionState, reason: Reason = Reason.NONE) -> None:
     :param reason: reported as the reason for which changes are lost.
     """
     if state.token_made:
-        state.host.store().end(state.stored_token())
+        _end_made(state)
         if reason is not Reason.NONE:
             state.drop_made(reason)
         state.stand(ADRIFT)
+
+
+def _end_made(state: SessionState) -> None:
+    """End the session where this request put its token in place."""
+    if state.token_made and state.host.store().end(state.stored_token()) is Status.ENDED:
+        state.announce(Happened.INVALIDATED, Cause.UNDELIVERED)
 
 
 # -- after the save point ------------------------------------------------------------

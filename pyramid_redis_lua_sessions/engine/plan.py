@@ -103,6 +103,8 @@ class Cause(enum.Enum):
     EMPTIED = "emptied"
     #: Its owner has too many.
     OWNER_SESSIONS = "owner_sessions"
+    #: No browser will hold its cookie.
+    UNDELIVERED = "undelivered"
     #: What was read is no longer so.
     OUTDATED = "outdated"
     #: Another save is under way.

@@ -31,6 +31,7 @@ from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from pyramid.exceptions import ConfigurationError
 from pyramid.response import Response
+from pyramid_retry import mark_error_retryable
 
 from pyramid_redis_lua_sessions import SessionConflict, StoreUnavailable, revoke
 from pyramid_redis_lua_sessions.engine import observer
@@ -264,6 +265,49 @@ def test_every_number_is_what_happened(server_proxy: CountingProxy) -> None:
     assert ("redis_sessions_redirections_total",) not in found
     text = generate_latest(REGISTRY).decode()
     assert not [secret for secret in SECRETS if secret in text]
+
+
+def test_attempts_of_a_request_are_one_request(redis_url: str) -> None:
+    user = make_browser(
+        redis_url,
+        prefix="attempts:",
+        observe="prometheus",
+        configure=lambda config: config.include("pyramid_retry"),
+        settings={"retry.attempts": 3},
+    )
+    attempts = 0
+
+    def thrice(session: Any) -> None:
+        nonlocal attempts
+        attempts += 1
+        session["a"] = VALUE
+        session.ensure_id()
+        if attempts < 3:
+            again = ZeroDivisionError()
+            mark_error_retryable(again)
+            raise again
+
+    user.app.set_cookie("session", "forged")
+    user.use(thrice)
+    assert attempts == 3
+    found = samples("attempts:")
+    assert total(found, "redis_sessions_rejected_total") == {"no cookie of the session verifies": 1}
+    # What is created and what ends stay in balance: one of them lives.
+    assert total(found, "redis_sessions_created_total") == {"first write": 3}
+    assert total(found, "redis_sessions_ended_total") == {"undelivered": 2}
+
+
+def test_session_whose_cookie_may_not_be_sent_is_counted_as_ended(redis_url: str) -> None:
+    user = make_browser(
+        redis_url,
+        prefix="in vain:",
+        observe="prometheus",
+        func_check_response_allow_cookies=lambda response: False,
+    )
+    user.use(lambda session: session.ensure_id())
+    found = samples("in vain:")
+    assert total(found, "redis_sessions_created_total") == {"ensure_id": 1}
+    assert total(found, "redis_sessions_ended_total") == {"undelivered": 1}
 
 
 def test_waits_and_redirections_are_counted(
