@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 REDIS_URL ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo picture test lint format types docs bench bench-full bench-instructions bench-redis \
+.PHONY: help install demo picture test lint format types docs links bench bench-full bench-instructions bench-redis \
 	load-scripts build release-check check torture servers test-servers test-cluster test-sentinel clean
 
 help: ## Show this list
@@ -54,6 +54,9 @@ types: $(STAMP) ## Check the types
 
 docs: $(STAMP) ## Build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -E -a -W --keep-going -b html docs docs/_build/html
+
+links: $(STAMP) ## Check the documentation's links to other sites
+	$(BIN)/python -m sphinx -q -b linkcheck docs docs/_build/links
 
 bench: $(STAMP) ## Measure, side by side with pyramid_session_redis
 	$(BIN)/python -m bench
