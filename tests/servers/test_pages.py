@@ -116,6 +116,18 @@ def test_command_of_the_page_serves_sessions(name: str, site: Path) -> None:
         assert visit(plain(port), Cookie=answer.cookie).seen["visits"] == 2
 
 
+def test_command_of_unit_and_image_is_the_one_that_is_tried() -> None:
+    """But for the number of threads, and the address."""
+    (started,) = re.findall(
+        r"^ExecStart=/srv/shop/env/bin/(.*)$",
+        (DOCS / "deploy" / "shop.service").read_text("utf-8"),
+        re.MULTILINE,
+    )
+    (image,) = re.findall(r"^CMD (.*)$", (DOCS / "deploy" / "Dockerfile").read_text("utf-8"), re.M)
+    assert started == COMMANDS["gunicorn"].replace(" --threads 8", "")
+    assert " ".join(json.loads(image)) == started.replace(LOOPBACK, "0.0.0.0")
+
+
 def test_page_has_a_command_for_each_server() -> None:
     assert set(COMMANDS) == {"gunicorn", "gunicorn with", "uWSGI", "waitress"}
 
