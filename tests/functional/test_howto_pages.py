@@ -25,6 +25,7 @@ from pyramid_redis_lua_sessions import RedisSessionFactory, StoreUnavailable, se
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.functional.test_documentation import samples
 from tests.support.browser import SECRET, Browser, let_time_pass, make_browser
+from tests.support.overlap import Overlap, session_with
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MONTH = 30 * 24 * 3600
@@ -439,11 +440,24 @@ def test_values_that_end_page_code_is_right_once(redis_url: str) -> None:
     module = page("values-that-end")
     browser = make_browser(redis_url)
     sent = browser.visit(module.send_code)["sent"]
-    ask = {"extra_environ": {}, "params": {"code": sent}}
-    assert browser.visit(module.check_code, params={"code": "x"}) == {"right": False}
-    sent = browser.visit(module.send_code)["sent"]
+    for said in ({"code": "x"}, {"code": "é"}, {"code": ""}, {}):
+        assert browser.visit(module.check_code, params=said) == {"right": False}
+        assert browser.visit(module.check_code, params={"code": sent}) == {"right": False}
+        sent = browser.visit(module.send_code)["sent"]
     assert browser.visit(module.check_code, params={"code": sent}) == {"right": True}
-    assert browser.visit(module.check_code, **ask) == {"right": False}
+    assert browser.visit(module.check_code, params={"code": sent}) == {"right": False}
+
+
+def test_values_that_end_page_code_is_good_for_one_of_those_who_try_at_once(
+    redis_url: str,
+) -> None:
+    module = page("values-that-end")
+    with Overlap(redis_url, on_conflict="retry") as overlap:
+        cookie = session_with(overlap, lambda session: session.set("code", "123", ttl=600))
+        tries = [overlap.begin(cookie) for _ in range(5)]
+        for one in tries:
+            one.do_request(module.check_code)
+        assert sorted(one.finish().status for one in tries) == [200, *[409] * 4]
 
 
 # -- a library that brings a session factory -------------------------------------------------
