@@ -89,7 +89,7 @@ def warm_up(app: Any) -> None:
 
 def serve_over_tls(redis_url: str, wanted: str) -> None:
     """Serve it so that browsers bind sessions, with a certificate that is thrown away after."""
-    app = make_app(redis_url, device_binding="on", cookie_secure="true")
+    app = make_app(redis_url, device_binding="on", profile="asvs-l2")
     warm_up(app)
     with tempfile.TemporaryDirectory(prefix="demo-") as directory:
         certificate = make_certificate(Path(directory))

@@ -36,6 +36,8 @@ ROUTES = {
     "logout": "/logout",
     "label": "/label",
     "elsewhere": "/elsewhere",
+    "payment": "/payment",
+    "confirm": "/confirm",
     "log": "/log",
     "metrics": "/metrics",
     "race": "/race/{engine}",
@@ -54,6 +56,7 @@ def make_app(redis_url: str, *, with_predecessor: bool = True, **overrides: str)
         # Made anew at each start: the embedded Redis keeps nothing either.
         "secret": secrets.token_urlsafe(32),
         "timeout": "600",
+        "confirm_route": "confirm",
         "publish_endings": "true",
         "observe": "prometheus",
         **overrides,

@@ -33,7 +33,7 @@ MOST_SHOWN = 6
 #: Routes whose requests are logged.
 SHOWN = {
     *("home", "cart", "flash", "timeout", "race", "race_one"),
-    *("login", "logout", "label", "elsewhere", ROUTE),
+    *("login", "logout", "label", "elsewhere", "payment", "confirm", ROUTE),
 }
 
 #: Where a page wants the late parts.

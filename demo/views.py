@@ -11,7 +11,8 @@ from pyramid.httpexceptions import HTTPBadRequest, HTTPNotFound, HTTPSeeOther
 from pyramid.interfaces import ISessionFactory
 from pyramid.view import exception_view_config, notfound_view_config, view_config
 
-from pyramid_redis_lua_sessions import StoreUnavailable, sessions_of
+from pyramid_redis_lua_sessions import StoreUnavailable, return_path, sessions_of
+from pyramid_redis_lua_sessions.settings.profiles import PROFILES
 
 from . import race
 
@@ -22,6 +23,9 @@ MOST_IN_CART = 60
 #: How long the voucher counts, seconds, and what it takes off, percent.
 VOUCHER_SECONDS = 30
 VOUCHER_PERCENT = 10
+
+#: How long who has said once more who they are is believed, seconds.
+FRESH_SECONDS = 60
 
 #: Idle timeouts to choose from, seconds.
 TIMEOUTS = {20: "20 s", 120: "2 min", 600: "10 min", 3600: "1 h"}
@@ -100,6 +104,8 @@ def home(request: Any) -> dict[str, Any]:
         "longest_message": LONGEST_MESSAGE,
         "sessions": [] if user is None else sessions_of(request, user),
         "label": session.label or "",
+        "fresh_seconds": FRESH_SECONDS,
+        "profile": profile(request),
         "predecessor": request.registry.predecessor,
         "race": race,
     }
@@ -200,6 +206,39 @@ def logout(request: Any) -> HTTPSeeOther:
     return back_home(request, "account")
 
 
+@view_config(
+    route_name="payment",
+    request_method="GET",
+    renderer="templates/message.jinja2",
+    fresh=FRESH_SECONDS,
+)
+def payment(request: Any) -> dict[str, Any]:
+    """Show what only they may see who have just said once more who they are."""
+    request.response.cache_control = "no-store"
+    user = request.session.owner
+    return {
+        "title": "Your payment details",
+        "text": f"{user} pays by invoice. You have said who you are less than {FRESH_SECONDS} "
+        "seconds ago, by the clock of Redis, and got a new token for it. After that, this page "
+        "asks again.",
+        "user": user,
+    }
+
+
+@view_config(route_name="confirm", renderer="templates/confirm.jinja2")
+def confirm(request: Any) -> Any:
+    """Ask for what stands for the password here, and go back to where the user came from."""
+    request.response.cache_control = "no-store"
+    session, back = request.session, return_path(request, request.route_path("home"))
+    if session.owner is None:
+        return back_home(request, "account")
+    said = plain(request.POST.get("name", ""), LONGEST_NAME)
+    if request.method == "POST" and said == session.owner:
+        session.confirm()
+        return HTTPSeeOther(back)
+    return {"title": "Who are you?", "user": session.owner, "said": said, "next": back}
+
+
 @view_config(route_name="label", request_method="POST")
 def label(request: Any) -> HTTPSeeOther:
     text = plain(request.POST.get("label", ""), LONGEST_NAME)
@@ -223,6 +262,17 @@ def elsewhere(request: Any) -> HTTPSeeOther:
         text = f"{user} is now logged in on another device: {session.label}."
         tell(request.session, "account", text)
     return back_home(request, "account")
+
+
+def profile(request: Any) -> list[dict[str, Any]]:
+    """Compare the settings with what OWASP ASVS asks, line by line, as the command check does."""
+    settings = request.registry.getUtility(ISessionFactory).settings
+    lines = []
+    for rule in PROFILES["asvs-l2"]:
+        value = getattr(settings, rule.name)
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        lines.append({"rule": rule, "value": shown, "met": rule.meets(value)})
+    return lines
 
 
 def plain(text: object, longest: int) -> str:

@@ -380,7 +380,7 @@ def test_demo_binds_and_locks(redis_binary: str, tmp_path: Path) -> None:
             cookies = {one["name"]: one["value"] for one in driver.get_cookies()}
 
             def thief_sees() -> str:
-                cookie = f"session={cookies['session']}"
+                cookie = f"__Host-session={cookies['__Host-session']}"
                 return ask(demo.url, demo.authority, "/", Cookie=cookie)[1]
 
             # Once the requests that were under way at the login are over.

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ import redis
 import webtest
 
 from demo.app import make_app
+from pyramid_redis_lua_sessions.engine.state import SessionState
+from pyramid_redis_lua_sessions.settings.profiles import PROFILES
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.support.demo_process import ROOT, START_SECONDS, DemoProcess
 from tests.support.waiting import wait_until
@@ -322,6 +325,43 @@ def test_voucher_counts_until_it_ends(visitor: Visitor, monkeypatch: pytest.Monk
 
     wait_until(ended)
     assert visitor.text("number-assam") == "1"
+
+
+def test_delicate_page_asks_once_more_who_the_user_is(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visitor.get()
+    visitor.log_in("Ann")
+    before = visitor.cookie
+    page = visitor.app.get("/payment", status=303).follow()
+    assert page.request.path_qs == "/confirm?next=%2Fpayment"
+    page.form["name"] = "Bob"
+    page = page.form.submit(status=200)
+    assert "not the name" in page
+    page.form["name"] = "Ann"
+    page = page.form.submit(status=303).follow(status=200)
+    assert page.request.path == "/payment"
+    assert "Ann pays by invoice" in page
+    assert visitor.cookie != before
+    monkeypatch.setattr(SessionState, "now_ms", lambda state: int(time.time() * 1000) + 61_000)
+    visitor.app.get("/payment", status=303)
+
+
+def test_who_is_not_logged_in_is_sent_home_from_the_delicate_page(visitor: Visitor) -> None:
+    away = visitor.app.get("/payment", status=303).follow(status=303)
+    assert away.location.endswith("/#account")
+
+
+def test_page_shows_what_the_standard_asks_and_which_of_it_is_so(redis_url: str) -> None:
+    shown = {}
+    for name, options in {"plain": {}, "profile": {"profile": "asvs-l2"}}.items():
+        page = make_app(redis_url, with_predecessor=False, **options)
+        items = webtest.TestApp(page).get("/").html.select("#profile li")
+        shown[name] = [item.get_text(" ", strip=True) for item in items]
+        assert len(items) == len(PROFILES["asvs-l2"])
+    assert "✗ cookie_secure = None should be true; 3.3.1" in shown["plain"]
+    assert "✓ timeout = 600 7.1.1, 7.3.1" in shown["plain"]
+    assert [line for line in shown["profile"] if not line.startswith("✓")] == []
 
 
 def test_question_how_long_the_session_has_is_no_visit(
