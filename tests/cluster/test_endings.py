@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 
-from pyramid_redis_lua_sessions.endings import Ending, owner_digest, watch_ending
+from pyramid_redis_lua_sessions.endings import Ending, owner_digest, subscriber, watch_ending
 from pyramid_redis_lua_sessions.endings.subscriber import subscriber_of
 from tests.support.browser import Browser, make_browser
 from tests.support.topology import Cluster
@@ -18,6 +18,8 @@ from tests.support.waiting import wait_until
 
 OWNER = "ada"
 USERS = 12
+
+TIMEOUTS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +35,7 @@ def users(cluster_url: str, cluster_client: redis.RedisCluster) -> list[Browser]
         cluster_url,
         configure=lambda config: config.include("pyramid_redis_lua_sessions.endings"),
         publish_endings=True,
+        **TIMEOUTS,
     )
     users = [first, *(first.another() for _ in range(USERS - 1))]
     for user in users:
@@ -95,3 +98,54 @@ def test_session_that_moves_to_another_node_is_heard_there(
     cluster.move_slots(source.address, target.address, range(slot, slot + 1))
     log_out(user)
     assert told.get(timeout=20).reason == "ended"
+
+
+@pytest.mark.parametrize("how", ["kill", "pause", "hand over"])
+def test_session_whose_node_is_replaced_meanwhile_is_heard_of_afterwards(
+    users: list[Browser],
+    cluster: Cluster,
+    confirm: Callable[[str], bool],
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subscriber, "QUIET", 1.0)
+    monkeypatch.setattr(subscriber, "LOST", 2.0)
+    nodes = [cluster.primary_of(user.key) for user in users]
+    lost = max(nodes, key=nodes.count)
+    others = [node for node in cluster.running if node is not lost]
+    stays, leaves, *rest = [user for user, node in zip(users, nodes, strict=True) if node is lost]
+    users = [stays, leaves, *rest]
+    all_told = [watched(user) for user in users]
+    for user in users:
+        wait_until(lambda user=user: is_heard(user))
+        wait_until(lambda user=user: confirm(user.key))
+    if how == "hand over":
+        replica_of(cluster, lost).ask("CLUSTER", "FAILOVER")
+    else:
+        getattr(lost, how)()
+    wait_until(lambda: all(cluster.has_replaced(lost, seen_by=node) for node in others), 15)
+    log_out(leaves)
+    assert all_told[1].get(timeout=20).reason == "ended"
+    if how == "kill":
+        lost.start()
+    elif how == "pause":
+        lost.resume()
+    cluster.wait_until_healthy()
+    # That a node is lost ends nothing.
+    assert [told.empty() for told in (all_told[0], *all_told[2:])] == [True] * (len(users) - 1)
+    for user, told in zip(users, all_told, strict=True):
+        if user is not leaves:
+            log_out(user)
+            assert told.get(timeout=20).reason == "ended"
+
+
+def replica_of(cluster: Cluster, primary: Any) -> Any:
+    """The node that would take over."""
+    own = str(primary.ask("CLUSTER", "MYID"), "ascii")
+    (line,) = [text for text in lines(primary.ask("CLUSTER", "REPLICAS", own)) if text]
+    address = line.split()[1].partition("@")[0]
+    return next(node for node in cluster.running if node.address == address)
+
+
+def lines(reply: Any) -> list[str]:
+    return [str(line, "ascii") if isinstance(line, bytes) else str(line) for line in reply]
