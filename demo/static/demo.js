@@ -8,6 +8,9 @@ const say = (text) => { news.textContent = text; };
 
 // -- The remaining life counts down. ------------------------------------------------
 
+/** Say of nobody any more that he is logged in. */
+const nobody = () => { document.querySelector(".who").textContent = ""; };
+
 const left = document.getElementById("left");
 const life = document.getElementById("life");
 let timer;
@@ -27,7 +30,7 @@ const countDown = (total) => {
     if (text && text !== said) say(said = text);
     if (seconds === 0) {
       left.nextElementSibling.textContent = "reload the page for a new session";
-      document.querySelector(".who").textContent = ""; // nobody is logged in any more
+      nobody();
       clearInterval(timer);
     }
   };
@@ -36,13 +39,21 @@ const countDown = (total) => {
   show();
 };
 
+let ended = false; // another session that the browser has since is not that of this page
+document.addEventListener("session-ended", () => { // see endings.js
+  ended = true;
+  nobody();
+  if (left) countDown(0);
+});
+
 if (left) {
   countDown(Number(left.dataset.seconds));
   // Another tab may have been visited meanwhile. To ask is no visit: it keeps nobody alive.
   document.addEventListener("visibilitychange", async () => {
-    if (document.hidden) return;
+    if (document.hidden || ended) return;
     const answer = await fetch("/session-time-left");
-    if (answer.ok) countDown((await answer.json()).seconds ?? 0);
+    const seconds = answer.ok ? (await answer.json()).seconds ?? 0 : null;
+    if (seconds !== null && !ended) countDown(seconds);
   });
 }
 

@@ -16,6 +16,7 @@ const listen = () => {
       : "You were logged out. Reload the page to go on.";
     document.getElementById(note.id)?.remove();
     document.body.prepend(note);
+    document.dispatchEvent(new Event("session-ended")); // for the page's other scripts
   });
   stream.addEventListener("error", () => {
     // It comes again by itself, but for an answer like the 502 of a proxy.

@@ -224,9 +224,13 @@ def test_logout_in_a_second_tab_holds_for_the_first(tab: Tab) -> None:
     assert tab.text("#user") == "Ann"
     tab.press("form[action='/logout'] button")
 
-    # The first tab still shows the old page; its forms do nothing any more.
+    # The first tab still shows the old page, but of nobody; its forms do nothing any more.
     tab.driver.switch_to.window(first)
-    assert tab.text("#user") == "Ann"
+    wait_until(lambda: tab.text(".who") == "")
+    assert tab.text("#left") == "Over"
+    edges = "return [...document.querySelectorAll('#session-ended, .top')].map((one) => "
+    told, header = tab.run(f"{edges}getComputedStyle(one).paddingLeft)")
+    assert told == header != "0px"
     tab.press("button[name=add][value=assam]")
     assert tab.text("h1") == "This form has expired"
     complaints = tab.complaints()
