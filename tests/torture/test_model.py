@@ -6,7 +6,7 @@ sessions expire under them. After every request the response's cookie, what was 
 everything stored in Redis must be what the model says.
 
 The requests are whole ones (see ``tests/support/overlap.py``). ``TORTURE_EXAMPLES`` sets the
-number of interleavings; ``make torture`` sets more than the default.
+number of interleavings; ``.ci/run`` and ``make torture`` set more than the default.
 """
 
 from __future__ import annotations
@@ -321,7 +321,7 @@ def _delete(key: str) -> Callable[[Any], None]:
     return delete
 
 
-EXAMPLES = int(os.environ.get("TORTURE_EXAMPLES", "10000"))
+EXAMPLES = int(os.environ.get("TORTURE_EXAMPLES", "5000"))
 STEPS = 12
 #: The examples are shared out to processes, each with a Redis of its own.
 PROCESSES = 2
