@@ -299,10 +299,11 @@ class Devices:
             origin = f"https://{s.cookie_domain.removeprefix('.')}{colon}{port}"
         rules = []
         if s.cookie_path != "/":
-            # Elsewhere the cookie is not sent: nothing is to be refreshed for it.
+            # Elsewhere the cookie is not sent: nothing is to be refreshed for it. Of the rules that
+            # match, the last one counts.
             rules = [
-                {"type": "include", "domain": "*", "path": s.cookie_path},
                 {"type": "exclude", "domain": "*", "path": "/"},
+                {"type": "include", "domain": "*", "path": s.cookie_path},
             ]
         return {
             "session_identifier": identifier,

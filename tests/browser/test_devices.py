@@ -59,8 +59,8 @@ def page(text: str) -> Response:
 
 
 def login(request: Any) -> Any:
-    request.session.owner = "kim"
-    return HTTPSeeOther(request.route_path("read"))
+    request.session.owner = request.params.get("owner", "kim")
+    return HTTPSeeOther("read")
 
 
 def read(request: Any) -> Response:
@@ -106,7 +106,10 @@ class Site:
     """An application over TLS in the browser.
 
     :ivar sent: what came in to bind and to refresh.
+    :ivar under: where its pages are; ``base``: and where the browser binds and refreshes.
     """
+
+    under, base = "", BASE
 
     def __init__(self, driver: Any, certificate: Certificate) -> None:
         self.driver = driver
@@ -117,10 +120,10 @@ class Site:
 
     def note(self, event: Any) -> None:
         environ, response = event.request.environ, event.response
-        if event.request.path.startswith(BASE):
+        if event.request.path.startswith(self.base):
             self.sent.append(
                 Sent(
-                    event.request.path.removeprefix(f"{BASE}/"),
+                    event.request.path.removeprefix(f"{self.base}/"),
                     response.status_int,
                     environ.get("HTTP_SECURE_SESSION_RESPONSE", ""),
                     environ.get("HTTP_SEC_SECURE_SESSION_ID", ""),
@@ -133,7 +136,7 @@ class Site:
         return f"https://{self.host}:{self.port}"
 
     def open(self, path: str) -> str:
-        self.driver.get(f"{self.url}/{path}")
+        self.driver.get(f"{self.url}/{self.under}{path}")
         return self.text()
 
     def text(self) -> str:
@@ -141,7 +144,8 @@ class Site:
 
     def fetch(self, path: str) -> str:
         script = "const done = arguments[1]; fetch(arguments[0]).then(r => r.text()).then(done)"
-        return str(self.driver.execute_async_script(script, f"/{path}")).removeprefix(PAGE)
+        found = self.driver.execute_async_script(script, f"/{self.under}{path}")
+        return str(found).removeprefix(PAGE)
 
     def log_in(self) -> None:
         """Log in, and wait until the browser knows that it has registered."""
@@ -168,7 +172,7 @@ class Site:
 
     def read_with(self, **cookies: str) -> str:
         header = "; ".join(f"{name.replace('_', '-')}={value}" for name, value in cookies.items())
-        return self.raw("/read", Cookie=header)[1].removeprefix(PAGE)
+        return self.raw(f"/{self.under}read", Cookie=header)[1].removeprefix(PAGE)
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +196,10 @@ def binding_chromium(
 def make_site(binding_chromium: Any, certificate: Certificate) -> Iterator[Callable[..., Site]]:
     with contextlib.ExitStack() as stack:
 
-        def make(redis_url: str, **options: str) -> Site:
+        def make(redis_url: str, under: str = "", **options: str) -> Site:
             site = Site(binding_chromium, certificate)
+            site.under, site.base = under, options.get("device_binding_path", BASE)
+            views = {"login": login, "read": read, "logout": logout}
 
             def registering(request: Any) -> dict[str, list[str]]:
                 return {"registering_origins": [f"https://login.example.com:{site.port}"]}
@@ -207,7 +213,7 @@ def make_site(binding_chromium: Any, certificate: Certificate) -> Iterator[Calla
 
             app = make_app(
                 redis_url,
-                {"login": login, "read": read, "logout": logout},
+                {f"{under}{name}": view for name, view in views.items()},
                 configure=configure,
                 device_binding="on",
                 device_binding_lifetime=str(LIFE),
@@ -347,20 +353,77 @@ def test_two_tabs_refresh_at_once(site: Site) -> None:
     assert site.rejected == []
 
 
+def test_session_of_a_part_of_the_site(make_site: Callable[..., Site], redis_url: str) -> None:
+    site = make_site(redis_url, "app/", cookie_path="/app", device_binding_path="/app/device")
+    site.log_in()
+    for go in (site.open, site.fetch):
+        site.wait_for_expiry()
+        # No cookie is sent elsewhere, so none is asked for.
+        count = len(site.sent)
+        script = "const done = arguments[0]; fetch('/elsewhere').then(r => done(r.status))"
+        assert site.driver.execute_async_script(script) == 404
+        assert len(site.sent) == count
+        assert go("read") == "kim bound"
+        assert len(site.sent) > count
+    session = site.cookies()["session"]
+    wait_until(lambda: site.read_with(session=session) == "None unbound")
+
+
+def test_another_user_logs_in(site: Site) -> None:
+    site.log_in()
+    site.sent.clear()
+    assert site.open("login?owner=lee").startswith("lee ")
+    wait_until(lambda: [s for s in site.sent if s.path == "register"])
+    for _ in range(2):
+        site.wait_for_expiry()
+        assert site.open("read") == "lee bound"
+    assert site.rejected == []
+
+
+def test_two_logins_at_once(site: Site) -> None:
+    site.open("read")
+    script = """
+    const done = arguments[0];
+    Promise.all([1, 2].map(() => fetch("/login", {cache: "no-store"}))).then(() => done());
+    """
+    site.driver.execute_async_script(script)
+    wait_until(lambda: len([s for s in site.sent if s.path == "register"]) == 2)
+    assert len({s.proof for s in site.sent if s.path == "register"}) == 2
+    # Each has a device cookie of its own, under one name.
+    wait_until(lambda: site.open("read") == "kim bound")
+    site.rejected.clear()
+    for _ in range(4):
+        site.wait_for_expiry()
+        assert site.open("read") == "kim bound"
+    assert site.rejected == []
+
+
+@pytest.mark.parametrize(
+    ("stop", "start"),
+    [
+        pytest.param(RedisServer.pause, RedisServer.resume, id="hangs"),
+        pytest.param(RedisServer.kill, RedisServer.start, id="ends"),
+    ],
+)
 def test_redis_that_stops_during_a_refresh_and_comes_back(
-    make_site: Callable[..., Site], new_redis_server: Callable[..., RedisServer]
+    make_site: Callable[..., Site],
+    new_redis_server: Callable[..., RedisServer],
+    stop: Callable[[RedisServer], object],
+    start: Callable[[RedisServer], object],
 ) -> None:
-    server = new_redis_server()
+    server = new_redis_server(config={"appendonly": "yes", "appendfsync": "always"})
     site = make_site(server.url)
     site.log_in()
     site.wait_for_expiry()
-    server.pause()
+    stop(server)
     try:
         assert site.open("read") == "away"
         assert site.refreshes(503)
     finally:
-        server.resume()
+        start(server)
     # The next request tries again.
+    assert site.open("read") == "kim bound"
+    site.wait_for_expiry()
     assert site.open("read") == "kim bound"
 
 

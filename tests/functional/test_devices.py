@@ -1085,8 +1085,8 @@ def test_path_and_cookie_are_as_configured(redis_url: str) -> None:
     (cookie,) = set_cookies(response, "sid-device")
     assert cookie.attributes["path"] == "/app"
     assert response.json["scope"]["scope_specification"] == [
-        {"type": "include", "domain": "*", "path": "/app"},
         {"type": "exclude", "domain": "*", "path": "/"},
+        {"type": "include", "domain": "*", "path": "/app"},
     ]
 
 
