@@ -29,13 +29,17 @@ from pyramid.paster import bootstrap
 from pyramid.response import Response
 from webtest import TestApp
 
+from demo.tls import make_certificate
 from pyramid_redis_lua_sessions import RedisSessionFactory, StoreUnavailable, sessions_of
-from pyramid_redis_lua_sessions.testing import RedisServer
+from pyramid_redis_lua_sessions.cli import main
+from pyramid_redis_lua_sessions.testing import RedisServer, RedisServerError
 from tests.functional.test_documentation import keep_eventlet_out, samples
 from tests.support.application import SECRET
 from tests.support.browser import Browser, make_browser
+from tests.support.command import write_ini
 from tests.support.least_privilege import PASSWORD, USER, add_user
-from tests.support.serving import served
+from tests.support.serving import free_port, served
+from tests.support.waiting import wait_until
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 DEPLOY = DOCS / "deploy"
@@ -364,6 +368,63 @@ def test_addresses_of_the_page_are_accepted(url: str, monkeypatch: pytest.Monkey
         RedisSessionFactory(secret=SECRET, redis_url=url)
 
 
+@pytest.fixture(params=["one server", "cluster"])
+def managed(
+    request: Any, new_redis_server: NewServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The URL of a Redis that is set up as the page's: with TLS, and the user of the rule."""
+    certificate = make_certificate(tmp_path)
+    port = free_port()
+    config: dict[str, Any] = {
+        "tls-port": port,
+        "tls-cert-file": certificate.chain,
+        "tls-key-file": certificate.chain,
+        "tls-ca-cert-file": certificate.authority,
+        "tls-auth-clients": "no",
+    }
+    of_cluster = request.param == "cluster"
+    if of_cluster:
+        config |= {"cluster-enabled": "yes", "tls-cluster": "yes", "cluster-port": free_port()}
+    try:
+        server = new_redis_server(config=config)
+    except RedisServerError as exc:
+        pytest.skip(f"the server has no TLS, or is older than what it is told: {exc}")
+    add_user(server)
+    with server.client() as client:
+        if of_cluster:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+            client.execute_command("ACL", "SETUSER", USER, "+cluster|slots", "+command", "+asking")
+    monkeypatch.setenv("REDIS_PASSWORD", PASSWORD)
+    scheme, path = ("rediss+cluster", "") if of_cluster else ("rediss", "/0")
+    # redis-py puts an address in the place of a cluster's "localhost", which no certificate names.
+    options = "ssl_check_hostname=false&" if of_cluster else ""
+    options += f"ssl_ca_certs={certificate.authority}"
+    return f"{scheme}://{USER}:env:REDIS_PASSWORD@localhost:{port}{path}?{options}"
+
+
+def test_sessions_work_where_redis_is_set_up_as_a_managed_one(
+    managed: str, tmp_path: Path, capsys: Any
+) -> None:
+    browser = make_browser(managed)
+    browser.use(lambda session: session.update(a=1))
+    browser.use(lambda session: setattr(session, "owner", "ann"))
+    assert browser.use(dict) == {"a": 1}
+    assert len(browser.visit(lambda request: sessions_of(request, "ann"))) == 1
+
+    ini = write_ini(tmp_path, managed, cookie_secure="true")
+    assert main(["redis-lua-sessions", "check", ini]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^ok +connection +as user sessions, over TLS", printed, re.MULTILINE)
+    assert re.search(r"^note +memory +maxmemory and maxmemory-policy are not known", printed, re.M)
+
+    # A server of another authority is none of ours.
+    other = make_certificate(tmp_path).authority
+    stranger = make_browser(re.sub(r"(?<=ssl_ca_certs=).*", str(other), managed))
+    with pytest.raises(StoreUnavailable):
+        stranger.use(lambda session: session.update(a=1))
+
+
 # -- logs -----------------------------------------------------------------------------------
 
 
@@ -660,6 +721,51 @@ def test_page_of_databases_includes_go_together(redis_url: str) -> None:
     assert visitor.cookies == {}
     visitor.get("/")
     assert visitor.cookies
+
+
+def test_page_of_databases_keeps_an_id_and_finds_its_row(redis_url: str) -> None:
+    import sqlalchemy as sa
+    import zope.sqlalchemy
+    from sqlalchemy import orm
+
+    class Base(orm.DeclarativeBase):
+        pass
+
+    class Basket(Base):
+        __tablename__ = "baskets"
+        id = sa.Column(sa.Integer, primary_key=True)
+        tea = sa.Column(sa.String)
+
+    engine = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
+    Base.metadata.create_all(engine)
+    module = page("databases")
+
+    def dbsession(request: Any) -> Any:
+        session = orm.Session(engine)
+        zope.sqlalchemy.register(session, transaction_manager=request.tm)
+        return session
+
+    def configure(config: Configurator) -> None:
+        config.include("pyramid_tm")
+        config.add_request_method(dbsession, reify=True)
+
+    def take(request: Any, tea: str) -> None:
+        basket = Basket(tea=tea)
+        request.dbsession.add(basket)
+        request.dbsession.flush()
+        module.choose(request, basket)
+        if tea == "milk":
+            raise LookupError
+
+    browser = make_browser(
+        redis_url, settings={"tm.manager_hook": "pyramid_tm.explicit_manager"}, configure=configure
+    )
+    browser.visit(lambda request: take(request, "assam"))
+    # A transaction that fails leaves neither row nor id.
+    with pytest.raises(LookupError):
+        browser.visit(lambda request: take(request, "milk"))
+    assert browser.visit(lambda request: module.chosen(request, Basket).tea) == "assam"
+    engine.dispose()
 
 
 def test_page_of_databases_scripts_start_where_redis_is_away(
