@@ -369,12 +369,21 @@ class Step:
         #: What to run before every command of a name.
         self.before_each: dict[str, Callable[[], object]] = {}
 
+    def come_to(self, name: str) -> None:
+        """A command of this name is about to be sent."""
+        self.number += 1
+        action = self.before.pop(self.number, None)
+        if action is not None:
+            action()
+        if name in self.before_each:
+            self.before_each[name]()
+
     def client(self, request: Any, **options: Any) -> Any:
         step = self
 
         class Pipeline:
-            def __init__(self, client: redis.Redis) -> None:
-                self.client = client
+            def __init__(self, send: Callable[..., Any]) -> None:
+                self.send = send
                 self.calls: list[tuple[Any, ...]] = []
 
             def __enter__(self) -> Pipeline:
@@ -390,7 +399,7 @@ class Step:
                 replies: list[Any] = []
                 for args in self.calls:
                     try:
-                        replies.append(self.client.execute_command(*args, NEVER_DECODE=True))
+                        replies.append(self.send(*args, NEVER_DECODE=True))
                     except redis.RedisError as exc:
                         replies.append(exc)
                 return replies
@@ -400,16 +409,22 @@ class Step:
 
         class Client(kind):  # type: ignore[misc]
             def execute_command(self, *args: Any, **options: Any) -> Any:
-                step.number += 1
-                action = step.before.pop(step.number, None)
-                if action is not None:
-                    action()
-                if args[0] in step.before_each:
-                    step.before_each[args[0]]()
+                step.come_to(args[0])
                 return super().execute_command(*args, **options)
 
             def pipeline(self, transaction: Any = True, shard_hint: Any = None) -> Any:
-                return Pipeline(self)
+                return Pipeline(self.execute_command)
+
+            def get_redis_connection(self, node: Any) -> Any:
+                """That of a node of a cluster, to which pipelines go."""
+                found = super().get_redis_connection(node)
+
+                def send(*args: Any, **options: Any) -> Any:
+                    step.come_to(args[0])
+                    return found.execute_command(*args, **options)
+
+                found.pipeline = lambda transaction: Pipeline(send)
+                return found
 
         if not hasattr(self, "_client"):
             self._client = Client.from_url(self.url.replace("+cluster", "").partition(",")[0])
