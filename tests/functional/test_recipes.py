@@ -387,8 +387,8 @@ def managed(
         config |= {"cluster-enabled": "yes", "tls-cluster": "yes", "cluster-port": free_port()}
     try:
         server = new_redis_server(config=config)
-    except RedisServerError as exc:
-        pytest.skip(f"the server has no TLS, or is older than what it is told: {exc}")
+    except RedisServerError:
+        pytest.skip("the server was built without TLS")
     add_user(server)
     with server.client() as client:
         if of_cluster:
