@@ -143,7 +143,7 @@ def check_server(node: Node) -> Iterator[Finding]:
     if mode == "cluster" and not isinstance(node.target.client, RedisCluster):
         words += ": sessions that are on its other nodes cannot be reached; use redis+cluster://"
         connection = node.single.connection
-        change = ini(f"url = redis+cluster://{connection.host}:{connection.port}")
+        change = ini(f"url = {_url(node, connection.host, connection.port, '+cluster')}")
         yield Finding(WARNING, "server", words, data, changes=change)
     elif node.version < OLDEST:
         yield Finding(FAILED, "server", f"{words}: too old, at least 6.2 is needed", data)
@@ -365,8 +365,9 @@ def check_replication(node: Node) -> Iterator[Finding]:
     info = node.info
     role = node.greeting.get("role", "?")
     if role not in ("master", "primary"):
-        changes = ini(f"url = redis://{info['master_host']}:{info['master_port']}") if info else ()
         words = "this is a replica: it refuses writes"
+        primary = _url(node, info["master_host"], info["master_port"]) if info else ""
+        changes = ini(f"url = {primary}") if primary else ()
         yield Finding(FAILED, "replication", words, changes=changes)
         return
     if "connected_slaves" not in info:
@@ -395,6 +396,15 @@ def check_replication(node: Node) -> Iterator[Finding]:
     if fewest == "0":
         words += "; a failover forgets what they lack (min-replicas-to-write bounds that)"
     yield Finding(OK, "replication", words, data)
+
+
+def _url(node: Node, host: str, port: int, kind: str = "") -> str:
+    """The address of another server, for the same user."""
+    known = node.single.connection_pool.connection_kwargs
+    secure = "s" if isinstance(node.single.connection, redis.SSLConnection) else ""
+    who = f"{node.user}:env:REDIS_PASSWORD@" if known.get("password") else ""
+    path = "" if kind else f"/{known.get('db') or 0}"
+    return f"redis{secure}{kind}://{who}{host}:{port}{path}"
 
 
 def check_access(node: Node) -> Iterator[Finding]:

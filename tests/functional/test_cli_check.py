@@ -368,7 +368,14 @@ def test_check_tells_how_far_replicas_are_behind(new_redis_server: NewServer, ch
         found = check(replica.url, "--no-write", status=1)["replication"]
         assert found["level"] == "failed"
         (change,) = found["changes"]
-        assert change["line"] == f"redis.sessions.url = redis://127.0.0.1:{primary.port}"
+        assert change["line"] == f"redis.sessions.url = redis://127.0.0.1:{primary.port}/0"
+        add_user(replica)
+        found = check(with_user(replica.url), "--no-write", status=1)["replication"]
+        assert "changes" not in found  # its user may not ask for the primary
+        other.execute_command("ACL", "SETUSER", USER, "+info")
+        (change,) = check(with_user(replica.url), "--no-write", status=1)["replication"]["changes"]
+        where = f"redis://{USER}:env:REDIS_PASSWORD@127.0.0.1:{primary.port}/0"
+        assert change["line"] == f"redis.sessions.url = {where}"
         assert check(replica.url, status=1)["session tried"]["level"] == "failed"
         replica.pause()
         try:
