@@ -117,10 +117,15 @@ class Site:
         self.host, self.port = "localhost", 0
         self.sent: list[Sent] = []
         self.rejected: list[str] = []
+        #: What a proxy answers instead, to bind and to refresh.
+        self.instead = 0
 
     def note(self, event: Any) -> None:
         environ, response = event.request.environ, event.response
         if event.request.path.startswith(self.base):
+            if self.instead:
+                response.headers.clear()
+                response.status_int, response.content_length = self.instead, 0
             self.sent.append(
                 Sent(
                     event.request.path.removeprefix(f"{self.base}/"),
@@ -367,6 +372,17 @@ def test_session_of_a_part_of_the_site(make_site: Callable[..., Site], redis_url
         assert len(site.sent) > count
     session = site.cookies()["session"]
     wait_until(lambda: site.read_with(session=session) == "None unbound")
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [(404, False), (429, False), (503, True)])
+def test_answer_of_a_proxy_ends_the_binding_or_not(site: Site, status: int, goes_on: bool) -> None:
+    site.log_in()
+    site.wait_for_expiry()
+    site.instead = status
+    wait_until(lambda: site.open("read") == "None unbound")
+    assert site.refreshes(status)
+    site.instead = 0
+    assert site.open("read") == ("kim bound" if goes_on else "None unbound")
 
 
 def test_another_user_logs_in(site: Site) -> None:
