@@ -14,7 +14,6 @@ import shlex
 import shutil
 import ssl
 import sys
-import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,14 +77,18 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
     @property
+    def address(self) -> str:
+        return str(self.seen["address"])
+
+    @property
     def cookie(self) -> str:
         return (self.headers["Set-Cookie"] or "").partition(";")[0]
 
 
-def visit(connection: http.client.HTTPConnection, **headers: str) -> Answer:
+def visit(connection: http.client.HTTPConnection, path: str = "/", **headers: str) -> Answer:
     with contextlib.closing(connection):
         named = {name.replace("_", "-"): value for name, value in headers.items() if value}
-        connection.request("GET", "/", headers={"Host": HOST, **named})
+        connection.request("GET", path, headers={"Host": HOST, **named})
         response = connection.getresponse()
         return Answer(response.status, response.headers, response.read().decode())
 
@@ -166,13 +169,16 @@ class Proxy(NamedTuple):
     secure: int
     certificate: Certificate
 
-    def visit(self, **headers: str) -> Answer:
+    def visit(self, path: str = "/", **headers: str) -> Answer:
         """As a browser does, over https."""
+        return visit(self.connect(), path, **headers)
+
+    def connect(self) -> http.client.HTTPConnection:
         context = ssl.create_default_context(cafile=str(self.certificate.authority))
         connection = plain(self.secure)
         connection.connect()
         connection.sock = context.wrap_socket(connection.sock, server_hostname=HOST)
-        return visit(connection, **headers)
+        return connection
 
 
 @pytest.fixture
@@ -246,7 +252,7 @@ def test_application_behind_nginx_of_the_page_knows_that_it_is_served_over_https
         assert (redirected.status, redirected.headers["Location"]) == (301, f"https://{HOST}/")
 
         answer = proxy.visit()
-        assert answer.seen == {"visits": 1, "address": f"https://{HOST}/"}
+        assert (answer.seen["visits"], answer.address) == (1, f"https://{HOST}/")
         assert "; secure" in answer.headers["Set-Cookie"].lower()
         assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
 
@@ -254,7 +260,7 @@ def test_application_behind_nginx_of_the_page_knows_that_it_is_served_over_https
         forged = proxy.visit(
             Cookie=answer.cookie, X_Forwarded_Proto="http", X_Forwarded_For="192.0.2.1"
         )
-        assert forged.seen == {"visits": 2, "address": f"https://{HOST}/"}
+        assert (forged.seen["visits"], forged.address) == (2, f"https://{HOST}/")
 
 
 @NEEDS_NGINX
@@ -269,7 +275,7 @@ def test_proxy_that_is_not_named_is_not_believed_and_the_cookie_is_secure_by_its
         more = ("--forwarded-allow-ips", "10.0.0.1")
     with started(site, command, *more) as upstream, nginx(upstream) as proxy:
         answer = proxy.visit()
-    assert urllib.parse.urlsplit(answer.seen["address"]).scheme == "http"
+    assert answer.address.startswith("http:")
     assert "; secure" in answer.headers["Set-Cookie"].lower()
 
 
@@ -280,3 +286,26 @@ def test_log_warns_where_the_proxy_is_not_believed(site: Path, nginx: Callable[.
     with started(site, COMMANDS["gunicorn"], *more) as upstream, nginx(upstream) as proxy:
         assert "; secure" not in proxy.visit().headers["Set-Cookie"].lower()
     assert "[docs: proxies]" in (site / "gunicorn.log").read_text()
+
+
+@NEEDS_NGINX
+def test_ending_arrives_at_once_through_nginx_of_the_page(
+    site: Path, nginx: Callable[..., Any]
+) -> None:
+    with (site / "production.ini").open("a") as ini:
+        ini.write("redis.sessions.publish_endings = true\n")
+    with started(site, COMMANDS["gunicorn"]) as upstream, nginx(upstream) as proxy:
+        answer = proxy.visit()
+        with contextlib.closing(proxy.connect()) as stream:
+            path = f"/session-endings?session={answer.seen['session']}"
+            stream.request("GET", path, headers={"Host": HOST, "Cookie": answer.cookie})
+            events = stream.getresponse()
+            assert (events.status, events.headers["Content-Type"][:17]) == (
+                200,
+                "text/event-stream",
+            )
+            assert events.readline()  # it has begun, and waits
+            proxy.visit("/log_out", Cookie=answer.cookie)
+            lines = iter(lambda: events.readline().decode(), "")
+            told = next(line for line in lines if line.startswith("data:"))
+        assert json.loads(told.removeprefix("data:")) == {"reason": "ended"}
