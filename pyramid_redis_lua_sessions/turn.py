@@ -415,7 +415,7 @@ class Turn:
         try:
             release(self.state)
         except StoreError as exc:
-            log.warning("others wait for what this request had staged: %s", exc)
+            log.warning("a staged save could not be given up, and others wait for it: %s", exc)
 
     def roll_back(self) -> None:
         """Forget the changes of a transaction that was aborted."""

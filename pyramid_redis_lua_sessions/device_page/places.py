@@ -94,7 +94,7 @@ def _save_alone(state: SessionState, text: str) -> None:
     try:
         state.host.store().save_each([state.stored_token()], lambda token: sealed)
     except StoreError as exc:
-        log.warning("from where a session is used could not be noted: %s", exc)
+        log.warning("the place of a session could not be noted: %s", exc)
 
 
 def _browser(agent: str) -> str:

@@ -118,7 +118,7 @@ class Caller:
         try:
             method(*args)
         except StoreError as exc:
-            log.warning("after a failed call: %s", exc)
+            log.warning("a failed call could not be taken back: %s", exc)
 
     def command(self, *command: Argument) -> Any:
         """Send a command; ``None`` where something of another type is stored at its key."""

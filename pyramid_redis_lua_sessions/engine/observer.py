@@ -101,7 +101,7 @@ def guarded(tell: Callable[[Any], object], what: Any) -> None:
         if now - _failure_logged >= FAILURES_LOGGED:
             _failure_logged = now
             log.warning(
-                "what watches the sessions fails, and misses what happens (%s) [docs: monitoring]",
+                "an observer of sessions failed, and misses what happens (%s) [docs: monitoring]",
                 type(exc).__name__,
             )
 
