@@ -18,6 +18,7 @@ from ..engine.fields import DEVICE_FIELD
 from ..engine.protocol import Absent, Checks, Saved, sha1
 from ..engine.scripts import Status
 from ..engine.seals import Bound
+from ..engine.staging import patiently
 from ..engine.tokens import Token, digest_stored
 from ..errors import (
     InvalidSession,
@@ -202,9 +203,9 @@ class Views:
         values = {DEVICE_FIELD: bound.seal(DEVICE_FIELD, binding.encode())}
         checks = Checks({DEVICE_FIELD: before})
         # A browser refreshes for requests that touch nothing, too: such as do are visits.
-        saved = store.save(token, values, [], checks=checks, touches=False)
+        saved = patiently(lambda: store.save(token, values, [], checks=checks, touches=False))
         if saved is Status.BUSY:
-            raise StoreUnavailable("the session is staged")  # by a transaction: soon it is over
+            raise StoreUnavailable("the session is staged")  # by a transaction that takes long
         return isinstance(saved, Saved)
 
     # -- answers -------------------------------------------------------------------------

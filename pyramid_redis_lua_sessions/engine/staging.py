@@ -17,7 +17,7 @@ from .tokens import Token
 if TYPE_CHECKING:
     from .state import SessionState
 
-__all__ = ["claim", "hold", "in_turn", "release"]
+__all__ = ["claim", "hold", "in_turn", "patiently", "release"]
 
 #: How long a save waits for one that is staged and clashes with it, seconds.
 PATIENCE = 0.1
@@ -85,11 +85,20 @@ def in_turn(state: SessionState, call: Callable[[], Answer], patience: float = P
 
     :raises SessionConflict: that takes too long.
     """
+    answer = patiently(call, patience)
+    if answer is Status.BUSY:
+        raise state.conflict(Cause.BUSY)
+    return answer
+
+
+def patiently(call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
+    """As :func:`in_turn`, for who has no session at hand.
+
+    :returns: also ``BUSY``, where it takes too long.
+    """
     until = time.monotonic() + patience
     while True:
         answer = call()
-        if answer is not Status.BUSY:
+        if answer is not Status.BUSY or time.monotonic() >= until:
             return answer
-        if time.monotonic() >= until:
-            raise state.conflict(Cause.BUSY)
         time.sleep(PAUSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sys
@@ -34,6 +35,7 @@ from pyramid_redis_lua_sessions import (
 )
 from pyramid_redis_lua_sessions.debugtoolbar import SessionPanel
 from pyramid_redis_lua_sessions.devices import binding as binding_module
+from pyramid_redis_lua_sessions.engine import staging
 from pyramid_redis_lua_sessions.engine.tokens import TOKEN_FIELD
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
 from tests.functional.test_documentation import samples
@@ -714,6 +716,41 @@ def test_invalid_logger_is_told_of_a_foreign_proof(redis_url: str) -> None:
     site.device.refresh(sign(new_key(), site.device.challenge))
     site.owner_for(site.thief())
     assert reports.kinds == ["InvalidSession_DeviceProof", "InvalidSession_DeviceLocked"]
+
+
+def test_transaction_that_commits_makes_the_browser_wait_not_fail(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(redis_url, on_conflict="retry")
+    site.log_in()
+    store, token = site.browser.factory.store_for(None), site.browser.token
+    assert token is not None
+    pauses = []
+
+    def commit(seconds: float) -> None:
+        pauses.append(seconds)
+        store.unstage(token, "other")
+
+    monkeypatch.setattr(staging, "time", SimpleNamespace(monotonic=time.monotonic, sleep=commit))
+    for call in (site.device.register, site.device.refresh):
+        store.stage(token, "other", everything=True)
+        assert call().status_int == 200
+    assert len(pauses) == 2
+
+
+def test_transaction_that_takes_long_ends_no_binding(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=itertools.count().__next__, sleep=lambda seconds: None)
+    monkeypatch.setattr(staging, "time", clock)
+    site = Site(redis_url, on_conflict="retry")
+    site.bind()
+    store, token = site.browser.factory.store_for(None), site.browser.token
+    assert token is not None
+    store.stage(token, "other", everything=True)
+    assert site.device.refresh().status_int == 503
+    store.unstage(token, "other")
+    assert site.device.refresh().status_int == 200
 
 
 def test_each_step_of_the_protocol_is_two_round_trips_at_most(site: Site) -> None:
