@@ -144,7 +144,7 @@ def test_messages_are_no_keys_of_the_session(browser: Browser) -> None:
 
 
 def test_key_under_which_others_keep_their_queues_is_a_key_like_any(browser: Browser) -> None:
-    """As docs/caveats.rst says: Pyramid's cookie sessions and Beaker keep lists there."""
+    """As docs/migrating.rst says: Pyramid's cookie sessions and Beaker keep lists there."""
     browser.use(lambda session: session.flash("m"))
     assert browser.use(lambda session: session.get("_f_")) is None
     browser.use(lambda session: session.update(_f_=["mine"]))
