@@ -41,7 +41,7 @@ THREATS = [
 def threats() -> list[str]:
     """The threats of docs/security.rst, in its order."""
     page = text_of("security")
-    section = page.partition("\nThreats\n-------\n")[2].partition("\nOWASP, point by point\n")[0]
+    section = page.partition("\nThreats\n-------\n")[2].partition("\n.. _profile:\n")[0]
     return re.findall(r"^(\S.*)\n(?=    )", section, re.MULTILINE)
 
 
