@@ -6,6 +6,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import re
 import time
@@ -20,6 +21,8 @@ from .subscriber import Ending, Subscriber, Watch, subscriber_of
 from .who import session_of
 
 __all__ = ["stream"]
+
+log = logging.getLogger(__name__.partition(".")[0])
 
 #: Seconds between two signs of life, by which a server finds out that the browser is gone.
 HEARTBEAT = 15.0
@@ -102,17 +105,25 @@ class Stream:
             self.close()
             raise StopIteration
         if self._watch is None:
-            self._over = self._subscriber.watched(self._locator) >= MOST
-            if self._over:
-                return _retry(LATER)
-            self._watch = self._subscriber.watch(self._locator, self._told.put)
-            return _retry(SOON)
+            return self._begin()
         try:
             ending = self._told.get(timeout=min(HEARTBEAT, left))
         except queue.Empty:
             return b":\n\n"
         self._over = True
         return _ended(ending.reason)
+
+    def _begin(self) -> bytes:
+        try:
+            if self._subscriber.watched(self._locator) < MOST:
+                self._watch = self._subscriber.watch(self._locator, self._told.put)
+                return _retry(SOON)
+        except (RuntimeError, OSError) as exc:  # no thread, or no descriptor
+            log.warning(
+                "the end of a session cannot be watched (%s) [docs: endings]", type(exc).__name__
+            )
+        self._over = True
+        return _retry(LATER)
 
     def close(self) -> None:
         """The server calls it when the browser is gone, or everything was sent (PEP 3333)."""

@@ -63,8 +63,8 @@ class Ending(NamedTuple):
 
     :ivar fingerprint: the short one-way name of its id.
     :ivar owner: digest of its owner, as ``owner_digest()`` returns it; ``""`` where it had
-        none, or that is not known: of one that expired, or whose message was missed. It is what
-        was published: who may do that can name somebody else.
+        none, or that is not known: of one that expired, whose end was set to now, or whose
+        message was missed. It is what was published: who may do that can name somebody else.
     :ivar reason: ``ended``: the application ended it; ``expired``: nothing of it is left.
     """
 

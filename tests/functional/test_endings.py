@@ -302,6 +302,8 @@ def test_watch_for_which_no_thread_can_be_started_leaves_nothing(
         patched.setattr(threading.Thread, "start", start)
         with pytest.raises(RuntimeError, match="can't start"):
             Told(user)
+        answer = user.app.get(f"/session-endings?session={fingerprint(user.session_id or '')}")
+        assert answer.body == b"retry: 15000\n\n"
     assert subscriber_of(user.factory).watched(user.session_id or "") == 0
     told = Told(user)
     log_out(user)
