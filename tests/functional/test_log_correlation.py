@@ -1,4 +1,4 @@
-"""The logger's name and levels, and the recipe of docs/monitoring.rst."""
+"""The logger's name and levels, and the recipe of docs/logs.rst."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.browser import Browser, make_browser
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "monitoring.rst").read_text("utf-8")
+PAGE = (ROOT / "docs" / "logs.rst").read_text("utf-8")
 NAME = "pyramid_redis_lua_sessions"
 
 

@@ -586,7 +586,7 @@ def test_collector_that_fails_touches_no_request(
     assert user.use(lambda session: (session["a"], session.owner)) == ([None, VALUE], OWNER)
     user.use(lambda session: session.invalidate())
     plain.use(dict)
-    failures = [record for record in caplog.records if "what watches" in record.getMessage()]
+    failures = [record for record in caplog.records if "an observer" in record.getMessage()]
     assert len(failures) == 1
 
 
