@@ -396,6 +396,20 @@ def test_another_user_logs_in(site: Site) -> None:
     assert site.rejected == []
 
 
+def test_login_after_a_restart_of_the_browser(site: Site) -> None:
+    """It has dropped the session's cookie, and kept the binding; both sessions live."""
+    site.log_in()
+    site.driver.delete_cookie("session")
+    site.wait_for_expiry()
+    assert site.open("read") == "None unbound"
+    site.log_in()
+    wait_until(lambda: site.open("read") == "kim bound")
+    for _ in range(3):
+        site.wait_for_expiry()
+        assert site.open("read") == "kim bound"
+    assert site.rejected == []
+
+
 def test_two_logins_at_once(site: Site) -> None:
     site.open("read")
     script = """
