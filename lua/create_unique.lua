@@ -67,6 +67,7 @@ if deadline_ms then life = math.min(life, deadline_ms - now_ms) end
 if life <= 0 then return {0} end
 if life < math.huge then life = math.min(life, MAX_MS) end
 
+if mark == '' and (adjusted or deadline_ms or first_ms > 0 or not use_ttl) then mark = '-' end
 local token
 -- @include place_token
 local meta = {'@', token}

@@ -8,51 +8,50 @@ replicas nor the append-only file see anything.
 KEYS[1] session_key  hash that holds the session
 ARGV[1] digest       16 bytes, BLAKE2b of the verifier that the cookie holds
 ARGV[2] timeout_ms   integer, default idle timeout, ms; 0 = never
-ARGV[3] trigger_ms   integer, touch at or below this remaining life, ms, of a
-                     session with the default idle timeout; where one has its
-                     own, at the same share of that. '' = always touch
-ARGV[4] absolute_ms  integer, absolute timeout, ms; 0 = none
-ARGV[5] mode         '1' = the key has a TTL, '0' = field `expires` (LRU mode); with a
-                     '+' behind it, a session that lives is always CLOCKED
-ARGV[6] beside       '1' = the fields are read by an HGETALL that travels before
+ARGV[3] beside       '1' = the fields are read by an HGETALL that travels before
                      this call: a large hash costs a script many times what it
                      costs Redis. What came in between is for the caller to see
+ARGV[4] trigger_ms   integer, touch at or below this remaining life, ms, of a
+                     session with the default idle timeout; where one has its
+                     own, at the same share of that. '' or left out = always touch
+ARGV[5] absolute_ms  integer, absolute timeout, ms; 0 = none
+ARGV[6] mode         '1' = the key has a TTL, '0' = field `expires` (LRU mode); with a
+                     '+' behind it, a session that lives is always CLOCKED. It is left
+                     out, with absolute_ms, where it is '1', absolute_ms is 0 and
+                     timeout_ms is not: each argument takes Redis time
 
 Returns: {status, ...}
   0 GONE   {0} no session is stored here; {0, 1} it had reached its end;
            {0, 2} something else is stored here
   1 LOADED {1, remaining_ms, {field, value, ...}}; remaining_ms -1 = never ends;
-           beside: {1, remaining_ms}
+           beside: {1, remaining_ms}, or 1 alone where that is timeout_ms: a table
+           takes Redis time
   2 MOVED  {2, age_ms} the session ended age_ms ago; {2, age_ms, 1} its token was
            replaced age_ms ago; 2: and it is an owner's
   12 CLOCKED {12, remaining_ms, now_ms, idle_ms, {field, value, ...}} LOADED, for a
            session that holds what is told from the time, as a mark in its token
            says. idle_ms is how long ago it was touched before,
            -1 = unknown; beside: without fields
-Writes: PEXPIRE, PERSIST, HDEL first, HDEL expires, HSET expires, DEL of an
-ended session; or nothing
+Writes: PEXPIRE, PERSIST, HDEL first, HDEL expires, HSET expires, HSET @, DEL of
+an ended session; or nothing
 ]]
 local session_key = KEYS[1]
 local digest = ARGV[1]
 local timeout_ms = tonumber(ARGV[2])
-local trigger_ms = tonumber(ARGV[3])
-local absolute_ms = tonumber(ARGV[4])
-local mode = ARGV[5]
-local beside = ARGV[6] == '1'
+local beside = ARGV[3] == '1'
+local trigger_ms = tonumber(ARGV[4])
+local absolute_ms = tonumber(ARGV[5])
+local mode = ARGV[6]
 local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
 
 local fields, token, timeout, expires, deadline, first, moved
-if beside then
-  token, timeout, expires, deadline, first, moved = unpack(redis.call('HMGET', session_key,
-    '@', 'timeout', 'expires', 'deadline', 'first', 'moved'))
+if beside then token = redis.call('HGET', session_key, '@')
 else
   fields = redis.call('HGETALL', session_key)
   -- @include kept_about_it
 end
 
-local ours = token and string.sub(token, 1, 16) == digest
-if ours and mode == '1' and #token % 2 == 0 and timeout_ms > 0 and timeout_ms <= MAX_MS
-  and absolute_ms == 0 and not (timeout or expires or deadline or first) then
+if token and not mode and #token % 2 == 0 and string.sub(token, 1, 16) == digest then
   -- The common case: one write at most, nothing to compute.
   if trigger_ms then
     local pttl = redis.call('PTTL', session_key)
@@ -62,10 +61,16 @@ if ours and mode == '1' and #token % 2 == 0 and timeout_ms > 0 and timeout_ms <=
   if type(reply) == 'table' and reply.err and string.find(reply.err, 'READONLY', 1, true) then
     return reply
   end
-  return {1, timeout_ms, fields}
+  return fields and {1, timeout_ms, fields} or 1
 end
 
+if beside then
+  timeout, expires, deadline, first, moved = unpack(redis.call('HMGET', session_key,
+    'timeout', 'expires', 'deadline', 'first', 'moved'))
+end
+mode, absolute_ms = mode or '1', absolute_ms or 0
 local use_ttl = string.sub(mode, 1, 1) == '1'
+local mark = token and #token % 2 == 1 and string.sub(token, -1)
 -- @include clock
 if not token and not moved and redis.call('EXISTS', session_key) == 1 then return {0, 2} end
 -- @include gone
@@ -85,8 +90,7 @@ end
 
 local idle = tonumber(timeout) or timeout_ms
 if trigger_ms then trigger_ms = timeout_ms > 0 and trigger_ms / timeout_ms * idle or idle end
-local life = math.huge
-if idle > 0 then life = idle end
+local life = idle > 0 and idle or math.huge
 if absolute_ms > 0 then life = math.min(life, start_ms + absolute_ms - now_ms) end
 if deadline then life = math.min(life, (tonumber(deadline) or 0) - now_ms) end
 if life <= 0 or (expires and (tonumber(expires) or 0) <= now_ms) then
@@ -98,20 +102,16 @@ if life < math.huge then life = math.min(life, MAX_MS) end
 if first then touch('HDEL', session_key, 'first') end
 
 local pttl = redis.call('PTTL', session_key) -- -1 = no TTL
-local remaining = math.huge
-if expires then remaining = tonumber(expires) - now_ms
-elseif pttl >= 0 then remaining = pttl
-end
+local remaining = expires and tonumber(expires) - now_ms or pttl >= 0 and pttl or math.huge
 -- Before this touch, where no fixed end cuts the life short.
 local idle_ms = -1
 if life == idle and not first and remaining <= idle then idle_ms = idle - remaining end
-local in_its_place = use_ttl and not expires or not use_ttl and pttl == -1
 -- A life cut short by a fixed end always ends at the same moment; clock reads
 -- within one call may lie a millisecond apart.
 local same_moment = life ~= idle and (remaining == life or math.abs(remaining - life) <= 2)
 local skip = same_moment
   or (trigger_ms and not first and trigger_ms < remaining and remaining <= life)
-if not (skip and in_its_place) then
+if not skip or use_ttl and expires or not use_ttl and pttl ~= -1 then
   if life == math.huge then
     if pttl >= 0 then touch('PERSIST', session_key) end
     if expires then touch('HDEL', session_key, 'expires') end
@@ -120,11 +120,15 @@ if not (skip and in_its_place) then
     if expires then touch('HDEL', session_key, 'expires') end
   else
     touch('HSET', session_key, 'expires', string.format('%.0f', now_ms + life))
+    if not mark then touch('HSET', session_key, '@', token .. '-') end
     if pttl >= 0 then touch('PERSIST', session_key) end
   end
   remaining = life
 end
+if mark == '-' and use_ttl and not (timeout or deadline) then
+  touch('HSET', session_key, '@', string.sub(token, 1, -2)) -- it is like any other by now
+end
 if refused then return refused end
 if remaining == math.huge then remaining = -1 end
-if #token % 2 == 1 or #mode > 1 then return {12, remaining, now_ms, idle_ms, fields} end
+if mark and mark ~= '-' or #mode > 1 then return {12, remaining, now_ms, idle_ms, fields} end
 return {1, remaining, fields}

@@ -1,7 +1,8 @@
 --[[
 Writes a life that was computed by `life`, as TTL or as the field `expires`.
 
-Needs: session_key, now_ms, life, use_ttl, expires, new_timeout, new_deadline, timeout, deadline
+Needs: session_key, now_ms, life, use_ttl, token, expires, first, new_timeout, new_deadline
+       timeout, deadline
 Gives: remaining  ms; -1 = never ends, 0 = it has just ended
 ]]
 if new_timeout then
@@ -13,6 +14,9 @@ if new_deadline then
   if deadline then redis.call('HSET', session_key, 'deadline', deadline)
   else redis.call('HDEL', session_key, 'deadline')
   end
+end
+if #token % 2 == 0 and life > 0 and (timeout or deadline or first or not use_ttl) then
+  redis.call('HSET', session_key, '@', token .. '-')
 end
 local remaining = life
 if life <= 0 then

@@ -106,6 +106,14 @@ class Line(Protocol):
     #: Two commands that travel together cost hardly more than one.
     packs: bool
 
+    @property
+    def losses(self) -> int | None:
+        """How many calls were lost so far, of which a copy may still be on its way.
+
+        ``None`` where it is not known. A call over which this does not change, in whatever
+        thread, was sent once, and answered.
+        """
+
     def one(self, command: Command) -> Any:
         """Send a command; an error with which Redis answers is raised."""
 
@@ -158,15 +166,25 @@ class PoolLine:
         self._exchange = client.connection_pool.exchange
         self._measured = ClientLine(client)
 
+    @property
+    def losses(self) -> int:
+        losses: int = self._pool.losses
+        return losses
+
     def one(self, command: Command) -> Any:
         if _are_metrics_collected():
-            return self._measured.one(command)
+            return self._unseen().one(command)
         return self._answered(pack(command))
 
     def prepared(self, command: Prepared, arguments: Sequence[bytes]) -> Any:
         if _are_metrics_collected():
-            return self._measured.prepared(command, arguments)
+            return self._unseen().prepared(command, arguments)
         return self._answered(command.packed(arguments))
+
+    def _unseen(self) -> ClientLine:
+        """Return the way on which redis-py may repeat a call, and nobody knows."""
+        self._pool.note_loss()
+        return self._measured
 
     def _answered(self, data: bytes) -> Any:
         (reply,) = self._exchange(data, 1)
@@ -176,7 +194,7 @@ class PoolLine:
 
     def many(self, commands: Sequence[Command]) -> list[Any]:
         if _are_metrics_collected():
-            return self._measured.many(commands)
+            return self._unseen().many(commands)
         replies: list[Any] = self._exchange(b"".join(map(pack, commands)), len(commands))
         return replies
 
@@ -194,6 +212,7 @@ class ClientLine:
     """Over a client of redis-py, as it is."""
 
     packs = False
+    losses = None
 
     def __init__(self, client: Any) -> None:
         self._client = client

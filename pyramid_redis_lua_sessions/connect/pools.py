@@ -126,6 +126,8 @@ class Pool(redis.ConnectionPool):
         self.timeout = timeout
         retry = options.get("retry")
         self._repeats = retry is not None and retry.get_retries() > 0
+        #: How often a call was lost: it, or a part of it, may still be on its way.
+        self.losses = 0
         options["maint_notifications_config"] = NO_NOTIFICATIONS
         cast("Any", super()).__init__(**options)
 
@@ -194,12 +196,18 @@ class Pool(redis.ConnectionPool):
                     connection.connect()
                 return _talk(connection, data, count)
 
-            return cast(
-                "list[Any]",
-                connection.retry.call_with_retry(attempt, lambda error: connection.disconnect()),
-            )
+            def lost(error: Exception) -> None:
+                self.note_loss()
+                connection.disconnect()
+
+            return cast("list[Any]", connection.retry.call_with_retry(attempt, lost))
         finally:
             self.release(connection)
+
+    def note_loss(self) -> None:
+        """Note that a call was lost, or may have been."""
+        with self._making:
+            self.losses += 1
 
     def _take_fresh(self) -> Any:
         """Take a connection that was left in order just now, without a look at it.

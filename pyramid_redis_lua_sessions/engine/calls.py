@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -18,7 +19,7 @@ from .failures import FAILURES, failure, is_demoted, is_wrong_type, showable
 from .observer import Observer
 from .scripts import SCRIPTS, Script, Status
 
-__all__ = ["Call", "Caller"]
+__all__ = ["LANES", "Call", "Caller", "take_lane"]
 
 log = logging.getLogger(__package__)
 
@@ -33,6 +34,21 @@ _PREPARED = {
     script.name: Prepared((b"EVALSHA", script.sha1.encode("ascii"), b"1"))
     for script in SCRIPTS.values()
 }
+
+
+#: Lanes in which no call is under way, see ``lua/parts/remembered.lua``.
+LANES: list[bytes] = []
+
+# Each process has lanes of its own.
+os.register_at_fork(after_in_child=LANES.clear)
+
+
+def take_lane() -> bytes:
+    """Take a lane, or make one, for one call. Who knows that it is over gives it back."""
+    try:
+        return LANES.pop()
+    except IndexError:
+        return os.urandom(2)
 
 
 class Caller:

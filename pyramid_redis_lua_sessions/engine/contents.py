@@ -28,7 +28,7 @@ from .fields import (
 from .flash import Flash, is_of_queue
 from .protocol import NO_CHECKS, Checks, names_digest, sha1
 from .serializers import ATOMS, ChangedType, Codec
-from .tokens import CLOCKED, TOKEN_FIELD, is_clocked
+from .tokens import TOKEN_FIELD, as_clocked
 
 __all__ = ["Changes", "Contents"]
 
@@ -587,7 +587,8 @@ class Contents:
         ends = NO_ENDS if self.clock is None else ends_in(values)
         clocked = bool(ends) or CONFIRMED_FIELD in values
         token = self.raw.get(TOKEN_FIELD, b"")
-        return ends, clocked, token + CLOCKED if clocked and not is_clocked(token) else b""
+        mark = as_clocked(token) if clocked else token
+        return ends, clocked, mark if mark != token else b""
 
     def ended(self) -> set[bytes]:
         """Return the fields that are stored of values past their end."""

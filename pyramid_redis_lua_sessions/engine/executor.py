@@ -18,7 +18,7 @@ from .refusals import just_ended
 from .scripts import Status
 from .seals import Bound, Sealer
 from .staging import hold, in_turn
-from .tokens import TOKEN_FIELD, Token, digest_stored, draw_verifier
+from .tokens import TOKEN_FIELD, Token, digest_stored, draw_verifier, is_marked
 
 if TYPE_CHECKING:
     from .state import Ending, SessionState
@@ -147,6 +147,7 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
             stage_id=state.stage_id,
             ends=ends,
             token_field=mark,
+            marked=is_marked(contents.raw.get(TOKEN_FIELD, b"")),
         ),
     )
     if isinstance(result, Saved):

@@ -167,6 +167,10 @@ class Observer:
 
     # -- as a line -------------------------------------------------------------------
 
+    @property
+    def losses(self) -> int | None:
+        return self._line.losses
+
     def one(self, command: Command) -> Any:
         self._sent += len(pack(command))
         try:
@@ -202,7 +206,7 @@ class Observer:
 def _status(reply: Any) -> str:
     if isinstance(reply, StoreError):
         return type(reply).__name__
-    return Status(reply[0]).name
+    return Status(reply if isinstance(reply, int) else reply[0]).name
 
 
 # -- sizes in Redis' protocol (RESP) -----------------------------------------------

@@ -20,7 +20,7 @@ from ..connect.lines import Beside, line_to
 from ..errors import StoreError, fingerprint
 from ..settings import Settings
 from ..settings.parsers import LONGEST_GRACE
-from .calls import Call, Caller
+from .calls import LANES, Call, Caller, take_lane
 from .ends import NO_ENDS
 from .failures import FAILURES, failure, raise_failed, showable, was_answered
 from .fields import OWNER_FIELD
@@ -57,6 +57,9 @@ __all__ = ["BATCH", "MARKER_MS", "Store", "batches"]
 #: Life of the marker that an ended session leaves.
 MARKER_MS = int(LONGEST_GRACE * 1000)
 
+#: Life of a session at most, ms: a century, well within what ``PEXPIRE`` takes.
+LONGEST_MS = 3_200_000_000_000
+
 #: How long a save is remembered at most, seconds.
 LONGEST_MEMORY = 60
 
@@ -89,19 +92,26 @@ class Store(Caller):
         self.absolute_ms = milliseconds(settings.absolute_timeout)
         self._first_ms = milliseconds(settings.first_timeout)
         self._use_ttl = flag(settings.set_redis_ttl)
-        self._remember_s = b"%d" % math.ceil(min(longest_repeat(settings) + 1, LONGEST_MEMORY))
+        remember_s = math.ceil(min(longest_repeat(settings) + 1, LONGEST_MEMORY))
+        self._remember_s, self._remembering = b"%d" % remember_s, bytes([remember_s])
         self._retry_mode = settings.on_conflict == "retry"
         self._publishes = settings.publish_endings
         self._id_generator = settings.id_generator or default_id
         self._life_args = (b"%d" % self._timeout_ms, b"%d" % self.absolute_ms, self._use_ttl)
-        self._load_args = (
-            b"%d" % self._timeout_ms,
-            b"%d" % milliseconds(settings.timeout_trigger) if settings.timeout_trigger else b"",
-            b"%d" % self.absolute_ms,
-            self._use_ttl + b"+" * settings.last_seen,
+        #: An idle timeout ends sessions, and nothing else, and Redis does so by itself.
+        self._is_plain = (
+            0 < self._timeout_ms <= LONGEST_MS and self.absolute_ms == 0 and settings.set_redis_ttl
         )
+        trigger_ms = milliseconds(settings.timeout_trigger)
+        more = [b"%d" % trigger_ms if trigger_ms else b""]
+        if settings.last_seen or not self._is_plain:
+            more += (self._life_args[1], self._use_ttl + b"+" * settings.last_seen)
+        elif not trigger_ms:
+            more = []
+        self._load_args = (self._life_args[0], b"", *more)
         sha1 = _LOAD.sha1.encode("ascii")
-        self._loading = Beside(b"HGETALL", (b"EVALSHA", sha1, b"1"), (*self._load_args, b"1"))
+        beside = (self._life_args[0], b"1", *more)
+        self._loading = Beside(b"HGETALL", (b"EVALSHA", sha1, b"1"), beside)
 
     def using(self, client: Any) -> Store:
         """Return the same store over another client."""
@@ -170,7 +180,9 @@ class Store(Caller):
                 raise reply
         except FAILURES as exc:
             return _with_dict(self._mend(exc, _LOAD, key, (digest, *self._load_args)))
-        if reply[0] != _LOADED and reply[0] != _CLOCKED:
+        if reply == _LOADED:
+            reply = [_LOADED, self._timeout_ms]
+        elif reply[0] != _LOADED and reply[0] != _CLOCKED:
             return reply
         if not isinstance(found, RedisError):
             fields = as_dict(found)
@@ -255,6 +267,7 @@ class Store(Caller):
         ends: Mapping[bytes, int] = NO_ENDS,
         token_field: bytes = b"",
         touches: bool = True,
+        marked: bool = False,
     ) -> Saved | Absent | Status:
         """Apply changes to a session that still lives under its token.
 
@@ -264,13 +277,15 @@ class Store(Caller):
         :param stage_id: of :meth:`stage`, which this ends.
         :param ends: field to end, ms since the epoch, of values that end.
         :param token_field: what it is to be, where loads are to tell the time from now on and
-            the token stays.
+            the token stays; ``marked``: it has a mark.
         :param touches: refresh the idle timeout.
         :returns: or what became of the session: ``Absent``, ``Status.CONFLICT``,
             ``Status.EMPTIED``, ``Status.BUSY``, ``Status.ENDED`` (the renewal was applied, and
             the session has ended before the client repeated the call).
         """
+        lane, losses = take_lane(), self.line.losses
         call = self.saving(
+            lane + os.urandom(4),
             token,
             values,
             deletes,
@@ -280,11 +295,15 @@ class Store(Caller):
             renewal,
             stage_id,
             token_field,
+            marked,
             touches,
         )
         if not (entries or ends):
             reply = self.call(*call)
-            return Saved(reply[1], reply[2], []) if reply[0] == _SAVED else _not_saved(reply)
+            # Else a copy of the call may come late: it has to be known then.
+            if losses is not None and losses == self.line.losses:
+                LANES.append(lane)
+            return self._saved_of(reply)
         calls = [
             *(self.indexing(entry, token.locator) for entry in entries),
             call,
@@ -299,12 +318,20 @@ class Store(Caller):
             # No session is an owner's without being in the index.
             self.end_unheard(renewal.token)
         raise_failed(*replies)
+        return self._saved_of(reply, indexed)
+
+    def _saved_of(self, reply: Any, indexed: Sequence[Any] = ()) -> Saved | Absent | Status:
+        if reply == _SAVED:
+            return Saved(self._timeout_ms, 0, indexed)
         if reply[0] == _SAVED:
-            return Saved(reply[1], reply[2], indexed)
-        return _not_saved(reply)
+            return Saved(reply[1], reply[2] if len(reply) > 2 else 0, indexed)
+        if reply[0] in (Status.CONFLICT, Status.EMPTIED, Status.BUSY, Status.ENDED):
+            return Status(reply[0])
+        return absent_of(reply)
 
     def saving(
         self,
+        call_id: bytes,
         token: Token,
         values: Mapping[bytes, bytes],
         deletes: Sequence[bytes] = (),
@@ -314,19 +341,24 @@ class Store(Caller):
         renewal: Renewal | None = None,
         stage_id: str = "",
         token_field: bytes = b"",
+        marked: bool = False,
         touches: bool = True,
     ) -> Call:
         """Return the call that saves, as :meth:`save`.
 
+        :param call_id: 6 bytes, by which it is recognised when it is repeated.
         :param touches: refresh the idle timeout.
         """
-        args: list[bytes] = [token.digest, *self._life_args, os.urandom(6), self._remember_s]
-        is_plain = not (self._retry_mode or end_if_empty or renewal or checks is not NO_CHECKS)
-        if is_plain and touches and lifetime is NO_LIFETIME:
+        is_plain = self._is_plain and not marked and touches and lifetime is NO_LIFETIME
+        if is_plain and not (
+            self._retry_mode or end_if_empty or renewal or checks is not NO_CHECKS
+        ):
             script = _SAVE_FIELDS
-            args.append(b"%d" % len(deletes))
+            call = (token.digest, call_id, self._remembering, len(deletes).to_bytes(4, "big"))
+            args = [b"".join(call), self._life_args[0]]
         else:
             script = _SAVE
+            args = [token.digest, *self._life_args, call_id, self._remember_s]
             if not touches:
                 args[3] = b""
             reads, writes = self._marks(checks, values, deletes, renewal is not None)
@@ -360,10 +392,11 @@ class Store(Caller):
         :param seal: ``(token) -> fields``: the values, sealed for a token.
         :returns: as :meth:`save`, by locator.
         """
-        calls = {one.locator: self.saving(one, seal(one), touches=False) for one in tokens}
+        calls = {
+            one.locator: self.saving(os.urandom(6), one, seal(one), touches=False) for one in tokens
+        }
         replies = self._in_batches([*calls.values()])
-        results = (Saved(r[1], r[2]) if r[0] == _SAVED else _not_saved(r) for r in replies)
-        return dict(zip(calls, results, strict=True))
+        return dict(zip(calls, map(self._saved_of, replies), strict=True))
 
     def peek_each(self, tokens: Iterable[Token]) -> dict[str, Loaded | Absent]:
         """Read several sessions as :meth:`peek` does, by locator."""
@@ -651,12 +684,6 @@ def _clocked_of(reply: Any) -> Loaded | Absent:
     if reply[0] != _CLOCKED:
         return absent_of(reply)
     return Loaded(reply[1], as_dict(reply[4]), *reply[2:4])
-
-
-def _not_saved(reply: Any) -> Absent | Status:
-    if reply[0] in (Status.CONFLICT, Status.EMPTIED, Status.BUSY, Status.ENDED):
-        return Status(reply[0])
-    return absent_of(reply)
 
 
 def owner_digest(owner: bytes) -> str:

@@ -17,12 +17,13 @@ __all__ = [
     "TOKEN_FIELD",
     "Ticket",
     "Token",
+    "as_clocked",
     "as_stored",
     "default_id",
     "digest_of",
     "digest_stored",
     "draw_verifier",
-    "is_clocked",
+    "is_marked",
     "moments",
 ]
 
@@ -35,7 +36,8 @@ MOMENT_SIZE = 6
 #: the token was put in place, if that is another moment.
 TOKEN_FIELD = b"@"
 
-#: Ends that field where the session holds what is told from the time: its loads tell it.
+#: Ends that field where the session holds what is told from the time: its loads tell it. Another
+#: mark there says that it has, or had, lifetimes of its own.
 CLOCKED = b"+"
 
 
@@ -113,9 +115,14 @@ def as_stored(digest: bytes, start_ms: int, placed_ms: int, clocked: bool = Fals
     return digest + held + CLOCKED * clocked
 
 
-def is_clocked(field: bytes) -> bool:
-    """Tell whether the field of a token has the mark of a session whose loads tell the time."""
+def is_marked(field: bytes) -> bool:
+    """Tell whether the field of a token has a mark: its session is not like any other."""
     return len(field) % 2 == 1
+
+
+def as_clocked(field: bytes) -> bytes:
+    """Return the field of a token with the mark of a session whose loads tell the time."""
+    return field[: len(field) - len(field) % 2] + CLOCKED
 
 
 def digest_stored(field: bytes) -> bytes:

@@ -171,11 +171,10 @@ def test_counts_are_the_same_in_every_mode(
     browser = make_browser(
         proxy.url, absolute_timeout="900", first_timeout="60", timeout="100", **options
     )
-    plain = FIELDS if on_conflict == "merge" else SAVE
     assert count(browser, lambda s: s.update(a=1)) == (1, [CREATE])
     for view, round_trips, scripts in (
         (lambda s: s["a"], 1, [LOAD]),
-        (lambda s: s.update(a=s["a"] + 1), 2, [LOAD, plain]),
+        (lambda s: s.update(a=s["a"] + 1), 2, [LOAD, SAVE]),
         (lambda s: s.adjust_session_timeout(5), 2, [LOAD, ADJUST]),
         (lambda s: s.regenerate_id(), 2, [LOAD, SAVE]),
         (lambda s: s.invalidate(), 1, [END]),
@@ -348,7 +347,7 @@ def test_redis_executes_only_reading_commands_for_a_read_with(
     let_time_pass(redis_client, browser.key, seconds)
     names = commands_of(redis_client, browser, dict)
     assert names[:2] == ["HGETALL", "EVALSHA"]
-    assert "HMGET" in names  # commands within a script are seen
+    assert {"HGET", "HMGET"} & set(names)  # commands within a script are seen
     assert set(names[2:]) <= READING_COMMANDS
 
 

@@ -15,7 +15,7 @@ def test_adjust_sets_the_own_timeout_and_leaves_the_data(scripts: Scripts) -> No
     assert scripts.adjust(new_timeout=10 * MINUTE) == [Status.ADJUSTED, 10 * MINUTE]
     held = scripts.hash()
     assert held.pop(b"saves")
-    assert held == {**before, b"timeout": b"600000"}
+    assert held == {**before, b"timeout": b"600000", b"@": before[b"@"] + b"-"}
     assert scripts.pttl() == about(10 * MINUTE)
 
 

@@ -195,7 +195,7 @@ def test_garbage_in_a_marker_gives_an_answer_and_never_a_session(
 @pytest.mark.parametrize("garbage", ["", "x", "-5", "0", "-inf"])
 def test_a_garbled_end_is_an_end(scripts: Scripts, field: str, garbage: str) -> None:
     # Who could write to Redis must not gain a longer life from damage.
-    scripts.create()
+    scripts.create(deadline=scripts.now() + MINUTE, use_ttl=False)
     scripts.client.hset("s", field, garbage)
     assert scripts.load() == [Status.GONE, 1]
     assert scripts.pttl() == -2

@@ -37,7 +37,8 @@ def test_new_token_takes_the_place_of_the_old_one(scripts: Scripts) -> None:
     del before[b".b"]
     start_ms, _ = moments(before[b"@"])
     assert start_ms is not None
-    assert stored == {**before, b".a": b"sealed anew", b"@": as_stored(NEW, start_ms, now)}
+    token = as_stored(NEW, start_ms, now) + b"-"
+    assert stored == {**before, b".a": b"sealed anew", b"@": token}
     assert scripts.load(digest=NEW)[0] is Status.LOADED
     assert scripts.pttl() == about(MINUTE)
 

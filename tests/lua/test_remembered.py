@@ -167,12 +167,16 @@ def test_ninety_six_saves_are_recognised_however_many_there_were(
 @pytest.mark.parametrize("rings", [0, 1, 11, 12, 13, 24, 250, 251])
 def test_full_lists_move_to_the_ring_one_after_another(scripts: Scripts, rings: int) -> None:
     scripts.create()
-    full = held(1, 2, 3, 4, 5, 6, 7, 8, rings=rings, now=scripts.now() // 1000)
+    now = scripts.now() // 1000
+    full = held(1, 2, 3, 4, 5, 6, 7, 8, rings=rings, now=now)
     scripts.client.hset("s", "saves", full)
+    before = {b"saves%d" % ((rings - 1) % 12 + 1): held(9, now=now)[1:]} if rings else {}
+    if before:
+        scripts.client.hset("s", mapping=before)
     scripts.save(save_id="new", remember=60)
     stored = scripts.hash()
     place = b"saves%d" % (rings % 12 + 1)
-    assert {name for name in RING if name in stored} == {place}
+    assert {name for name in RING if name in stored} == {place, *before}
     assert stored[place] == full[1:]
     assert entries(stored[b"saves"][1:]) == [call_id("new")]
     following = stored[b"saves"][0]
@@ -209,6 +213,61 @@ def test_ring_stays_while_one_call_in_the_newest_list_is_remembered(scripts: Scr
     scripts.save(remember=60)
     scripts.save(sets={b".n": b"1"}, save_id="i0", remember=60)
     assert scripts.values() == {b".n": b"0"}
+
+
+@pytest.mark.parametrize("age", [59, 61])
+def test_ring_goes_with_its_newest_call_also_where_calls_go_on_in_one_lane(
+    scripts: Scripts, age: int
+) -> None:
+    scripts.create()
+    now = scripts.now() // 1000
+    scripts.client.hset("s", "saves", held(1, rings=13, now=now))
+    scripts.client.hset("s", "saves1", held(age, 100, now=now)[1:])
+    scripts.client.hset("s", "saves2", held(age + 1, now=now)[1:])
+    scripts.save(save_id=call_id("s1")[:2] + b"next", remember=60)
+    assert bool({*RING} & set(scripts.hash())) is (age < 60)
+    assert scripts.hash()[b"saves"][0] == (13 if age < 60 else 0)
+
+
+@pytest.mark.parametrize("spoilt", [None, b"", b"short"])
+def test_a_ring_whose_newest_list_was_spoilt_goes(scripts: Scripts, spoilt: bytes | None) -> None:
+    scripts.create(fields={b".n": b"0"})
+    scripts.client.hset("s", "saves", held(1, rings=2, now=scripts.now() // 1000))
+    if spoilt is not None:
+        scripts.client.hset("s", "saves2", spoilt)
+    scripts.save(sets={b".n": b"1"})
+    assert scripts.values() == {b".n": b"1"}
+    assert scripts.hash()[b"saves"][0] == 0
+
+
+@pytest.mark.parametrize("how", ["save", "save_fields", "adjust"])
+def test_a_call_replaces_that_of_its_lane_and_no_other(scripts: Scripts, how: str) -> None:
+    scripts.create(fields={b".n": b"0"})
+    for lane in range(8):
+        scripts.save(save_id=b"%02d" % lane + b"call")
+    for lane in (3, 7, 0):
+        new = b"%02d" % lane + b"next"
+        if how == "adjust":
+            scripts.adjust(new_timeout=MINUTE, save_id=new)
+        else:
+            {"save": scripts.save, "save_fields": scripts.save_fields}[how](save_id=new)
+    found = entries(scripts.hash()[b"saves"][1:])
+    expected = [b"00next", b"07next", b"03next"]
+    expected += [b"%02dcall" % lane for lane in (6, 5, 4, 2, 1)]
+    assert found == expected
+    for number in range(8):
+        scripts.save(sets={b".n": b"1"}, save_id=found[number])
+    assert scripts.values() == {b".n": b"0"}
+    scripts.save(sets={b".n": b"1"}, save_id=b"03call")
+    assert scripts.values() == {b".n": b"1"}
+
+
+def test_a_lane_is_that_of_a_whole_id(scripts: Scripts) -> None:
+    scripts.create()
+    scripts.save(save_id=b"abcdef")
+    scripts.save(save_id=b"cdefab")
+    scripts.save(save_id=b"acdefb")
+    assert entries(scripts.hash()[b"saves"][1:]) == [b"acdefb", b"cdefab", b"abcdef"]
 
 
 def test_a_repeated_call_is_not_remembered_twice(scripts: Scripts) -> None:

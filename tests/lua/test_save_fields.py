@@ -1,7 +1,5 @@
 """save_fields: does what save_if_changed does where only fields are set and deleted."""
 
-from typing import Any
-
 import pytest
 
 from pyramid_redis_lua_sessions.engine.scripts import Status
@@ -11,63 +9,62 @@ from tests.support.scripts import OURS, THEIRS, Scripts, about
 MINUTE = 60_000
 
 
-def stored(scripts: Scripts, since: int) -> dict[bytes, bytes]:
-    """What is stored, with an end as the life that was left."""
-    held = scripts.hash()
-    assert held.pop(b"saves")
-    if b"expires" in held:
-        held[b"expires"] = b"%d" % round((int(held[b"expires"]) - since) / MINUTE)
-    return held
-
-
-@pytest.mark.parametrize("use_ttl", [True, False])
-@pytest.mark.parametrize("timeout", [0, 2 * MINUTE])
-@pytest.mark.parametrize(
-    "session",
-    [
-        {},
-        {"timeout": 0},
-        {"use_ttl": False},
-        {"timeout": 5 * MINUTE, "adjusted": True},
-        {"first": MINUTE},
-    ],
-)
-def test_both_do_the_same(
-    scripts: Scripts, session: dict[str, Any], timeout: int, use_ttl: bool
-) -> None:
+def test_both_do_the_same(scripts: Scripts) -> None:
     found = []
     created = scripts.now() - MINUTE
     for save in (scripts.save, scripts.save_fields):
         scripts.client.delete("s")
-        scripts.create(fields={b".a": b"1", b".b": b"2"}, created=created, **session)
+        scripts.create(fields={b".a": b"1", b".b": b"2"}, created=created)
         scripts.client.hset("s", "@", as_stored(OURS, created, 1))
-        since = scripts.now()
         reply = save(
-            sets={b".a": b"x", b"#1": b"y"},
-            deletes=[b".b", b".missing"],
-            timeout=timeout,
-            absolute=9 * MINUTE,
-            use_ttl=use_ttl,
+            sets={b".a": b"x", b"#1": b"y"}, deletes=[b".b", b".missing"], timeout=2 * MINUTE
         )
-        assert since <= reply[2] <= scripts.now()
-        found.append((reply[0], round(reply[1] / MINUTE), stored(scripts, since)))
-        assert scripts.pttl() == (about(reply[1]) if use_ttl else -1)
+        stored = scripts.hash()
+        assert stored.pop(b"saves")
+        found.append((reply[:2], stored))
+        assert scripts.pttl() == about(2 * MINUTE)
     assert found[0] == found[1]
+    assert found[0][0] == [Status.SAVED, 2 * MINUTE]
     assert scripts.values() == {b".a": b"x", b"#1": b"y"}
+
+
+@pytest.mark.parametrize(
+    "own", [{"adjusted": True}, {"deadline": True}, {"first": MINUTE}, {"clocked": True}]
+)
+def test_lifetimes_of_its_own_stay_as_they_are(scripts: Scripts, own: dict[str, int]) -> None:
+    if "deadline" in own:
+        own = {"deadline": scripts.now() + MINUTE}
+    scripts.create(timeout=MINUTE, **own)
+    before = scripts.hash()
+    status, remaining = scripts.save_fields(sets={b".a": b"1"}, timeout=9 * MINUTE)
+    assert status is Status.SAVED
+    assert remaining == about(MINUTE)
+    assert scripts.pttl() == about(remaining)
+    assert scripts.hash().items() >= {**before, b".a": b"1"}.items()
 
 
 def test_what_does_not_live_is_not_created_nor_revived(scripts: Scripts) -> None:
     assert scripts.save_fields(sets={b".a": b"1"}) == [Status.GONE]
     assert scripts.pttl() == -2
-    scripts.create(use_ttl=False)
-    scripts.client.hset("s", "expires", scripts.now() - 1)
-    assert scripts.save_fields(sets={b".a": b"1"}) == [Status.GONE, 1]
-    assert scripts.pttl() == -2
+    scripts.client.hset("s", "other", "x")
+    assert scripts.save_fields(sets={b".a": b"1"}) == [Status.GONE]
+    assert scripts.hash() == {b"other": b"x"}
+    scripts.client.delete("s")
     scripts.create()
     scripts.end()
     before, changes = scripts.hash(), scripts.changes()
     status, age = scripts.save_fields(sets={b".a": b"1"}, deletes=[b"moved"])
     assert status is Status.MOVED
+    assert 0 <= age < MINUTE
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_under_another_token_nothing_is_written(scripts: Scripts, owned: bool) -> None:
+    scripts.create(fields={b"owner": b"ada"} if owned else {}, digest=THEIRS)
+    before, changes = scripts.hash(), scripts.changes()
+    status, age, whose = scripts.save_fields(sets={b".a": b"1"}, timeout=9 * MINUTE)
+    assert (status, whose) == (Status.MOVED, 1 + owned)
     assert 0 <= age < MINUTE
     assert (scripts.hash(), scripts.changes()) == (before, changes)
 
@@ -81,6 +78,21 @@ def test_each_recognises_what_the_other_has_saved(scripts: Scripts) -> None:
     for number in range(24):
         assert scripts.save_fields(deletes=[b".n"], save_id=f"i{number}")[0] is Status.SAVED
         assert scripts.save(deletes=[b".n"], save_id=f"j{number}")[0] is Status.SAVED
+    assert scripts.hash() == before
+
+
+def test_a_repeated_save_is_recognised_when_the_session_has_ended_or_got_a_token(
+    scripts: Scripts,
+) -> None:
+    scripts.create(fields={b".n": b"0"})
+    scripts.save_fields(sets={b".n": b"1"}, save_id="one")
+    scripts.save(new_digest=THEIRS, loaded_saves=scripts.hash()[b"saves"])
+    assert scripts.save_fields(sets={b".n": b"2"}, save_id="one")[0] is Status.SAVED
+    assert scripts.values() == {b".n": b"1"}
+    scripts.end(digest=THEIRS)
+    before = scripts.hash()
+    assert scripts.save_fields(sets={b".n": b"2"}, save_id="one")[0] is Status.SAVED
+    assert scripts.save_fields(sets={b".n": b"2"}, save_id="two")[0] is Status.MOVED
     assert scripts.hash() == before
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from pyramid_redis_lua_sessions.engine.scripts import SCRIPTS, Status
+from pyramid_redis_lua_sessions.engine.store import LONGEST_MS
 
 Fields = Mapping[bytes, bytes]
 
@@ -47,7 +48,7 @@ def pairs(values: Mapping[Any, Any]) -> list[Any]:
 class Scripts:
     """One script a method. A reply is a list whose first element is a :class:`Status`.
 
-    Ids of calls are six bytes; a shorter name is filled up.
+    Calls have names, which stand for ids: see :func:`call_id`.
 
     :param client: a client of a real server.
     :param beside: loads read the fields by an HGETALL of their own, in the same packet.
@@ -59,8 +60,7 @@ class Scripts:
         self._ids = itertools.count()
 
     def call(self, name: str, key: str, *args: Any) -> list[Any]:
-        reply: Any = self.client.eval(SCRIPTS[name].source, 1, key, *args)
-        return [Status(reply[0]), *reply[1:]]
+        return _reply(self.client.eval(SCRIPTS[name].source, 1, key, *args))
 
     def load(
         self,
@@ -74,21 +74,23 @@ class Scripts:
         asks: bool = False,
     ) -> list[Any]:
         """The fields of a LOADED or CLOCKED reply are a dict."""
-        args = (digest, timeout, trigger, absolute, _flag(use_ttl) + "+" * asks)
+        more: list[Any] = [trigger, absolute, _flag(use_ttl) + "+" * asks]
+        if 0 < timeout <= LONGEST_MS and use_ttl and not (absolute or asks):
+            more = [trigger] if trigger != "" else []  # as the store sends it
         if not self._beside:
-            reply = self.call("load_and_touch", key, *args)
+            reply = self.call("load_and_touch", key, digest, timeout, "", *more)
             if reply[0] in (Status.LOADED, Status.CLOCKED):
                 reply[-1] = _dict(reply[-1])
             return reply
         with self.client.pipeline(transaction=False) as pipeline:
             pipeline.hgetall(key)
-            pipeline.eval(SCRIPTS["load_and_touch"].source, 1, key, *args, "1")
+            pipeline.eval(SCRIPTS["load_and_touch"].source, 1, key, digest, timeout, "1", *more)
             fields, reply = pipeline.execute()
-        status = Status(reply[0])
-        if status in (Status.LOADED, Status.CLOCKED):
-            assert len(reply) == {Status.LOADED: 2, Status.CLOCKED: 4}[status]
+        reply = [Status.LOADED, timeout] if reply == Status.LOADED else _reply(reply)
+        if reply[0] in (Status.LOADED, Status.CLOCKED):
+            assert len(reply) == {Status.LOADED: 2, Status.CLOCKED: 4}[reply[0]]
             reply.append(fields)
-        return [status, *reply[1:]]
+        return reply
 
     def peek(
         self,
@@ -201,15 +203,14 @@ class Scripts:
         *,
         digest: bytes = OURS,
         timeout: int = 60_000,
-        absolute: int = 0,
-        use_ttl: bool = True,
         save_id: str | bytes = b"",
         remember: int = 10,
     ) -> list[Any]:
         """As :meth:`save`, where nothing but fields is to be set and deleted."""
         deletes = list(deletes)
-        args = (digest, timeout, absolute, _flag(use_ttl), self._id(save_id), remember)
-        return self.call("save_fields", key, *args, len(deletes), *deletes, *pairs(sets))
+        call = digest + self._id(save_id) + bytes([remember]) + len(deletes).to_bytes(4, "big")
+        reply = self.call("save_fields", key, call, timeout, *deletes, *pairs(sets))
+        return [*reply, timeout] if reply == [Status.SAVED] else reply
 
     def adjust(
         self,
@@ -334,11 +335,22 @@ class Scripts:
         return int(info["rdb_changes_since_last_save"])
 
 
+def _reply(reply: Any) -> list[Any]:
+    """A status may stand alone."""
+    return [Status(reply)] if isinstance(reply, int) else [Status(reply[0]), *reply[1:]]
+
+
 def call_id(name: str | bytes) -> bytes:
-    """A call's id, of six bytes."""
-    found = (name.encode() if isinstance(name, str) else name).ljust(6, b"_")
-    assert len(found) == 6, f"{name!r} is too long"
-    return found
+    """A call's id, of six bytes; that of a named one is in a lane of its own."""
+    if isinstance(name, bytes):
+        assert len(name) == 6
+        return name
+    lane = _LANES.setdefault(name, len(_LANES) % 65_536)
+    return lane.to_bytes(2, "big") + name.encode().rjust(4, b"_")[-4:]
+
+
+#: Name of a call to the lane that it has for itself.
+_LANES: dict[str, int] = {}
 
 
 def _flag(on: bool) -> str:

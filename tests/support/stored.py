@@ -8,7 +8,6 @@ from pyramid_redis_lua_sessions.engine.tokens import (
     DIGEST_SIZE,
     TOKEN_FIELD,
     as_stored,
-    is_clocked,
     moments,
 )
 
@@ -36,7 +35,7 @@ def set_start(client: Any, key: str, start_ms: int) -> None:
     field = client.hget(key, TOKEN)
     _, placed_ms = moments(field)
     assert placed_ms is not None
-    client.hset(key, TOKEN, as_stored(field[:DIGEST_SIZE], start_ms, placed_ms, is_clocked(field)))
+    client.hset(key, TOKEN, as_stored(field[:DIGEST_SIZE], start_ms, placed_ms) + _mark(field))
 
 
 def grow_older(client: Any, key: str, ms: int) -> None:
@@ -46,4 +45,8 @@ def grow_older(client: Any, key: str, ms: int) -> None:
     assert start_ms is not None
     assert placed_ms is not None
     older = start_ms - ms, placed_ms - ms
-    client.hset(key, TOKEN, as_stored(field[:DIGEST_SIZE], *older, is_clocked(field)))
+    client.hset(key, TOKEN, as_stored(field[:DIGEST_SIZE], *older) + _mark(field))
+
+
+def _mark(field: bytes) -> bytes:
+    return field[len(field) - len(field) % 2 :]

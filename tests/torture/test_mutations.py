@@ -169,8 +169,8 @@ MUTATIONS = {
     ),
     "plain save: a repeated one writes over what came in between": Mutation(
         PLAIN_SAVE,
-        "-- @include life\nif not repeated then\n",
-        "-- @include life\nif true then\n",
+        "if repeated then return 5 end\n",
+        "",
         ORDERS,
     ),
     "plain save: nothing is deleted": Mutation(

@@ -59,8 +59,8 @@ def test_traffic_that_is_worked_out_is_what_was_measured(section: str, found: An
     traffic = found["requests"]["found"]["traffic"]
     rows = [ours(traffic, scenario=name) for name in ("read", "write one key")]
     read, write = (row["bytes_sent"] + row["bytes_received"] for row in rows)
-    assert "(0.8 x 617 + 0.2 x 876)" in section
-    assert (read, write) == pytest.approx((617, 876), rel=0.1)
+    assert "(0.8 x 583 + 0.2 x 782)" in section
+    assert (read, write) == pytest.approx((583, 782), rel=0.1)
     reads = [one for one in found["propagation"]["found"] if one["contender"] == OURS]
     assert "76 bytes x 100,000" in section
     assert ours(reads, scenario="read")["replication"] == pytest.approx(76, rel=0.1)
