@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from pyramid.security import NO_PERMISSION_REQUIRED
+from pyramid.traversal import DefaultRootFactory
 
 from .engine.protocol import Created, Lifetime, Loaded
 from .engine.store import Store
@@ -47,7 +48,8 @@ def includeme(config: Any) -> None:
 
     An application has it elsewhere by ``route_prefix`` of ``config.include``.
     """
-    config.add_route("session_health", PATH)
+    # The application's root factory may look at the session, or at a database.
+    config.add_route("session_health", PATH, factory=DefaultRootFactory)
     config.add_view(
         health,
         route_name="session_health",

@@ -12,6 +12,7 @@ from typing import Any
 from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import PHASE3_CONFIG
 from pyramid.security import NO_PERMISSION_REQUIRED
+from pyramid.traversal import DefaultRootFactory
 
 from ..engine.fields import exact_key
 from ..engine.store import owner_digest as digest_of_owner
@@ -33,7 +34,8 @@ def includeme(config: Any) -> None:
 
     :raises pyramid.exceptions.ConfigurationError: the setting ``publish_endings`` is off.
     """
-    config.add_route("session_endings", PATH)
+    # The application's root factory may look at the session, or at a database.
+    config.add_route("session_endings", PATH, factory=DefaultRootFactory)
     # It tells a browser of its own session alone, and an open page is no visit.
     config.add_view(
         stream,

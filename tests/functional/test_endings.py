@@ -755,6 +755,27 @@ def test_stream_is_open_though_the_application_asks_for_a_permission(redis_url: 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "endings.rst").read_text("utf-8")
 
 
+def test_stream_and_probe_do_without_the_root_of_the_application(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    """It may look at the session, which would refresh it, or at a database."""
+
+    def root(request: Any) -> None:
+        request.session.get("a")
+
+    def configure(config: Any) -> None:
+        config.set_root_factory(root)
+        include(config)
+        config.include("pyramid_redis_lua_sessions.health")
+
+    user = make_browser(redis_url, configure=configure, publish_endings=True)
+    assert user.app.get("/session-endings").status_int == 204
+    user.use(lambda session: session.update(a=1))
+    redis_client.pexpire(user.key, 500_000)
+    assert user.app.get("/session-health").json["ready"]
+    assert 0 < redis_client.pttl(user.key) <= 500_000
+
+
 def test_rule_of_the_page_suffices(redis_server: RedisServer, redis_url: str) -> None:
     rules = re.findall(r"^    ACL SETUSER sessions (.*)$", PAGE, re.MULTILINE)
     assert len(rules) == 2
