@@ -6,7 +6,7 @@ import base64
 import datetime
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .engine.contents import Contents
@@ -21,6 +21,7 @@ from .engine.fields import (
     UNIT_SEPARATOR,
     exact_key,
 )
+from .engine.index import Index, Owned
 from .engine.protocol import Absent, Loaded, Saved
 from .engine.staging import LAST_PATIENCE, PAUSE
 from .engine.state import CSRF_KEY, confirmed_in
@@ -73,17 +74,31 @@ def update_sessions(
         if len(pending) < len(owned):
             request_or_registry.session.update(values)
             count += 1
-        until = time.monotonic() + LAST_PATIENCE
-        while pending:
-            results, pending = found.each(pending, lambda tokens: store.save_each(tokens, seal))
-            count += sum(isinstance(result, Saved) for result in results.values())
-            busy = [n for n, r in results.items() if not isinstance(r, (Saved, Absent))]
-            pending += found.survey(busy).owned if busy else []
-            if pending:
-                if time.monotonic() >= until:
-                    raise SessionConflict
-                time.sleep(PAUSE)
+        results = _each(found, pending, lambda tokens: store.save_each(tokens, seal))
+        count += sum(isinstance(result, Saved) for result in results.values())
     return count
+
+
+def _each(
+    found: Index, pending: Owned, act: Callable[[list[Token]], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """As :meth:`.Index.each`, and wait for those that are staged, or get new tokens all the time.
+
+    :returns: the results by locator.
+    :raises SessionConflict: that took ten seconds.
+    """
+    results = dict[str, Any]()
+    until = time.monotonic() + LAST_PATIENCE
+    while pending:
+        done, pending = found.each(pending, act)
+        results |= done
+        busy = [n for n, r in done.items() if not isinstance(r, (Saved, Loaded, Absent))]
+        pending += found.survey(busy).owned if busy else []
+        if pending:
+            if time.monotonic() >= until:
+                raise SessionConflict
+            time.sleep(PAUSE)
+    return results
 
 
 def _encoded(factory: RedisSessionFactory, values: Mapping[Any, Any]) -> dict[bytes, bytes]:
@@ -106,6 +121,7 @@ def export_sessions(
     :returns: a list that ``json.dumps`` takes; a session's ``values`` are ``None`` where they
         are not authentic.
     :raises TypeError: not exactly one of owner and index is given.
+    :raises SessionConflict: a session got new tokens for ten seconds.
     :raises StoreError: Redis failed.
     """
     factory, store, current = context(request_or_registry)
@@ -113,7 +129,7 @@ def export_sessions(
     exported = []
     for members in with_current(current, found.members()):
         owned = found.survey(members, LABEL_FIELD, DEVICE_FIELD).owned
-        loaded, _ = found.each(owned, store.peek_each)
+        loaded = _each(found, owned, store.peek_each)
         for name, known in owned:
             one = loaded.get(name)
             if isinstance(one, Loaded):

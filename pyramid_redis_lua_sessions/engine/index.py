@@ -20,7 +20,7 @@ from .seals import Sealer
 from .store import BATCH, Store, batches
 from .tokens import Token, digest_stored
 
-__all__ = ["MOST_ENDED", "Index", "scan"]
+__all__ = ["MOST_ENDED", "Index", "Owned", "scan"]
 
 log = logging.getLogger(__package__)
 

@@ -162,8 +162,11 @@ def test_session_that_gets_new_tokens_all_the_time_is_told_of(
     step.before_each = {"EVALSHA": lambda: user.use(lambda session: session.regenerate_id())}
     with pytest.raises(SessionConflict):
         update_sessions(browser.wsgi.registry, "ada", ROLES)
+    with pytest.raises(SessionConflict):  # and not a list without it
+        export_sessions(browser.wsgi.registry, "ada")
     step.before_each = {}
     assert contents(user, still) == [{}, ROLES]
+    assert len(export_sessions(browser.wsgi.registry, "ada")) == 2
 
 
 def test_session_that_a_transaction_has_staged_is_waited_for(
