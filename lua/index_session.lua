@@ -4,7 +4,7 @@ index_session: put a session into the index of its owner.
 The index is a sorted set of locators in the order in which they were added: the
 score is the time, and above all that stand there already, also where the clock was
 set back. A locator keeps its place, as a call may be repeated, and others may have
-decided by the order meanwhile. It is not cut here: the caller ends the sessions
+decided by the order meanwhile; but for that of an earlier login. It is not cut here: the caller ends the sessions
 that are too many, and then removes them, so that a repeated call after a lost reply
 tells of them again. Anything else that stands at its key is replaced.
 
@@ -24,7 +24,9 @@ ARGV[2] most         integer, number of sessions that the index may hold
 ARGV[3] absolute_ms  integer, absolute timeout, ms, after which the index itself
                      may end, as no session in it lives any more; 0 = none
 ARGV[4] refuse       '1' = add it only if there is room; '0' = whatever there is
-ARGV[5...]           locator, score, ...: sessions that have ended, to remove first
+ARGV[5] since_us     integer, microseconds since the epoch: a place from before that, or one that
+                     is over a minute old, is of an earlier login; 0 = it is the owner's
+ARGV[6...]           locator, score, ...: sessions that have ended, to remove first
 
 Returns: {status, ...}
   5 SAVED {5, surplus, settled_us, {locator, ...}} how many are too many, 0 = none;
@@ -38,7 +40,8 @@ local locator = ARGV[1]
 local most = tonumber(ARGV[2])
 local absolute_ms = tonumber(ARGV[3])
 local refuse = ARGV[4] == '1'
-local first_ended = 5
+local since_us = tonumber(ARGV[5])
+local first_ended = 6
 -- A younger entry may belong to a login that is under way.
 local SETTLED_US = 60000000
 local SETTLED = 100 -- locators named at a time
@@ -68,15 +71,13 @@ for i = first_ended, #ARGV, 2 do
     redis.call('ZREM', index_key, ARGV[i])
   end
 end
-if refuse then
-  local place = redis.call('ZSCORE', index_key, locator)
-  if redis.call('ZCARD', index_key) - (place and 1 or 0) >= most then
-    return {11, now_us - SETTLED_US}
-  end
-  if place and tonumber(place) < now_us - SETTLED_US then
-    -- It was the owner's before: that it is under way again must show.
-    redis.call('ZREM', index_key, locator)
-  end
+local place = redis.call('ZSCORE', index_key, locator)
+if refuse and redis.call('ZCARD', index_key) - (place and 1 or 0) >= most then
+  return {11, now_us - SETTLED_US}
+end
+if place and since_us > 0 and tonumber(place) < math.max(since_us, now_us - SETTLED_US) then
+  -- It was the owner's before: that it is under way again must show.
+  redis.call('ZREM', index_key, locator)
 end
 local score = math.max(now_us, top + 1)
 redis.call('ZADD', index_key, 'NX', string.format('%.0f', score), locator)

@@ -41,11 +41,13 @@ def _owned(state: SessionState, owner: bytes) -> Entry:
     if state.phase is STORED and not state.asked.login:
         return Entry(OWNER_FIELD, owner)
     most, policy = state.host.most_sessions(owner), state.shared.settings.owner_sessions_policy
+    comes = state.contents.encoded(OWNER_FIELD) != owner
+    # A login puts a token in place of one that is younger than each login before it.
+    since_ms = (state.token_ms() or 0) + 1 if comes else 0
     if policy != "refuse":
-        return Entry(OWNER_FIELD, owner, most, policy)
-    held = [plain for _, _, plain in state.contents.stored((OWNER_FIELD,))]
+        return Entry(OWNER_FIELD, owner, most, policy, since_ms=since_ms)
     leaving = {ending.token.locator for ending in state.ends}
-    return Entry(OWNER_FIELD, owner, most, policy, held != [owner], leaving)
+    return Entry(OWNER_FIELD, owner, most, policy, comes, leaving, since_ms)
 
 
 def admit(state: SessionState, entries: Iterable[Entry]) -> None:

@@ -18,7 +18,7 @@ from .protocol import Absent, Description, Entry, encoded, texts
 from .scripts import Status
 from .seals import Sealer
 from .store import BATCH, Store, batches
-from .tokens import Token, digest_stored
+from .tokens import Token, digest_stored, moments
 
 __all__ = ["MOST_ENDED", "Index", "Owned", "scan"]
 
@@ -52,7 +52,7 @@ class Survey(NamedTuple):
     """
 
     owned: Owned
-    others: list[str]
+    others: Owned
     gone: list[str]
     ended: list[str]
 
@@ -120,7 +120,7 @@ class Index:
             if held and bound.open(self._field, held) == self._owner:
                 found.owned.append((locator, known))
             else:
-                found.others.append(locator)
+                found.others.append((locator, known))
         return found
 
     def each(
@@ -190,7 +190,8 @@ class Index:
             survey = self.survey([*scores])
             settled = [name for name, score in scores.items() if score < reply[1]]
             # A younger one of which nothing is to be seen may be that of a login under way.
-            over = {*survey.gone, *survey.others}.intersection(settled) | {*survey.ended}
+            others = {name for name, _ in survey.others}
+            over = others.union(survey.gone).intersection(settled) | {*survey.ended}
             ended += [data for name in over for data in (encoded(name), b"%.17g" % scores[name])]
             leaving += sum(name in entry.leaving for name, _ in survey.owned)
         if leaving or ended:
@@ -219,7 +220,7 @@ class Index:
         if not surplus and len(settled) <= UNTIDY:
             return Tidied(ended, stays)
         try:
-            names = settled
+            names, entries = settled, dict[str, float]()
             if surplus:
                 entries = self._oldest_and_newest(surplus, entry.most)
                 names = list(entries)
@@ -228,8 +229,10 @@ class Index:
             found = self.survey([*names, own] if missing else names)
             owned, gone = {name for name, _ in found.owned}, {*found.gone}
             older = names[: names.index(own) + 1] if own in names else []
-            # One that is neither settled nor the owner's may be that of a login under way.
-            under_way = {*gone, *found.others}.intersection(older).difference(settled)
+            # One that is neither settled nor the owner's may be that of a login under way; unless
+            # it got its token later: that login would have put one in place of an older one.
+            others = {n for n, known in found.others if not _is_younger(known, entries.get(n, 0))}
+            under_way = others.union(gone).intersection(older).difference(settled)
             living = owned | under_way
             newest = {*[name for name in names if name in living][-entry.most :]}
             if entry.policy == "end_others" and len(living.intersection(older)) > entry.most:
@@ -264,6 +267,15 @@ class Index:
                 for text in texts([name]):
                     entries.setdefault(text, score)
         return entries
+
+
+def _is_younger(known: Description, score: float) -> bool:
+    """Tell whether a session got its token after it was added to an index.
+
+    :param score: its place there, in microseconds.
+    """
+    _, placed_ms = moments(known.token)
+    return placed_ms is not None and (placed_ms + 1) * 1000 > score
 
 
 def scan(store: Store, key: bytes) -> Iterator[list[tuple[bytes, float]] | None]:

@@ -98,6 +98,8 @@ class Entry(NamedTuple):
     :ivar policy: what happens where they are more: ``owner_sessions_policy``.
     :ivar refuses: let it in only if there is room.
     :ivar leaving: locators of sessions that will end with this: they take no room.
+    :ivar since_ms: what stands there from before that is of an earlier login of the session, when
+        it was the owner's already, ms since the epoch.
     """
 
     field: bytes
@@ -106,6 +108,7 @@ class Entry(NamedTuple):
     policy: str = ""
     refuses: bool = False
     leaving: Collection[str] = ()
+    since_ms: int = 0
 
 
 # -- what is answered --------------------------------------------------------------

@@ -577,6 +577,7 @@ class Store(Caller):
         :param admits: only if there is room; ``more``: what has ended, and its scores.
         """
         args = [encoded(locator), b"%d" % entry.most, b"%d" % self.absolute_ms, flag(admits)]
+        args.append(b"%d" % (entry.since_ms * 1000))
         return (_INDEX, self.index_key(entry.value, entry.field), [*args, *more])
 
     def creation(

@@ -363,6 +363,38 @@ def test_one_more_ends_all_others(redis_url: str, redis_client: Any) -> None:
     assert owner_of(browser) == "ada"
 
 
+@pytest.mark.parametrize("policy", ["end_oldest", "end_others"])
+@pytest.mark.parametrize("now", ["bob", None])
+@pytest.mark.parametrize("mode", MODES)
+def test_login_does_not_end_what_was_the_owners_a_moment_ago(
+    redis_url: str, mode: str, now: str | None, policy: str
+) -> None:
+    browser = make_browser(
+        redis_url, owner_sessions=1, owner_sessions_policy=policy, on_conflict=mode
+    )
+    log_in(browser)
+    browser.use(lambda session: session.update(n=1))
+    browser.use(own(now))
+    other = log_in(browser.another())
+    assert browser.use(lambda session: (session.owner, session.get("n"))) == (now, 1)
+    assert owner_of(other) == "ada"
+    # Who comes back is one too many, as ever.
+    browser.use(own("ada"))
+    assert (owner_of(browser), owner_of(other)) == ("ada", None)
+
+
+@pytest.mark.parametrize("policy", ["end_oldest", "end_others"])
+def test_who_comes_back_after_long_stays(redis_url: str, redis_client: Any, policy: str) -> None:
+    browser = make_browser(redis_url, owner_sessions=1, owner_sessions_policy=policy)
+    log_in(browser)
+    browser.use(own("bob"))
+    make_older(redis_client)
+    other = log_in(browser.another())
+    make_older(redis_client)
+    browser.use(own("ada"))
+    assert (owner_of(browser), owner_of(other)) == ("ada", None)
+
+
 @pytest.mark.parametrize("most", [1, 3])
 def test_no_more_than_the_limit_stay_when_logins_that_end_all_others_overlap(
     redis_url: str, redis_client: Any, most: int

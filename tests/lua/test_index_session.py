@@ -9,6 +9,7 @@ import redis
 
 from pyramid_redis_lua_sessions.engine.scripts import Status
 from tests.support.scripts import Scripts, about
+from tests.support.waiting import wait_until
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -229,16 +230,33 @@ def test_session_that_is_let_in_is_let_in_again_when_the_call_is_repeated(
     assert entries(scripts) == before
 
 
-def test_session_that_was_there_long_ago_counts_as_one_that_comes(scripts: Scripts) -> None:
+@pytest.mark.parametrize("refuse", [True, False])
+def test_session_that_was_there_long_ago_counts_as_one_that_comes(
+    scripts: Scripts, refuse: bool
+) -> None:
     for name in ("a", "b", "c"):
         scripts.index(name)
         age(scripts, name, HOUR)
     before = scripts.now()
     # There is room for it, as it does not count twice; the others find it young.
-    assert scripts.index("a", most=3, refuse=True)[0] is Status.SAVED
+    assert scripts.index("a", most=3, refuse=refuse, since=1)[0] is Status.SAVED
     assert members(scripts) == [b"b", b"c", b"a"]
     assert dict(entries(scripts))[b"a"] >= before * 1000
-    assert scripts.index("b", most=2, refuse=True)[0] is Status.FULL
+    assert scripts.index("b", most=2, refuse=True, since=1)[0] is Status.FULL
+    assert members(scripts) == [b"b", b"c", b"a"]
+
+
+@pytest.mark.parametrize("refuse", [True, False])
+def test_place_of_an_earlier_login_is_given_up(scripts: Scripts, refuse: bool) -> None:
+    for name in ("a", "b"):
+        scripts.index(name)
+    since = scripts.now() * 1000 + 1000  # its token is younger than what stands there
+    wait_until(lambda: scripts.now() * 1000 > since)
+    assert scripts.index("a", refuse=refuse, since=since)[0] is Status.SAVED
+    assert members(scripts) == [b"b", b"a"]
+    held = entries(scripts)
+    assert scripts.index("b")[0] is scripts.index("a", since=since)[0] is Status.SAVED
+    assert entries(scripts) == held
 
 
 @pytest.mark.parametrize("refuse", [True, False])
@@ -256,7 +274,7 @@ def test_what_has_come_back_meanwhile_stays(scripts: Scripts) -> None:
     scripts.index("a")
     age(scripts, "a", HOUR)
     seen = dict(entries(scripts))[b"a"]
-    scripts.index("a", refuse=True)
+    scripts.index("a", refuse=True, since=1)
     assert scripts.index("b", most=1, refuse=True, ended={"a": seen})[0] is Status.FULL
     assert members(scripts) == [b"a"]
 

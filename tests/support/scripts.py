@@ -281,10 +281,11 @@ class Scripts:
         most: int = 100,
         absolute: int = 0,
         refuse: bool = False,
+        since: int = 0,
         ended: Mapping[str, float] = NOTHING,
     ) -> list[Any]:
         """:param ended: locator to score."""
-        args = (locator, most, absolute, _flag(refuse), *pairs(ended))
+        args = (locator, most, absolute, _flag(refuse), since, *pairs(ended))
         return self.call("index_session", key, *args)
 
     def end_values(
