@@ -358,8 +358,11 @@ def test_two_tabs_refresh_at_once(site: Site) -> None:
     assert site.rejected == []
 
 
-def test_session_of_a_part_of_the_site(make_site: Callable[..., Site], redis_url: str) -> None:
-    site = make_site(redis_url, "app/", cookie_path="/app", device_binding_path="/app/device")
+@pytest.mark.parametrize("path", ["/app", "/app/"])
+def test_session_of_a_part_of_the_site(
+    path: str, make_site: Callable[..., Site], redis_url: str
+) -> None:
+    site = make_site(redis_url, "app/", cookie_path=path, device_binding_path="/app/device")
     site.log_in()
     for go in (site.open, site.fetch):
         site.wait_for_expiry()
