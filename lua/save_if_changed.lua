@@ -77,7 +77,7 @@ local last_check = first_delete - 1
 local first_set = first_delete + n_deletes
 
 local meta = redis.call('HMGET', session_key,
-  '@', 'timeout', 'deadline', 'expires', 'first', 'saves', 'staged', 'moved')
+  '@', 'timeout', 'deadline', 'expires', 'first', 'saves', 'staged', 'moved', 'device')
 local token, timeout, deadline, expires, first, saves, staged, moved = unpack(meta)
 -- @include clock
 -- First: who is told that this was saved would get the cookie of a session that is over.

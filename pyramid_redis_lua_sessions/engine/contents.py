@@ -494,7 +494,9 @@ class Contents:
 
     def would_empty(self, changes: Changes) -> bool:
         """Tell whether, as far as this request knows, these changes leave nothing."""
-        return bool(changes.deletes) and not changes.values and self.held() <= set(changes.deletes)
+        # The key of a device is no value.
+        left = self.held().difference(changes.deletes, (DEVICE_FIELD,))
+        return bool(changes.deletes) and not (changes.values or left)
 
     def settle(self, changes: Changes, sealed: Mapping[bytes, bytes]) -> None:
         """Take what was saved as what is stored.

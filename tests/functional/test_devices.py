@@ -791,6 +791,23 @@ def test_logout_ends_the_binding(site: Site) -> None:
     assert response.json["session_identifier"] == site.device.identifier
 
 
+def test_session_of_which_only_the_key_is_left_is_empty(
+    redis_url: str, redis_client: redis.Redis
+) -> None:
+    site = Site(redis_url, invalidate_empty_session="true")
+
+    def log_in(session: Any) -> None:
+        session["user"] = "kim"
+        session.bind_device()
+
+    site.use(log_in)
+    assert site.device.note_offer(site.browser.response)
+    assert site.device.register().status_int == 200
+    site.use(lambda session: session.clear())
+    assert not redis_client.hexists(site.browser.key, TOKEN_FIELD)
+    assert is_over(site.device.refresh())
+
+
 def log_in_twice_at_once(site: Site) -> tuple[Device, Device]:
     """Two tabs of one browser log in side by side, from nothing; the answer to the second counts.
 
