@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyramid.security import NO_PERMISSION_REQUIRED
+
 from .engine.plan import STORED
 
 __all__ = ["includeme"]
@@ -31,6 +33,8 @@ def includeme(config: Any) -> None:
             request_method=method,
             touch_session=touch,
             renderer="json",
+            # Who is logged in no more is to be told so, and not to be refused the answer.
+            permission=NO_PERMISSION_REQUIRED,
         )
 
 

@@ -390,6 +390,19 @@ def test_time_left_of_a_session_that_never_ends_is_null(redis_url: str) -> None:
     assert ask(browser) == {"alive": True, "seconds": None}
 
 
+def test_time_left_is_told_to_who_is_nobody_where_all_else_needs_a_permission(
+    redis_url: str,
+) -> None:
+    def configure(config: Configurator) -> None:
+        includes(config)
+        config.set_security_policy(Policy())
+        config.set_default_permission("see")
+
+    browser = make_browser(redis_url, configure=configure)
+    assert ask(browser) == {"alive": False, "seconds": 0}
+    assert browser.app.post("/session-time-left").json["alive"] is False
+
+
 def test_time_left_can_stand_elsewhere(redis_url: str) -> None:
     browser = make_browser(
         redis_url,
