@@ -68,6 +68,11 @@ def read(request: Any) -> Response:
     return page(f"{session.owner} {'bound' if session.device_bound else 'unbound'}")
 
 
+def whose(request: Any) -> Response:
+    request.registry.site.owners.append(request.session.owner)
+    return Response(status=400)
+
+
 def logout(request: Any) -> Response:
     request.session.invalidate()
     return page("logged out")
@@ -117,6 +122,8 @@ class Site:
         self.host, self.port = "localhost", 0
         self.sent: list[Sent] = []
         self.rejected: list[str] = []
+        #: Whose session the requests to ``whose`` had.
+        self.owners: list[Any] = []
         #: What a proxy answers instead, to bind and to refresh.
         self.instead = 0
 
@@ -204,12 +211,13 @@ def make_site(binding_chromium: Any, certificate: Certificate) -> Iterator[Calla
         def make(redis_url: str, under: str = "", **options: str) -> Site:
             site = Site(binding_chromium, certificate)
             site.under, site.base = under, options.get("device_binding_path", BASE)
-            views = {"login": login, "read": read, "logout": logout}
+            views = {"login": login, "read": read, "logout": logout, "whose": whose}
 
             def registering(request: Any) -> dict[str, list[str]]:
                 return {"registering_origins": [f"https://login.example.com:{site.port}"]}
 
             def configure(config: Any) -> None:
+                config.registry.site = site
                 config.add_route("registering", "/.well-known/device-bound-sessions")
                 config.add_view(registering, route_name="registering", renderer="json")
                 config.add_subscriber(site.note, NewResponse)
@@ -250,6 +258,24 @@ def test_page_works_on_by_navigation_and_by_fetch(site: Site) -> None:
     # Each refresh brought the challenge of the next: one request each.
     assert site.refreshes(403) == []
     assert site.rejected == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "new WebSocket(`wss://${location.host}/whose`)",
+        "new EventSource('/whose')",
+        "navigator.sendBeacon('/whose')",
+    ],
+)
+def test_other_requests_wait_for_the_refresh_too(site: Site, script: str) -> None:
+    site.log_in()
+    site.wait_for_expiry()
+    count = len(site.refreshes())
+    site.driver.execute_script(script)
+    wait_until(lambda: site.owners)
+    assert site.owners[0] == "kim"
+    assert len(site.refreshes()) > count
 
 
 def test_copied_cookies_and_recorded_proofs_open_nothing(site: Site) -> None:
