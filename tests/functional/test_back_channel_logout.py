@@ -13,6 +13,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
+from pyramid.config import Configurator
 
 from pyramid_redis_lua_sessions import StoreUnavailable, sessions_of
 from pyramid_redis_lua_sessions.testing import RedisServer
@@ -48,6 +49,18 @@ def jwks_uri() -> Iterator[str]:
         thread.join()
 
 
+class Policy:
+    """By which nobody is logged in, and only what a test itself does is permitted."""
+
+    def identity(self, request: Any) -> None:
+        return None
+
+    authenticated_userid = identity
+
+    def permits(self, request: Any, context: Any, permission: str) -> bool:
+        return request.path == "/"
+
+
 Start = Callable[..., Browser]
 
 
@@ -58,7 +71,13 @@ def start(jwks_uri: str, redis_url: str) -> Start:
 
     def make(url: str = redis_url, **options: Any) -> Browser:
         module = page("back-channel-logout")
-        browser = make_browser(url, settings=settings, configure=module.includeme, **options)
+
+        def configure(config: Configurator) -> None:
+            module.includeme(config)
+            config.set_security_policy(Policy())
+            config.set_default_permission("see")  # the provider has none
+
+        browser = make_browser(url, settings=settings, configure=configure, **options)
         browser.page = module  # type: ignore[attr-defined]
         return browser
 
