@@ -23,9 +23,9 @@ if rings > 0 then
     rings = 0
   end
 end
-local lane = string.sub(save_id, 1, 2)
+local lane = string.sub(save_id, 1, 4)
 for i = 1, #recent, 7 do
-  if string.sub(recent, i, i + 1) == lane then
+  if string.sub(recent, i, i + 3) == lane then
     recent = string.sub(recent, 1, i - 1) .. string.sub(recent, i + 7)
     break
   end

@@ -36,19 +36,22 @@ _PREPARED = {
 }
 
 
-#: Lanes in which no call is under way, see ``lua/parts/remembered.lua``.
-LANES: list[bytes] = []
+#: The last call in each lane in which none is under way, see ``lua/parts/remembered.lua``.
+LANES: list[int] = []
 
 # Each process has lanes of its own.
 os.register_at_fork(after_in_child=LANES.clear)
 
 
-def take_lane() -> bytes:
-    """Take a lane, or make one, for one call. Who knows that it is over gives it back."""
+def take_lane() -> int:
+    """Number a call, in a lane that is free or new. Who knows that it is over gives it back.
+
+    :returns: 48 bits: of the lane, drawn at random, and 16 that count.
+    """
     try:
-        return LANES.pop()
+        return (LANES.pop() + 1) % 2**48
     except IndexError:
-        return os.urandom(2)
+        return int.from_bytes(os.urandom(4), "big") << 16
 
 
 class Caller:

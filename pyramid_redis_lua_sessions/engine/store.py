@@ -283,9 +283,9 @@ class Store(Caller):
             ``Status.EMPTIED``, ``Status.BUSY``, ``Status.ENDED`` (the renewal was applied, and
             the session has ended before the client repeated the call).
         """
-        lane, losses = take_lane(), self.line.losses
+        number, losses = take_lane(), self.line.losses
         call = self.saving(
-            lane + os.urandom(4),
+            number.to_bytes(6, "big"),
             token,
             values,
             deletes,
@@ -302,7 +302,7 @@ class Store(Caller):
             reply = self.call(*call)
             # Else a copy of the call may come late: it has to be known then.
             if losses is not None and losses == self.line.losses:
-                LANES.append(lane)
+                LANES.append(number)
             return self._saved_of(reply)
         calls = [
             *(self.indexing(entry, token.locator) for entry in entries),

@@ -20,7 +20,7 @@ from tests.support.browser import Browser, make_browser
 def lanes(client: redis.Redis, browser: Browser) -> list[bytes]:
     """The lanes of the saves that are remembered, the newest first."""
     saves: Any = client.hget(browser.key, "saves") or b"\0"
-    return [saves[place : place + 2] for place in range(1, len(saves), 7)]
+    return [saves[place : place + 4] for place in range(1, len(saves), 7)]
 
 
 def write(browser: Browser, value: int) -> None:

@@ -346,8 +346,8 @@ def call_id(name: str | bytes) -> bytes:
     if isinstance(name, bytes):
         assert len(name) == 6
         return name
-    lane = _LANES.setdefault(name, len(_LANES) % 65_536)
-    return lane.to_bytes(2, "big") + name.encode().rjust(4, b"_")[-4:]
+    lane = _LANES.setdefault(name, len(_LANES))
+    return lane.to_bytes(4, "big") + name.encode().rjust(2, b"_")[-2:]
 
 
 #: Name of a call to the lane that it has for itself.
