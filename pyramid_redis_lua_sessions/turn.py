@@ -418,8 +418,13 @@ class Turn:
             log.warning("a staged save could not be given up, and others wait for it: %s", exc)
 
     def roll_back(self) -> None:
-        """Forget the changes of a transaction that was aborted."""
+        """Forget the changes of a transaction that was aborted.
+
+        What subscribers raise must not take the place of what aborts it: they are told by the
+        response callback, as by :meth:`apply`.
+        """
         state = self.state
+        self._postponed = self._postponed or []
         state.discard_changes("the transaction was aborted")
         self._release()
         if state.token_made and state.new:
@@ -428,8 +433,6 @@ class Turn:
     def _settle(self) -> None:
         """Save what is pending, and send the cookie if one is due."""
         state = self.state
-        if self._postponed is not None:
-            self._tell_postponed()
         if self.joined is not None:
             self.joined.let_go()
             if self._unhandled or not self.request.environ.get("tm.active"):
@@ -443,6 +446,8 @@ class Turn:
                 state.drop_aside("the request failed")
             else:
                 state.take_up()
+        if self._postponed is not None:
+            self._tell_postponed()
         if state.resend is not None:
             self.identify()
         ticket = self._ticket()
@@ -505,8 +510,10 @@ class Turn:
         if state.token_made and not state.new:
             # The browser's token opens nothing any more.
             self.request.environ.setdefault(CARRIED, {})[id(self.factory)] = state.token
-            return
-        self._abandon()
+        else:
+            self._abandon()
+        if self._postponed is not None:
+            self._tell_postponed()
 
     def _abandon(self) -> None:
         """End the session that this request created: no browser will know of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,12 @@ from pyramid.httpexceptions import HTTPFound
 from pyramid.response import Response
 from webtest import TestApp
 
-from pyramid_redis_lua_sessions import SessionRegenerated, StoreUnavailable, UnserializableValue
+from pyramid_redis_lua_sessions import (
+    SessionEvent,
+    SessionRegenerated,
+    StoreUnavailable,
+    UnserializableValue,
+)
 from pyramid_redis_lua_sessions.testing import RedisServer
 from tests.support.application import make_app, set_cookies, stored_sessions
 from tests.support.ledger import UNKNOWN_ACCOUNT, Ledger
@@ -317,6 +323,41 @@ def test_session_created_at_once_by_a_failed_request_is_no_orphan(
     )
     answer = app.get("/view", status=500)
     assert len(stored_sessions(redis_client)) == len(set_cookies(answer))
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_subscribers_learn_that_it_ended_when_the_transaction_is_over(
+    redis_url: str, on_conflict: str, attempts: int
+) -> None:
+    """What they raise, or begin, is no part of the abort."""
+    seen: list[tuple[str, bool]] = []
+
+    def view(request: Any) -> None:
+        request.session.ensure_id()
+        request.session["value"] = "second"
+
+        def refuses() -> None:
+            raise Retryable
+
+        Voting(request, refuses)
+
+    def note(event: Any) -> None:
+        names = {frame.name for frame in traceback.extract_stack()}
+        seen.append((event.reason, bool(names & {"abort", "tpc_abort"})))
+
+    def configure(config: Any) -> None:
+        rendering([], lambda request: None, *["pyramid_retry"] * (attempts > 1))(config)
+        config.add_subscriber(note, SessionEvent)
+
+    app = make_app(
+        redis_url,
+        {"view": view},
+        settings={**TM, "retry.attempts": attempts},
+        configure=configure,
+        on_conflict=on_conflict,
+    )
+    app.get("/view", status=500)
+    assert seen == [("ensure_id", False), ("undelivered", False)] * attempts
 
 
 def test_invalidated_session_ends_once_whatever_becomes_of_the_transaction(
