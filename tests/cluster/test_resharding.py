@@ -32,6 +32,17 @@ def knows(node: Node, other: Node) -> bool:
     return other.ask("CLUSTER", "MYID") in node.ask("CLUSTER", "NODES")
 
 
+def let_leave(cluster: Cluster, key: str) -> tuple[Node, Node, int]:
+    """Begin to move the slot of a key to another node; return both nodes, and the slot."""
+    source = cluster.primary_of(key)
+    target = next(node for node in cluster.primaries() if node.address != source.address)
+    slot = int(source.ask("CLUSTER", "KEYSLOT", key))
+    ids = {address: name for address, (name, _) in cluster.slots().items()}
+    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.address])
+    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.address])
+    return source, target, slot
+
+
 def test_nobody_notices_when_slots_move(
     cluster: Cluster, cluster_client: redis.RedisCluster, confirm: Callable[[str], bool]
 ) -> None:
@@ -112,16 +123,12 @@ def test_sessions_of_a_user_are_changed_while_a_slot_moves(
     registry = browser.wsgi.registry
     assert update_sessions(registry, "ada", {"n": 0}) == len(users)  # the client knows all slots
     key = users[0].key
-    source = cluster.primary_of(key)
-    target = next(node for node in cluster.primaries() if node.address != source.address)
-    slot = source.ask("CLUSTER", "KEYSLOT", key)
-    ids = {address: name for address, (name, _) in cluster.slots().items()}
-    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.address])
-    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.address])
+    source, target, slot = let_leave(cluster, key)
     source.ask("MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
     assert update_sessions(registry, "ada", {"n": 1}) == len(users)  # ASK
+    target_id = target.ask("CLUSTER", "MYID")
     for node in (target, source, *cluster.primaries()):
-        node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[target.address])
+        node.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
     assert update_sessions(registry, "ada", {"m": 2}) == len(users)  # MOVED
     assert [user.use(dict) for user in users] == [{"n": 1, "m": 2}] * len(users)
     assert len(export_sessions(registry, "ada")) == len(users)
@@ -136,12 +143,7 @@ def test_session_ends_while_its_slot_is_leaving(
     browser = make_browser(cluster_url, invalidate_empty_session=True)
     browser.use(lambda session: session.update(a=1))
     key = browser.key
-    source = cluster.primary_of(key)
-    target = next(node for node in cluster.primaries() if node.address != source.address)
-    slot = source.ask("CLUSTER", "KEYSLOT", key)
-    ids = {address: name for address, (name, _) in cluster.slots().items()}
-    target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.address])
-    source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.address])
+    source, target, slot = let_leave(cluster, key)
     try:
         browser.use(lambda session: getattr(session, what)())
         assert source.ask("HEXISTS", key, "moved")
