@@ -274,6 +274,10 @@ def test_other_sessions_are_ended_at_once(tab: Tab) -> None:
     assert len(tab.all(".sessions li")) == 3
     tab.press(".sessions button[name=end]")
     assert len(tab.all(".sessions li")) == 2
+    told = "One device was logged out."
+    wait_until(lambda: tab.one("#news[role=status]").get_property("textContent") == told)
+    tab.one(".note .close").click()
+    assert tab.all(".note") == []
     tab.press("button[name=everywhere]")
     assert tab.all("#user") == []
 
