@@ -87,7 +87,7 @@ def test_client_of_redis_py_that_the_application_brings(
     )
     said = waits_long(cluster_client)
     assert said.startswith("where Redis hangs, a page hangs for ")
-    assert [record.message for record in caplog.records] == [said]
+    assert [record.message for record in caplog.records] == [f"{said} [docs: outages]"]
     browser.use(write)
     for node in cluster.primaries():
         node.ask("SCRIPT", "FLUSH")
