@@ -494,8 +494,8 @@ class Contents:
 
     def would_empty(self, changes: Changes) -> bool:
         """Tell whether, as far as this request knows, these changes leave nothing."""
-        # The key of a device is no value.
-        left = self.held().difference(changes.deletes, (DEVICE_FIELD,))
+        # The key of a device is no value, and what is past its end is none any more.
+        left = self.held().difference(changes.deletes, (DEVICE_FIELD,), self.ended())
         return bool(changes.deletes) and not (changes.values or left)
 
     def settle(self, changes: Changes, sealed: Mapping[bytes, bytes]) -> None:

@@ -133,6 +133,8 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
     sealed = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
     ends, _clocked, mark = contents.timing(changes.values)
     empties = state.shared.settings.invalidate_empty_session and contents.would_empty(changes)
+    if empties and (ended := contents.ended()):
+        changes = Changes(changes.values, [*ended.union(changes.deletes)])
     entries = indexes_of(changes.values)
     result = in_turn(
         state,

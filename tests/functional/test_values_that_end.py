@@ -143,6 +143,19 @@ def test_managed_dict_leaves_all_ends(browser: Browser, monkeypatch: pytest.Monk
 
 # -- after its end ----------------------------------------------
 
+
+@pytest.mark.parametrize("mode", ["merge", "retry"])
+def test_session_of_which_nothing_else_is_left_is_empty(
+    redis_url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    browser = make_browser(redis_url, invalidate_empty_session="true", on_conflict=mode)
+    browser.use(lambda session: session.update(a=1))
+    put(browser)
+    end_all(monkeypatch, browser)
+    browser.use(lambda session: session.pop("a"))
+    assert not redis_client.hexists(browser.key, TOKEN)
+
+
 ABSENT: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "in": (lambda s: "code" in s, False),
     "get": (lambda s: s.get("code", "none"), "none"),
