@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from redis.cluster import RedisCluster
-from redis.exceptions import ConnectionError, NoPermissionError, ResponseError
+from redis.exceptions import ConnectionError, NoPermissionError, RedisError, ResponseError
 
 from ..connect.pools import socket_of
 from ..engine.protocol import Absent
@@ -329,7 +329,9 @@ class Listening:
         self._due: list[tuple[float, int, bytes, Channel]] = []
         self._numbers = itertools.count()
         self._may_listen = True
-        self._deaf_until = math.inf
+        #: When to begin anew, and for want of what.
+        self._until = math.inf
+        self._missing: Exception | None = None
 
     def __enter__(self) -> Listening:
         return self
@@ -346,7 +348,11 @@ class Listening:
 
         :raises Exception: of any kind, where it cannot go on.
         """
-        while not self._subscriber.is_deserted() and time.monotonic() < self._deaf_until:
+        while not self._subscriber.is_deserted():
+            if time.monotonic() >= self._until:
+                if self._missing is not None:
+                    raise self._missing
+                return
             left, joined = self._subscriber.take_left(), self._subscriber.take_joined()
             self._leave(left)
             self._join(joined)
@@ -389,13 +395,22 @@ class Listening:
         for name, some in self._by_node(keys).items():
             if not some:
                 continue
-            link = self._links.get(name)
-            if link is None:
-                link = self._links[name] = Link(self._client_of(name))
-            link.subscribe(some, self._together)
-            if link.socket is None:
-                link.socket = socket_of(link.pubsub.connection)
-                self._selector.register(link.socket, selectors.EVENT_READ)
+            if name in self._links:
+                self._links[name].subscribe(some, self._together)
+                continue
+            link = Link(self._client_of(name))
+            try:
+                link.subscribe(some, self._together)
+            except (RedisError, OSError) as exc:
+                link.pubsub.close()
+                if not self._is_cluster:
+                    raise
+                # A shard that is lost does not take the others with it: these are heard.
+                self._until, self._missing = time.monotonic() + QUIET, exc
+                continue
+            self._links[name] = link
+            link.socket = socket_of(link.pubsub.connection)
+            self._selector.register(link.socket, selectors.EVENT_READ)
 
     def _client_of(self, name: str) -> Any:
         if not self._is_cluster:
@@ -429,7 +444,7 @@ class Listening:
     def _go_deaf(self) -> None:
         """The user of Redis may not subscribe: ask, and ask again."""
         self._may_listen = False
-        self._deaf_until = time.monotonic() + DEAF
+        self._until = time.monotonic() + DEAF
         log.warning(
             "the user of Redis may not subscribe to the channels of sessions: endings are "
             "noticed up to %g s late [docs: endings]",
@@ -496,10 +511,10 @@ class Listening:
     def _patience(self) -> float:
         """Return how long nothing is to be done, seconds."""
         now = time.monotonic()
-        moments = [self._due[0][0]] if self._due else []
+        moments = [self._until, *[due for due, *_ in self._due[:1]]]
         for link in self._links.values():
             moments.append(link.heard + (LOST if link.tried else QUIET))
-        return max(0.0, min(moments, default=now + QUIET) - now)
+        return max(0.0, min(*moments, now + QUIET) - now)
 
 
 def _bytes(data: Any) -> bytes:

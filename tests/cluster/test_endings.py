@@ -30,9 +30,13 @@ def _nobody_listens_afterwards() -> Iterator[None]:
 
 @pytest.fixture
 def users(cluster_url: str, cluster_client: redis.RedisCluster) -> list[Browser]:
+    return make_users(cluster_url)
+
+
+def make_users(url: str) -> list[Browser]:
     """Users whose sessions are on all nodes."""
     first = make_browser(
-        cluster_url,
+        url,
         configure=lambda config: config.include("pyramid_redis_lua_sessions.endings"),
         publish_endings=True,
         **TIMEOUTS,
@@ -139,10 +143,34 @@ def test_session_whose_node_is_replaced_meanwhile_is_heard_of_afterwards(
             assert told.get(timeout=20).reason == "ended"
 
 
+def test_shard_that_is_lost_deafens_no_other_one(redis_binary: str) -> None:
+    with Cluster(redis_binary, {"cluster-require-full-coverage": "no"}) as cluster:
+        users = make_users(cluster.url)
+        nodes = [cluster.primary_of(user.key) for user in users]
+        lost, heard = nodes[0], list[tuple[Browser, queue.Queue[Ending]]]()
+        watches = []
+        for user, node in zip(users, nodes, strict=True):
+            told: queue.Queue[Ending] = queue.Queue()
+            watches.append(user.visit(lambda request, told=told: watch_ending(request, told.put)))
+            if node is not lost:
+                heard.append((user, told))
+        for user in users:
+            wait_until(lambda user=user: is_heard(user))
+        replica_of(cluster, lost).kill()
+        lost.kill()
+        assert heard
+        for user, told in heard:
+            log_out(user)
+            assert told.get(timeout=20).reason == "ended"
+        for watch in watches:
+            watch.cancel()
+
+
 def replica_of(cluster: Cluster, primary: Any) -> Any:
     """The node that would take over."""
     own = str(primary.ask("CLUSTER", "MYID"), "ascii")
-    (line,) = [text for text in lines(primary.ask("CLUSTER", "REPLICAS", own)) if text]
+    # It may not have told its primary yet.
+    (line,) = wait_until(lambda: lines(primary.ask("CLUSTER", "REPLICAS", own)))
     address = line.split()[1].partition("@")[0]
     return next(node for node in cluster.running if node.address == address)
 
