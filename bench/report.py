@@ -139,8 +139,8 @@ MEMORY_TARGETS = (
     ("CSRF token only", DEFAULT, 0.85),
     ("typical", DEFAULT, 1.25),
     ("typical, written 6 times in a row", DEFAULT, 1.6),
-    ("values over 64 bytes", DEFAULT, 1.6),
-    ("values over 64 bytes", RECOMMENDED, 1.1),
+    ("values over 64 bytes", DEFAULT, 1.25),
+    ("values over 64 bytes", RECOMMENDED, 1.25),
 )
 BYTES_TARGET = 0.01
 SEAL_BYTES, SEAL_TARGET = 64, 1.0

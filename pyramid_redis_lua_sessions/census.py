@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from redis.cluster import RedisCluster
@@ -12,6 +12,7 @@ from redis.exceptions import AskError, RedisError, TryAgainError
 from .connect.lines import Command, line_to
 from .engine.failures import FAILURES, failure, is_wrong_type, showable
 from .engine.index import scan
+from .engine.pieces import is_piece, joined
 from .engine.protocol import Absent, encoded, texts
 from .engine.store import MARKER_MS, Store, batches
 
@@ -25,18 +26,20 @@ SIMULATED = "simulate:"
 class Stored(NamedTuple):
     """A hash under the prefix, as it stands: a session, the marker of one, or something else.
 
-    :ivar fields: those that were asked for and are there.
-    :ivar length: number of all its fields; 0 where they were not counted.
+    :ivar fields: those that were asked for and are there; values whole.
+    :ivar length: number of all its fields, without pieces of values; 0 where they were not counted.
     :ivar ttl_ms: its TTL, ms; -1 = none.
     :ivar size: bytes that it takes in memory, with its name.
     :ivar now_ms: Redis' clock, ms since the epoch.
+    :ivar raw: the fields with the pieces of values, as they are stored.
     """
 
-    fields: dict[bytes, bytes]
+    fields: Mapping[bytes, bytes]
     length: int
     ttl_ms: int
     size: int
     now_ms: int
+    raw: Mapping[bytes, bytes]
 
 
 class Census(Store):
@@ -145,7 +148,7 @@ class Census(Store):
             if is_wrong_type(failed[0]):
                 return None
             raise failed[0]
-        values, ttl_ms, size, *length = read
+        values, ttl_ms, size, *names = read
         if not size:
             return None
         if fields:
@@ -155,7 +158,8 @@ class Census(Store):
         elif not isinstance(values, dict):  # redis-py has made one, in some protocols
             pairs = iter(values)
             values = dict(zip(pairs, pairs, strict=True))
-        return Stored(values, length[0] if length else 0, ttl_ms, size, now_ms)
+        length = sum(not is_piece(name) for name in names[0]) if names else 0
+        return Stored(joined(values), length, ttl_ms, size, now_ms, values)
 
     def _by_node(self, keys: Iterable[bytes]) -> list[tuple[Any, list[bytes]]]:
         """Return the client of each node that has some of the keys, and those."""
@@ -211,4 +215,4 @@ def _looking(key: bytes, fields: Sequence[bytes], counted: bool) -> list[Command
     """Return the commands with which :meth:`Census.look` reads a hash."""
     read: Command = ("HMGET", key, *fields) if fields else ("HGETALL", key)
     reading = [read, ("PTTL", key), ("MEMORY", "USAGE", key)]
-    return [*reading, ("HLEN", key)] if counted else reading
+    return [*reading, ("HKEYS", key)] if counted else reading

@@ -322,7 +322,7 @@ def check_stored(
         for session in hashes:
             if session.alive and (rotating or found.looked < sample):
                 found.looked += 1
-                fields = session.stored.fields
+                fields = session.stored.raw
                 found.cut_off += OLD_KEY_FIELD in fields
                 _measure(found, session.stored.size, fields, compact, jemalloc)
                 if target.configured:

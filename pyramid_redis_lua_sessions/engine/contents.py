@@ -26,6 +26,7 @@ from .fields import (
     order_of,
 )
 from .flash import Flash, is_of_queue
+from .pieces import cut, left_over
 from .protocol import NO_CHECKS, Checks, names_digest, sha1
 from .serializers import ATOMS, ChangedType, Codec
 from .tokens import TOKEN_FIELD, as_clocked
@@ -510,6 +511,21 @@ class Contents:
         self._plain.update(changes.values)
         self._mark_saved()
 
+    def _may_have_pieces(self) -> bool:
+        # Each save pays for this. Token and memory of saves are no values either.
+        return len(self.raw) > len(self._plain) + 1 + (b"saves" in self.raw)
+
+    def cut(
+        self, sealed: dict[bytes, bytes], deletes: list[bytes]
+    ) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """Return which fields are to be set and deleted, so that some values are.
+
+        :param sealed: values to set; ``deletes``: fields of values to delete.
+        """
+        if self._may_have_pieces():
+            deletes = [*deletes, *left_over(self.raw, {*sealed, *deletes})]
+        return cut(sealed, self.raw, deletes), deletes
+
     def rebase(
         self, raw: dict[bytes, bytes], plain: dict[bytes, bytes], own: Container[bytes]
     ) -> None:
@@ -556,10 +572,15 @@ class Contents:
         plain = self._plain
         return [(field, self.raw[field], plain[field]) for field in fields if field in plain]
 
-    def resealed(self, swaps: Iterable[tuple[bytes, bytes, bytes]]) -> None:
-        """Take values as stored under another seal: (field, now, before)."""
+    def resealed(
+        self, swaps: Iterable[tuple[bytes, bytes, bytes]], sealed: Mapping[bytes, bytes]
+    ) -> None:
+        """Take values as stored under another seal: (field, now, before).
+
+        :param sealed: as they were sent.
+        """
+        self.raw.update(sealed)
         for field, now, before in swaps:
-            self.raw[field] = now
             if self._reads.get(field) == sha1(before):
                 self._reads[field] = sha1(now)
 

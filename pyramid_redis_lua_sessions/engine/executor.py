@@ -12,6 +12,7 @@ from .contents import Changes
 from .failures import was_answered
 from .fields import CONFIRMED_FIELD, OWNER_FIELD, field_of
 from .index import Index
+from .pieces import cut, left_over
 from .plan import ADRIFT, FRESH, Act, Cause, Facts, Happened, Plan, Reason, plan
 from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Saved, sha1, still_so
 from .refusals import just_ended
@@ -130,7 +131,8 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
 
 def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
     contents = state.contents
-    sealed = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
+    whole = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
+    sealed, deletes = contents.cut(whole, changes.deletes)
     ends, _clocked, mark = contents.timing(changes.values)
     empties = state.shared.settings.invalidate_empty_session and contents.would_empty(changes)
     if empties and (ended := contents.ended()):
@@ -141,7 +143,7 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
         lambda: state.host.store().save(
             state.stored_token(),
             sealed,
-            changes.deletes,
+            deletes,
             state.asked.lifetime,
             contents.checks(),
             end_if_empty=empties,
@@ -194,7 +196,10 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
             state.host.store().save,
             before,
             sealed,
-            sorted({*changes.deletes, *contents.ended()}.difference(merged)),
+            [
+                *sorted({*changes.deletes, *contents.ended()}.difference(merged)),
+                *left_over(contents.raw, contents.raw),
+            ],
             state.asked.lifetime,
             renewal=Renewal(token, saves, state.asked.restarts, clocked),
             entries=entries,
@@ -365,14 +370,15 @@ def reseal(state: SessionState) -> None:
     contents, bound = state.contents, state.bound
     held = contents.stored(bound.outdated)
     bound.outdated.clear()
-    values = contents.placed({field: bound.seal(field, data) for field, _, data in held})
+    whole = contents.placed({field: bound.seal(field, data) for field, _, data in held})
+    values, deletes = contents.cut(whole, [])
     swaps = [(field, values[field], raw) for field, raw, _ in held]
     unchanged = Checks({field: sha1(raw) for field, _, raw in swaps})
     ends = contents.timing({field: data for field, _, data in held})[0]
     store = state.host.store()
-    result = store.save(state.stored_token(), values, [], checks=unchanged, ends=ends)
+    result = store.save(state.stored_token(), values, deletes, checks=unchanged, ends=ends)
     if isinstance(result, Saved):
-        contents.resealed(swaps)
+        contents.resealed(swaps, values)
 
 
 # -- retry mode under a transaction --------------------------------------------------
@@ -421,5 +427,6 @@ class Sealing:
         self.token = token
         self.bound = self._sealer.bind(token.locator, token.digest)
         seal = self.bound.seal
-        self.sealed = {field: seal(field, value) for field, value in self.data.items()}
+        whole = {field: seal(field, value) for field, value in self.data.items()}
+        self.sealed = cut(whole, {})
         return self.sealed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .pieces import has_pieces
 from .seals import Bound, NoSeal, Sealer
 from .tokens import Token
 
@@ -74,6 +75,9 @@ class Memory:
         before, values, size = known
         bound = self._sealer.bind(token.locator, token.digest)
         changed = {f: stored for f, stored in fields.items() if before.get(f) != stored}
+        if before and (has_pieces(fields) or has_pieces(before)):
+            # A value is verified with all of its pieces.
+            changed, before, values, size = fields, {}, {}, OVERHEAD
         plain = bound.open_all(changed)
         if plain is None:
             return None, bound

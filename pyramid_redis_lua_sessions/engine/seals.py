@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from ..settings import Settings, SettingsError
 from .fields import FLASH_KIND, ORDER_SIZE, SEALED_KINDS, SEALED_META, UNORDERED
+from .pieces import has_pieces, joined
 from .tokens import Token
 
 __all__ = [
@@ -57,7 +58,7 @@ class Bound(Protocol):
 
     def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
         """Return the encoded data of all fields that hold data, or ``None`` if
-        one is not authentic."""
+        one is not authentic. Values may be in pieces."""
 
 
 class Sealer(Protocol):
@@ -187,6 +188,8 @@ class BoundSeal:
                 opened[field] = data
         if hmac.compare_digest(b"".join(expected), b"".join(found)):
             return opened
+        if has_pieces(fields):
+            return self.open_all(joined(fields))
         for field in opened:
             if self.open(field, fields[field]) is None:
                 return None
@@ -280,7 +283,8 @@ class BoundEncryption:
             if field and (field[:1] in SEALED_KINDS or field in SEALED_META):
                 data = self.open(field, stored)
                 if data is None:
-                    return None
+                    self.outdated.clear()
+                    return self.open_all(joined(fields)) if has_pieces(fields) else None
                 opened[field] = data
         return opened
 
@@ -302,7 +306,7 @@ class NoSeal:
     def open_all(self, fields: Mapping[bytes, bytes]) -> dict[bytes, bytes] | None:
         return {
             field: _without_order(field, stored)
-            for field, stored in fields.items()
+            for field, stored in joined(fields).items()
             if field and (field[:1] in SEALED_KINDS or field in SEALED_META)
         }
 

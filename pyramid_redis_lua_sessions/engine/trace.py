@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..errors import fingerprint
 from .contents import Contents
+from .pieces import joined
 from .tokens import Token
 
 __all__ = ["UNTRACED", "Dropped", "Trace"]
@@ -53,7 +54,8 @@ class Trace:
         """
         self.name = fingerprint(token.locator)
         self.fields = dict(fields)
-        self.sizes = {field: len(fields[field]) for field in values}
+        whole = joined(fields)
+        self.sizes = {field: len(whole[field]) for field in values}
         self.written = set()
 
     def writes(self, fields: Iterable[bytes]) -> None:

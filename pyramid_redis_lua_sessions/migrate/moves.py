@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from ..cookies import LONGEST_VALUE, MOST_VALUES, cookie_values
 from ..engine.contents import Contents
 from ..engine.fields import exact_key
+from ..engine.pieces import cut
 from ..engine.protocol import Absent, Lifetime, encoded, milliseconds
 from ..engine.scripts import Status
 from ..engine.seals import Sealer, derive_key
@@ -169,7 +170,8 @@ class Migration:
             if carried.ends_ms <= found.now_ms:
                 return Outcome.EXPIRED
             bound = self._sealer.bind(token.locator, token.digest)
-            fields = {field: bound.seal(field, data) for field, data in carried.values.items()}
+            whole = {field: bound.seal(field, data) for field, data in carried.values.items()}
+            fields = cut(whole, {})
             not_after_ms = int(min(found.now_ms + PATIENCE_MS, carried.ends_ms))
             made, alive = create_under(
                 store,

@@ -54,6 +54,11 @@ def change(request: Any) -> None:
     request.session.flash(SECOND)
 
 
+def add(request: Any) -> None:
+    request.session["added"] = SECOND
+    request.session.flash(SECOND)
+
+
 def login(request: Any) -> None:
     request.session["value"] = SECOND
     request.session.owner = SECOND
@@ -418,7 +423,8 @@ def test_redis_that_refuses_to_load_shows_nothing(
 
 
 @pytest.mark.parametrize("refuse", REFUSALS.values(), ids=REFUSALS.keys())
-@pytest.mark.parametrize("act", [change, login], ids=["save", "login pipeline"])
+# What replaces a long value deletes its pieces first, and is not refused memory then.
+@pytest.mark.parametrize("act", [add, login], ids=["save", "login pipeline"])
 def test_redis_that_refuses_to_save_shows_nothing(
     watch: Watch,
     new_redis_server: Callable[..., RedisServer],

@@ -24,6 +24,7 @@ from pyramid_redis_lua_sessions.census import Census
 from pyramid_redis_lua_sessions.errors import RawDeserializationError
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, migrate_all, old_name
 from pyramid_redis_lua_sessions.testing import CountingProxy, RedisServer
+from tests.support.application import is_compact
 from tests.support.browser import SECRET as OTHER_SECRET
 from tests.support.browser import Browser, Reports, make_browser, stored_values
 from tests.support.predecessors import LIBRARIES, SECRET, Server, User
@@ -159,6 +160,16 @@ def test_default_timeout_stays_the_default(psr: Any, redis_url: str, redis_clien
     new = moving(redis_url, timeout=600)
     come_back(new, old)
     assert not redis_client.hexists(new.key, "timeout")
+
+
+def test_session_with_a_long_value_moves_to_one_that_takes_little_memory(
+    psr: Any, redis_url: str, redis_client: Any
+) -> None:
+    old = psr()
+    old.do("session['a'] = 300 * 'a'")
+    new = moving(redis_url)
+    assert come_back(new, old) == {"a": 300 * "a"}
+    assert is_compact(redis_client, new.key)
 
 
 def test_another_default_is_kept_for_the_sessions_that_had_it(

@@ -41,6 +41,7 @@ LAYERS = (
     "engine.observer",
     "engine.failures",
     "engine.fields",
+    "engine.pieces",
     "engine.ends",
     "engine.serializers",
     "engine.seals",
