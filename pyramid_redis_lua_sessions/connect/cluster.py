@@ -91,13 +91,15 @@ class LazyCluster(RedisCluster):
             super().__init__(
                 url=f"{scheme}://{host}:{first[1]}",
                 startup_nodes=[_ClusterNode(*other) for other in others],
-                retry=make_retry(self._retries),
+                # It asks one node for the commands, and another one only if it may repeat that.
+                retry=make_retry(max(1, self._retries)),
                 # A shard that is lost must not take the others with it.
                 require_full_coverage=False,
                 connection_pool_class=partial(NodePool, self._deadline),
                 maint_notifications_config=NO_NOTIFICATIONS,
                 **self._given,
             )
+            self.set_retry(make_retry(self._retries))
             # Threads that meet a failure together ask for the slots one after the other.
             cast("Any", self.nodes_manager)._initialization_lock = _TimedLock(self._deadline)
         except BaseException:
