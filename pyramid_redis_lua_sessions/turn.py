@@ -217,6 +217,12 @@ class Turn:
         """Return how long the request has been running."""
         return int((time.monotonic() - self._start) * 1000)
 
+    def opens_page(self) -> bool:
+        """Tell whether the browser says that its user opens a page (Fetch Metadata)."""
+        environ = self.request.environ
+        navigates: bool = environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
+        return navigates and bool(environ["REQUEST_METHOD"] == "GET")
+
     def most_sessions(self, owner: bytes) -> int:
         """Return how many sessions an owner may have.
 

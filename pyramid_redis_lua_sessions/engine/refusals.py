@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SEAL_BROKEN", "go_without", "just_ended", "refuse"]
 
+#: How long after its session ended a browser may not know of that when its user opens a page, ms.
+PAGE_GRACE_MS = 1_000
+
 #: Stands for a session with a value that is not authentic.
 SEAL_BROKEN = Absent(Status.GONE, foreign=True)
 
@@ -75,9 +78,13 @@ def just_ended(state: SessionState, found: Absent) -> bool:
     """Whether this request was in flight when the session ended, or got a new token."""
     if found.status is not Status.MOVED:
         return False
-    grace_ms = state.shared.settings.grace * 1000
+    grace_ms = known_ms = state.shared.settings.grace * 1000
+    if not found.replaced and state.host.opens_page():
+        # Of a session that was ended elsewhere no cookie tells the browser. Its user must be able
+        # to log in again, for which a page needs a session: its form has a CSRF token.
+        known_ms = min(grace_ms, PAGE_GRACE_MS)
     # A clock may step back a little; a marker of the far future is none of ours.
-    return -grace_ms <= found.age_ms - state.host.elapsed_ms() <= grace_ms
+    return -grace_ms <= found.age_ms - state.host.elapsed_ms() <= known_ms
 
 
 def _refuse_corrupt(state: SessionState, name: str, reason: str) -> None:

@@ -96,6 +96,9 @@ class Host(Protocol):
     def elapsed_ms(self) -> int:
         """Return how long the request has been running."""
 
+    def opens_page(self) -> bool:
+        """Tell whether the request is for a page that the user asked for, as far as is known."""
+
     def lock(self, token: Token, binding: bytes) -> str:
         """Tell why a session that is bound to a device is locked for the request; '' = it is not.
 

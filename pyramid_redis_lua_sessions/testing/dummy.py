@@ -112,6 +112,9 @@ class _Host:
     def elapsed_ms(self) -> int:
         return 0
 
+    def opens_page(self) -> bool:
+        return False
+
     def most_sessions(self, owner: bytes) -> int:
         raise NotImplementedError  # nothing is ever saved
 

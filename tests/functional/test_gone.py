@@ -14,6 +14,7 @@ from pyramid_redis_lua_sessions.errors import (
 )
 from pyramid_redis_lua_sessions.testing import CountingProxy
 from tests.support.application import stored_sessions
+from tests.support.browser import make_browser
 from tests.support.overlap import Overlap, Start, id_in, loaded, put, session_with
 from tests.support.stored import grow_older
 from tests.support.waiting import wait_until
@@ -248,6 +249,46 @@ def test_a_marker_counts_as_long_as_grace_says_when_it_is_longer_than_the_defaul
 def age_marker(client: Any, key: str, milliseconds: int) -> None:
     moved = client.hget(key, "moved")
     client.hset(key, "moved", moved[:22] + b"%d" % (int(moved[22:]) - milliseconds))
+
+
+PAGE = {"Sec-Fetch-Mode": "navigate"}
+FORM = {"headers": PAGE, "extra_environ": {"REQUEST_METHOD": "POST"}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "age_ms", "anew"),
+    [
+        pytest.param({"headers": PAGE}, 1_200, True, id="a page"),
+        pytest.param({"headers": PAGE}, 500, False, id="a page, at once"),
+        pytest.param(FORM, 1_200, False, id="a form"),
+        pytest.param({"headers": {"Sec-Fetch-Mode": "cors"}}, 1_200, False, id="what a page asks"),
+        pytest.param({}, 1_200, False, id="whatever it is"),
+    ],
+)
+def test_whoever_was_logged_out_elsewhere_can_log_in_again_at_once(
+    redis_url: str, redis_client: Any, request_: dict[str, Any], age_ms: int, anew: bool
+) -> None:
+    browser = make_browser(redis_url, grace=30)
+    browser.use(put("n", 1))
+    before = browser.token
+    browser.copy().use(invalidate)
+    age_marker(redis_client, browser.key, age_ms)
+    token = browser.use(lambda session: session.get_csrf_token(), **request_)
+    assert (browser.token != before) is anew
+    if anew:
+        assert browser.use(lambda session: session.get_csrf_token()) == token
+
+
+def test_a_page_does_not_replace_the_cookie_of_a_login_that_it_was_sent_before(
+    redis_url: str, redis_client: Any
+) -> None:
+    browser = make_browser(redis_url, grace=30)
+    browser.use(put("n", 1))
+    before = browser.token
+    browser.copy().use(lambda session: session.regenerate_id())
+    grow_older(redis_client, browser.key, 1_200)
+    browser.use(lambda session: session.get_csrf_token(), headers=PAGE)
+    assert browser.token == before
 
 
 def test_a_new_session_is_made_when_a_request_in_flight_invalidates_and_then_writes(
