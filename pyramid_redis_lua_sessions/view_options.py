@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPSeeOther
@@ -43,6 +44,13 @@ def _check_route(config: Any, name: str) -> None:
     route = None if mapper is None else mapper.get_route(name)
     if route is None:
         raise SettingsError(f"redis.sessions.confirm_route = {name!r} is no route")
+    # The route itself has only the path of what was given; its introspectable has all.
+    given = (config.introspector.get("routes", name) or {}).get("external_url", "")
+    if urlsplit(given).hostname:
+        raise SettingsError(
+            f"redis.sessions.confirm_route = {name!r} is an external route ({given}): it should be "
+            "one of the application's own"
+        )
     if route.pregenerator is None:
         try:
             route.generate({})

@@ -463,6 +463,20 @@ def test_page_that_needs_more_than_its_name_is_refused() -> None:
     config.commit()
 
 
+@pytest.mark.parametrize("url", ["https://example.com/confirm", "//example.com/confirm"])
+def test_page_that_is_an_external_route_is_refused(url: str) -> None:
+    config = configured(confirm_route="confirm")
+    config.add_route("confirm", url)
+    with pytest.raises(ConfigurationError, match=r"confirm_route = 'confirm' is an external route"):
+        config.commit()
+
+
+def test_page_that_another_application_serves_under_the_same_host() -> None:
+    config = configured(confirm_route="confirm")
+    config.add_route("confirm", "/other/confirm", static=True)
+    config.commit()
+
+
 def test_page_on_which_users_confirm_is_not_to_ask_for_that_itself() -> None:
     config = configured(confirm_route="confirm")
     config.add_route("confirm", "/confirm")
