@@ -211,9 +211,12 @@ def is_cluster_node(client: redis.Redis) -> bool:
 def settings_of_ini(config_uri: str, config_vars: Sequence[str]) -> Settings:
     """Return the settings of an application's sessions.
 
-    :raises UsageError: the file, its section or its ``redis.sessions.*``
-        settings cannot be used.
+    :raises UsageError: the file, its section, its ``redis.sessions.*``
+        settings or the variables cannot be used.
     """
+    for word in config_vars:
+        if "=" not in word:
+            raise UsageError(f"{word!r} is neither an option nor name=value")
     try:
         return Settings.from_ini(app_settings(config_uri, parse_vars(config_vars)))
     except ConfigurationError as exc:

@@ -187,7 +187,7 @@ def test_load_scripts_when_the_arguments_are_wrong(
         ([ini, "--prefix", "x:"], "--prefix"),
         ([str(tmp_path / "missing.ini")], "missing.ini"),
         ([f"{ini}#other"], "other"),
-        ([ini, "no-assignment"], "no-assignment"),
+        ([ini, "ann"], "'ann' is neither an option nor name=value"),
         ([str(garbage)], "garbage.ini"),
         ([str(elsewhere)], "not-an-installed-distribution"),
         ([str(tmp_path / "app.unknown")], "app.unknown"),
