@@ -109,6 +109,8 @@ class SessionsCommand:
             page = None if isinstance(exc, Declined) else "command"
             self.console.error(with_page(str(exc), page))
             return 2
+        except BrokenPipeError:  # as under ``head``: who reads the output has enough
+            return 1
         except (RedisFailure, SessionError, RedisError, RedisClusterException, OSError) as exc:
             self.console.error(with_page(str(exc) or type(exc).__name__, "messages"))
             return 1

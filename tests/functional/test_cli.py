@@ -393,14 +393,24 @@ def test_signal_to_end_is_an_interrupt_to_a_command_and_to_nobody_else(
 
 def test_output_that_cannot_be_written_is_an_error_of_one_line(redis_url: str) -> None:
     command = [sys.executable, "-m", "pyramid_redis_lua_sessions", "stats", "--url", redis_url]
-    reader, closed_pipe = os.pipe()
+    for unbuffered in ("", "1"):
+        with open("/dev/full", "w") as full:
+            assert "No space left" in failure_of(command, full, unbuffered)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_command_whose_reader_has_enough_ends_silently(redis_url: str, unbuffered: str) -> None:
+    reader, writer = os.pipe()
     os.close(reader)
-    for stdout, unbuffered, message in (
-        (os.open("/dev/full", os.O_WRONLY), "", "No space left"),
-        (closed_pipe, "1", "Broken pipe"),
-    ):
-        with open(stdout, "w") as out:
-            assert message in failure_of(command, out, unbuffered)
+    with open(writer, "wb") as nobody_reads:
+        done = subprocess.run(
+            [sys.executable, "-m", "pyramid_redis_lua_sessions", "check", "--url", redis_url],
+            stdout=nobody_reads,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_command_whose_output_or_errors_are_closed(
