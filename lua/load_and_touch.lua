@@ -37,12 +37,11 @@ an ended session; or nothing
 ]]
 local session_key = KEYS[1]
 local digest = ARGV[1]
-local timeout_ms = tonumber(ARGV[2])
+local timeout_ms = ARGV[2]
 local beside = ARGV[3] == '1'
-local trigger_ms = tonumber(ARGV[4])
-local absolute_ms = tonumber(ARGV[5])
+local trigger_ms = ARGV[4]
+local absolute_ms = ARGV[5]
 local mode = ARGV[6]
-local MAX_MS = 3200000000000 -- about a hundred years, well within PEXPIRE's range
 
 local fields, token, timeout, expires, deadline, first, moved
 if beside then token = redis.call('HGET', session_key, '@')
@@ -54,21 +53,22 @@ end
 if token and not mode and #token % 2 == 0 and string.sub(token, 1, 16) == digest then
   -- The common case: one write at most, nothing to compute.
   if trigger_ms then
-    local pttl = redis.call('PTTL', session_key)
-    if trigger_ms < pttl and pttl <= timeout_ms then return {1, pttl, fields} end
+    local ttl = redis.call('PTTL', session_key)
+    if tonumber(trigger_ms) < ttl and ttl <= tonumber(timeout_ms) then return {1, ttl, fields} end
   end
-  local reply = redis.pcall('PEXPIRE', session_key, ARGV[2])
-  if type(reply) == 'table' and reply.err and string.find(reply.err, 'READONLY', 1, true) then
+  local reply = redis.pcall('PEXPIRE', session_key, timeout_ms)
+  if reply ~= 1 and type(reply) == 'table' and string.find(reply.err, 'READONLY', 1, true) then
     return reply
   end
-  return fields and {1, timeout_ms, fields} or 1
+  return fields and {1, tonumber(timeout_ms), fields} or 1
 end
 
 if beside then
   timeout, expires, deadline, first, moved = unpack(redis.call('HMGET', session_key,
     'timeout', 'expires', 'deadline', 'first', 'moved'))
 end
-mode, absolute_ms = mode or '1', absolute_ms or 0
+timeout_ms, trigger_ms = tonumber(timeout_ms), tonumber(trigger_ms)
+mode, absolute_ms = mode or '1', tonumber(absolute_ms) or 0
 local use_ttl = string.sub(mode, 1, 1) == '1'
 local mark = token and #token % 2 == 1 and string.sub(token, -1)
 -- @include clock
@@ -98,7 +98,7 @@ if life <= 0 or (expires and (tonumber(expires) or 0) <= now_ms) then
   if refused then return refused end
   return {0, 1}
 end
-if life < math.huge then life = math.min(life, MAX_MS) end
+if life < math.huge then life = math.min(life, 3200000000000) end -- a century: PEXPIRE's range
 if first then touch('HDEL', session_key, 'first') end
 
 local pttl = redis.call('PTTL', session_key) -- -1 = no TTL

@@ -56,7 +56,7 @@ def test_report_shows_counts_in_thousands_and_ratios_beside_their_budgets() -> N
     lines = report(counts(3000)).splitlines()
     row = next(line for line in lines if line.startswith(OURS))
     assert row.split()[1:] == ["3", "-", "3", "3", "3"]  # no budget is of the trigger window
-    assert "read, own part, beside psr 1.8.1: 0.20 (budget 0.25, target 0.20)" in lines
+    assert "read, own part, beside psr 1.8.1: 0.20 (budget 0.24, target 0.20)" in lines
 
 
 def write_parts(out: Path, *totals: int) -> None:

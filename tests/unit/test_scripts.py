@@ -395,15 +395,15 @@ def test_every_status_of_the_enum_is_in_use_and_every_script_has_one(script: Scr
         pytest.param("load_and_touch", "load_and_touch:", "load:", "name", id="other name"),
         pytest.param(
             "load_and_touch",
-            "local trigger_ms = tonumber(ARGV[4])\n",
+            "local trigger_ms = ARGV[4]\n",
             "",
             "ARGV[4] trigger_ms is documented and bound to None",
             id="argument not bound",
         ),
         pytest.param(
             "load_and_touch",
-            "local trigger_ms = tonumber(ARGV[4])\n",
-            "local trigger = tonumber(ARGV[4])\n",
+            "local trigger_ms = ARGV[4]\n",
+            "local trigger = ARGV[4]\n",
             "ARGV[4] trigger_ms is documented and bound to trigger",
             id="argument bound to another name",
         ),
