@@ -191,7 +191,7 @@ def login(request: Any) -> HTTPSeeOther:
     # Another owner is a login: the session gets a new token, as whoever knew the
     # old one must not share the session from now on.
     session.owner = name
-    session.label = device(request.user_agent or "")
+    session.label = device(request.headers.get("User-Agent", ""))
     text = f"Welcome, {name}. Your session has a new token, and kept its data."
     tell(session, "account", text)
     return back_home(request, "account")

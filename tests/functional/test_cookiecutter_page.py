@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import redis
 
 from tests.functional.test_documentation import samples
 from tests.support.waiting import wait_until
@@ -134,6 +135,16 @@ class Shop(NamedTuple):
             **options,
         )
 
+    def write(self, name: str, text: str) -> None:
+        path = self.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def insert(self, name: str, after: str, text: str) -> None:
+        before, found, rest = (self.directory / name).read_text().partition(after)
+        assert found, after
+        self.write(name, before + found + text + rest)
+
 
 @pytest.fixture
 def shop(tmp_path: Path, redis_url: str) -> Shop:
@@ -155,11 +166,10 @@ def shop(tmp_path: Path, redis_url: str) -> Shop:
             assert old is not None
             text = conftest.replace(old[0], text)
         files[name] = text
+    shop = Shop(tmp_path)
     for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return Shop(tmp_path)
+        shop.write(name, text)
+    return shop
 
 
 def files_of(page: str) -> dict[str, str]:
@@ -184,6 +194,48 @@ def test_its_tests_pass(shop: Shop) -> None:
     output, _ = tests.communicate(timeout=120)
     assert tests.returncode == 0, output
     assert "4 passed" in output
+
+
+def test_tests_of_its_login_pass_beside_the_form_that_logs_out_everywhere(shop: Shop) -> None:
+    page = PAGE.with_name("log-out-everywhere.rst")
+    ((view, module, route, template, above),) = re.findall(
+        r"``(shop/\S+)``:(?:.|\n)*?In ``(shop/\S+)``, at the end, add ``(.*)``, and in\s+"
+        r"``(shop/\S+)``, below the form that logs (\w+):",
+        page.read_text("utf-8"),
+    )
+    (text,) = (one.text for one in samples(page, "python") if "@view_config" in one.text)
+    (form,) = (one.text for one in samples(page, r"html\+jinja"))
+    shop.write(view, text)
+    shop.insert(module, '    config.add_route("logout", "/logout")\n', f"    {route}\n")
+    shop.insert(template, f"<button>Log {above}</button>\n</form>\n", form)
+    shop.write("tests/test_everywhere.py", EVERYWHERE)
+    tests = shop.run("pytest", "-q", "-p", "no:cacheprovider", "tests")
+    output, _ = tests.communicate(timeout=120)
+    assert tests.returncode == 0, output
+    assert "6 passed" in output
+
+
+#: Of a reader who has followed docs/log-out-everywhere.rst, too.
+EVERYWHERE = """\
+import webtest
+
+from .test_login import send
+
+
+def test_log_out_everywhere(app, testapp):
+    phone = webtest.TestApp(app, extra_environ={"HTTP_HOST": "example.com"})
+    for browser in (testapp, phone):
+        assert "You are ann." in send(browser, "/login", name="ann", password="tea")
+    assert "You are logged out everywhere." in send(testapp, "/log_out_everywhere")
+    for browser in (testapp, phone):
+        assert "You are ann." not in browser.get("/login")
+
+
+def test_visitor_ends_nothing(testapp):
+    token = testapp.get("/login").form["csrf_token"].value
+    page = testapp.post("/log_out_everywhere", {"csrf_token": token}).follow()
+    assert "logged out" not in page
+"""
 
 
 def test_check_is_green(shop: Shop) -> None:
@@ -217,17 +269,39 @@ def url(shop: Shop) -> Iterator[str]:
         server.communicate(timeout=60)
 
 
-def test_login_and_logout_behind_gunicorn(url: str) -> None:
-    cookies = http.cookiejar.CookieJar()
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
+class Visitor:
+    def __init__(self, url: str) -> None:
+        self.url = url
+        cookies = http.cookiejar.CookieJar()
+        self.opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
 
-    def send(path: str, **fields: str) -> str:
-        with opener.open(f"{url}/login", timeout=20) as response:
+    def open_form(self) -> str:
+        """Return its CSRF token."""
+        with self.opener.open(f"{self.url}/login", timeout=20) as response:
             (token,) = re.findall(r'name="csrf_token" value="(.+?)"', response.read().decode())
+        return str(token)
+
+    def send(self, path: str, token: str, **fields: str) -> str:
         data = urllib.parse.urlencode({**fields, "csrf_token": token}).encode()
-        with opener.open(url + path, data, timeout=20) as response:
+        with self.opener.open(self.url + path, data, timeout=20) as response:
             return str(response.read().decode())
 
-    assert "That is not right." in send("/login", name="ann", password="milk")
-    assert "You are ann." in send("/login", name="ann", password="tea")
-    assert "Good bye." in send("/logout")
+    def log_in(self, password: str, token: str | None = None) -> str:
+        return self.send("/login", token or self.open_form(), name="ann", password=password)
+
+
+def test_login_and_logout_behind_gunicorn(url: str) -> None:
+    visitor = Visitor(url)
+    assert "That is not right." in visitor.log_in("milk")
+    assert "You are ann." in visitor.log_in("tea")
+    assert "Good bye." in visitor.send("/logout", visitor.open_form())
+
+
+def test_login_with_a_form_whose_session_has_expired(url: str, redis_client: redis.Redis) -> None:
+    visitor = Visitor(url)
+    token = visitor.open_form()
+    (key,) = redis_client.scan_iter("session:*")
+    assert 0 < redis_client.ttl(key) <= 300
+    redis_client.pexpire(key, 0)
+    assert "That form was open for too long." in visitor.log_in("tea", token)
+    assert "You are ann." in visitor.log_in("tea")

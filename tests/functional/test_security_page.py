@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from pyramid.config import Configurator
+from pyramid.testing import DummyRequest
 
 import pyramid_redis_lua_sessions
 from pyramid_redis_lua_sessions import errors
 from pyramid_redis_lua_sessions.settings.checks import SAMPLE_SECRETS
+from pyramid_redis_lua_sessions.testing import DummySession
 from tests.functional.test_documentation import samples
 from tests.support.browser import Browser, let_time_pass, make_browser
 
@@ -97,7 +99,7 @@ def test_samples_list_and_end_sessions(page: Any, redis_url: str) -> None:
     def use_of(function: Any) -> Any:
         return lambda request: function(request, 7)
 
-    phone = make_browser(redis_url)
+    phone = make_browser(redis_url, configure=lambda config: config.add_route("login", "/login"))
     laptop, tablet = phone.another(), phone.another()
     for user, agent in ((phone, "phone"), (laptop, "laptop"), (tablet, "tablet")):
         user.visit(use_of(page.logged_in), headers={"User-Agent": agent})
@@ -112,7 +114,20 @@ def test_samples_list_and_end_sessions(page: Any, redis_url: str) -> None:
     laptop.visit(use_of(page.logged_in))
     phone.visit(page.log_out_everywhere)
     assert [owner_of(user) for user in (phone, laptop, tablet)] == [None, None, None]
-    assert "session" not in phone.app.cookies
+
+
+def test_sample_labels_the_session_of_a_request_without_a_server(page: Any) -> None:
+    for headers, label in (({"User-Agent": "phone"}, "phone"), ({}, None)):
+        request = DummyRequest(session=DummySession(), headers=headers)
+        page.logged_in(request, 7)
+        assert (request.session.owner, request.session.label) == (7, label)
+
+
+def test_sample_lists_and_ends_nothing_of_a_visitor(page: Any, redis_url: str) -> None:
+    visitor = make_browser(redis_url)
+    for function in (page.my_devices, page.log_out_everywhere_else):
+        with pytest.raises(TypeError, match="give an owner"):
+            visitor.visit(function)
 
 
 def test_sample_restarts_the_lifetime_at_login(
