@@ -23,9 +23,9 @@ if rings > 0 then
     rings = 0
   end
 end
-local lane = string.sub(save_id, 1, 4)
+local lane = string.sub(save_id, 1, 3)
 for i = 1, #recent, 7 do
-  if string.sub(recent, i, i + 3) == lane then
+  if string.sub(recent, i, i + 2) == lane then
     recent = string.sub(recent, 1, i - 1) .. string.sub(recent, i + 7)
     break
   end

@@ -2,10 +2,11 @@
 Tells whether a call is one that was applied already and is repeated, as its reply was lost.
 
 `saves` is a byte and up to 8 entries, the newest first: the call's id (6 bytes) and the second
-of it, modulo 256. So it stays within hash-max-listpack-value. An id is a lane (4 bytes) and a count
-(2): who makes a call in a lane has the answer to the call in it before, of which no copy is on its
-way any more. Where calls in more than 8 lanes come within `remember_s`, full lists of 8 move to `saves1` to
-`saves12`, in a ring; the byte counts them. So 96 calls are remembered at least.
+of it, modulo 256. So it stays within hash-max-listpack-value. An id is a lane (3 bytes) and what
+names a call in it (3): who makes a call in a lane has the answer to the call in it before, of which
+no copy is on its way any more. Where calls in more than 8 lanes come within `remember_s`, full
+lists of 8 move to `saves1` to `saves12`, in a ring; the byte counts them. So 96 calls are
+remembered at least.
 
 Needs: session_key, saves, save_id
 Gives: recent    the entries in `saves`

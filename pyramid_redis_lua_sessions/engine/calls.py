@@ -37,21 +37,23 @@ _PREPARED = {
 
 
 #: The last call in each lane in which none is under way, see ``lua/parts/remembered.lua``.
-LANES: list[int] = []
+LANES: list[bytes] = []
 
 # Each process has lanes of its own.
 os.register_at_fork(after_in_child=LANES.clear)
 
 
-def take_lane() -> int:
-    """Number a call, in a lane that is free or new. Who knows that it is over gives it back.
+def take_lane() -> bytes:
+    """Name a call, in a lane that is free or new. Who knows that it is over gives it back.
 
-    :returns: 48 bits: of the lane, drawn at random, and 16 that count.
+    :returns: 3 bytes of the lane, 1 that counts, so that it is none of those remembered before
+        it, and 2 at random, as a process may go on twice from one image of its memory.
     """
     try:
-        return (LANES.pop() + 1) % 2**48
+        last = LANES.pop()
     except IndexError:
-        return int.from_bytes(os.urandom(4), "big") << 16
+        return os.urandom(6)
+    return last[:3] + bytes(((last[3] + 1) % 256,)) + os.urandom(2)
 
 
 class Caller:

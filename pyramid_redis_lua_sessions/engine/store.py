@@ -283,9 +283,9 @@ class Store(Caller):
             ``Status.EMPTIED``, ``Status.BUSY``, ``Status.ENDED`` (the renewal was applied, and
             the session has ended before the client repeated the call).
         """
-        number, losses = take_lane(), self.line.losses
+        call_id, losses = take_lane(), self.line.losses
         call = self.saving(
-            number.to_bytes(6, "big"),
+            call_id,
             token,
             values,
             deletes,
@@ -302,7 +302,7 @@ class Store(Caller):
             reply = self.call(*call)
             # Else a copy of the call may come late: it has to be known then.
             if losses is not None and losses == self.line.losses:
-                LANES.append(number)
+                LANES.append(call_id)
             return self._saved_of(reply)
         calls = [
             *(self.indexing(entry, token.locator) for entry in entries),

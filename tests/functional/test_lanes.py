@@ -20,7 +20,7 @@ from tests.support.browser import Browser, make_browser
 def lanes(client: redis.Redis, browser: Browser) -> list[bytes]:
     """The lanes of the saves that are remembered, the newest first."""
     saves: Any = client.hget(browser.key, "saves") or b"\0"
-    return [saves[place : place + 4] for place in range(1, len(saves), 7)]
+    return [saves[place : place + 3] for place in range(1, len(saves), 7)]
 
 
 def write(browser: Browser, value: int) -> None:
@@ -113,3 +113,21 @@ def test_process_that_was_forked_off_has_lanes_of_its_own(proxy: CountingProxy) 
         os._exit(len(calls.LANES))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(calls.LANES) == 1
+
+
+def test_no_two_calls_that_may_be_remembered_at_a_time_have_the_same_name() -> None:
+    names = [calls.take_lane()]
+    for _ in range(255):
+        calls.LANES.append(names[-1])
+        names.append(calls.take_lane())
+    assert len({name[:3] for name in names}) == 1
+    assert len({name[3] for name in names}) == 256
+
+
+def test_a_process_that_goes_on_twice_names_its_calls_apart() -> None:
+    last = calls.take_lane()
+    names = set()
+    for _ in range(8):
+        calls.LANES.append(last)
+        names.add(calls.take_lane())
+    assert len(names) > 1

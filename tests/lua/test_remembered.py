@@ -224,7 +224,7 @@ def test_ring_goes_with_its_newest_call_also_where_calls_go_on_in_one_lane(
     scripts.client.hset("s", "saves", held(1, rings=13, now=now))
     scripts.client.hset("s", "saves1", held(age, 100, now=now)[1:])
     scripts.client.hset("s", "saves2", held(age + 1, now=now)[1:])
-    scripts.save(save_id=call_id("s1")[:4] + b"ne", remember=60)
+    scripts.save(save_id=call_id("s1")[:3] + b"new", remember=60)
     assert bool({*RING} & set(scripts.hash())) is (age < 60)
     assert scripts.hash()[b"saves"][0] == (13 if age < 60 else 0)
 
@@ -244,21 +244,21 @@ def test_a_ring_whose_newest_list_was_spoilt_goes(scripts: Scripts, spoilt: byte
 def test_a_call_replaces_that_of_its_lane_and_no_other(scripts: Scripts, how: str) -> None:
     scripts.create(fields={b".n": b"0"})
     for lane in range(8):
-        scripts.save(save_id=b"%04d" % lane + b"ca")
+        scripts.save(save_id=b"%03d" % lane + b"one")
     for lane in (3, 7, 0):
-        new = b"%04d" % lane + b"ne"
+        new = b"%03d" % lane + b"two"
         if how == "adjust":
             scripts.adjust(new_timeout=MINUTE, save_id=new)
         else:
             {"save": scripts.save, "save_fields": scripts.save_fields}[how](save_id=new)
     found = entries(scripts.hash()[b"saves"][1:])
-    expected = [b"0000ne", b"0007ne", b"0003ne"]
-    expected += [b"%04dca" % lane for lane in (6, 5, 4, 2, 1)]
+    expected = [b"000two", b"007two", b"003two"]
+    expected += [b"%03done" % lane for lane in (6, 5, 4, 2, 1)]
     assert found == expected
     for number in range(8):
         scripts.save(sets={b".n": b"1"}, save_id=found[number])
     assert scripts.values() == {b".n": b"0"}
-    scripts.save(sets={b".n": b"1"}, save_id=b"0003ca")
+    scripts.save(sets={b".n": b"1"}, save_id=b"003one")
     assert scripts.values() == {b".n": b"1"}
 
 

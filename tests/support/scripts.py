@@ -347,7 +347,7 @@ def call_id(name: str | bytes) -> bytes:
         assert len(name) == 6
         return name
     lane = _LANES.setdefault(name, len(_LANES))
-    return lane.to_bytes(4, "big") + name.encode().rjust(2, b"_")[-2:]
+    return lane.to_bytes(3, "big") + name.encode().rjust(3, b"_")[-3:]
 
 
 #: Name of a call to the lane that it has for itself.
