@@ -63,7 +63,7 @@ def _cut(stored: dict[bytes, bytes], held: dict[bytes, bytes]) -> dict[bytes, by
         return stored
     found: dict[bytes, bytes] = {}
     for field, value in stored.items():
-        if len(value) < SIZE:
+        if len(value) < SIZE or field[:1] not in DATA_KINDS:
             found[field] = value
             continue
         order = order_of(field, value)

@@ -153,6 +153,38 @@ def test_all_kinds_of_values_take_pieces(
     assert pieces(redis_client, browser) == []
 
 
+HOLDERS: dict[str, tuple[Callable[[Any, str], object], Callable[[Any], object]]] = {
+    "value": (lambda s, text: s.__setitem__("k", text), lambda s: s["k"]),
+    "value that ends": (lambda s, text: s.set("k", text, ttl=600), lambda s: s["k"]),
+    "message": (lambda s, text: s.flash(text), lambda s: s.peek_flash()[0]),
+    "owner": (lambda s, text: setattr(s, "owner", text), lambda s: s.owner),
+    "label": (lambda s, text: setattr(s, "label", text), lambda s: s.label),
+    "confirmed": (
+        lambda s, text: s.confirm(text),
+        lambda s: next(name for name in NAMES if s.confirmed_within(600, name)),
+    ),
+}
+
+#: Of one byte and more, up to three pieces.
+NAMES = ["n" * size for size in range(1, 150)]
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_whatever_is_held_beside_a_long_value_may_have_any_size(
+    redis_url: str, settings: dict[str, str], holder: str
+) -> None:
+    hold, held = HOLDERS[holder]
+    browser = make_browser(redis_url, **settings)
+    for text in NAMES:
+        user = browser.another()
+        user.use(put(LONG))
+        user.use(lambda session, text=text: hold(session, text))
+        found = user.use(lambda session: (held(session), session["v"]))
+        assert found == (text, LONG), len(text)
+        user.use(lambda session: session.regenerate_id())
+        assert user.use(lambda session: (held(session), session["v"])) == (text, LONG), len(text)
+
+
 def test_new_token_takes_the_pieces_along(
     redis_url: str, redis_client: redis.Redis, settings: dict[str, str]
 ) -> None:
