@@ -14,7 +14,7 @@ from .engine.failures import FAILURES, failure, is_wrong_type, showable
 from .engine.index import scan
 from .engine.pieces import is_piece, joined
 from .engine.protocol import Absent, encoded, texts
-from .engine.store import MARKER_MS, Store, batches
+from .engine.store import BATCH, MARKER_MS, Store, batches
 
 __all__ = ["SIMULATED", "Census", "Stored", "primaries"]
 
@@ -171,9 +171,9 @@ class Census(Store):
             held.setdefault(cluster.get_node_from_key(key), []).append(key)
         return [(cluster.get_redis_connection(node), some) for node, some in held.items()]
 
-    def _scan(self, match: bytes, kind: str, count: int = 500) -> Iterator[tuple[int, list[bytes]]]:
+    def _scan(self, match: bytes, kind: str) -> Iterator[tuple[int, list[bytes]]]:
         """Iterate over all keys of a type, as :meth:`scan_foreign`."""
-        args = ("MATCH", match, "COUNT", b"%d" % count, "TYPE", kind)
+        args = ("MATCH", match, "COUNT", b"%d" % BATCH, "TYPE", kind)
         done = 0
         try:
             clients = primaries(self.client)
@@ -185,7 +185,7 @@ class Census(Store):
                     cursor, keys = client.execute_command(
                         "SCAN", b"%d" % cursor, *args, NEVER_DECODE=True
                     )
-                    seen = min(seen + count, sizes[number]) if cursor else sizes[number]
+                    seen = min(seen + BATCH, sizes[number]) if cursor else sizes[number]
                     now_done = 1000 * (sum(sizes[:number]) + seen) // total
                     yield now_done - done, keys
                     done = now_done

@@ -1,4 +1,4 @@
-"""The session: a complete mapping and ``ISession`` over a small explicit state.
+"""The session: a complete mapping and ``ISession`` over a :class:`.SessionState`.
 
 Its public names are all that an application sees; :mod:`.state` loads and saves.
 """

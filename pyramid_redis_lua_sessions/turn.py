@@ -495,7 +495,7 @@ class Turn:
         """Save for a response that renders an exception: it must not be lost for another one."""
         state = self.state
         if self.save_failed and state.unreachable:
-            state.ends.clear()  # neither load nor end came through: the page has waited enough
+            state.endings.clear()  # neither load nor end came through: the page has waited enough
         try:
             if not may_set:
                 executor.abandon(state, Reason.UNDELIVERABLE)
@@ -506,13 +506,13 @@ class Turn:
 
     def _give_up(self, exc: Exception) -> None:
         self.state.discard_changes(f"the save failed ({type(exc).__name__})")
-        self.state.ends.clear()
+        self.state.endings.clear()
 
     def _leave_no_trace(self) -> None:
         """This attempt is thrown away and repeated."""
         state = self.state
         state.discard_changes("the attempt is repeated")
-        state.ends.clear()
+        state.endings.clear()
         if state.token_made and not state.new:
             # The browser's token opens nothing any more.
             self.request.environ.setdefault(CARRIED, {})[id(self.factory)] = state.token

@@ -46,7 +46,7 @@ def _owned(state: SessionState, owner: bytes) -> Entry:
     since_ms = (state.token_ms() or 0) + 1 if comes else 0
     if policy != "refuse":
         return Entry(OWNER_FIELD, owner, most, policy, since_ms=since_ms)
-    leaving = {ending.token.locator for ending in state.ends}
+    leaving = {ending.token.locator for ending in state.endings}
     return Entry(OWNER_FIELD, owner, most, policy, comes, leaving, since_ms)
 
 

@@ -164,7 +164,7 @@ class Caller:
         """
         if not isinstance(self.client, RedisCluster):
             return self._pipeline(calls) if calls else []
-        return self.in_turn(calls)
+        return self.one_by_one(calls)
 
     def apart(self, calls: list[Call]) -> list[Any]:
         """Make calls of which none stands on another, as :meth:`together`; on Redis Cluster in
@@ -183,7 +183,7 @@ class Caller:
                 node = cluster.get_node_from_key(key)
                 nodes.setdefault(node.name, (node, []))[1].append(number)
         except FAILURES:
-            return self.in_turn(calls)
+            return self.one_by_one(calls)
         replies: list[Any] = [None] * len(calls)
         for node, numbers in nodes.values():
             there = self._over(cluster.get_redis_connection(node))
@@ -194,7 +194,7 @@ class Caller:
             for number, reply in zip(numbers, found, strict=True):
                 replies[number] = reply
         again = [n for n, reply in enumerate(replies) if isinstance(reply, StoreError)]
-        for number, reply in zip(again, self.in_turn([calls[n] for n in again]), strict=True):
+        for number, reply in zip(again, self.one_by_one([calls[n] for n in again]), strict=True):
             replies[number] = reply
         return replies
 
@@ -206,7 +206,7 @@ class Caller:
             other.line = other.observer = self.observer.over(other.line)
         return other
 
-    def in_turn(self, calls: list[Call]) -> list[Any]:
+    def one_by_one(self, calls: list[Call]) -> list[Any]:
         """Make calls one after the other, as :meth:`together`."""
         replies: list[Any] = []
         for call in calls:
@@ -233,7 +233,7 @@ class Caller:
             raise failure(calls[0][0].name, exc, self.client) from showable(exc)
         if any(is_demoted(reply) and self._left_demoted(reply) for reply in replies):
             # The new primary may lack what the old one did for the other calls.
-            return self.in_turn(calls)
+            return self.one_by_one(calls)
         for number, (script, key, args) in enumerate(calls):
             reply = replies[number]
             if isinstance(reply, NoScriptError):

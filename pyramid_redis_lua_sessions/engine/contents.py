@@ -1,7 +1,7 @@
 """What a session holds in one request: values, flash messages, and what changed.
 
-Pure data: nothing here knows Redis, cookies or requests. Values are decoded
-when they are looked at; what a save would send is found by comparing.
+Pure data: nothing here sends anything, or knows cookies or requests; how values lie in the hash
+it knows. They are decoded when they are looked at; what a save would send is found by comparing.
 """
 
 from __future__ import annotations
@@ -610,8 +610,8 @@ class Contents:
         ends = NO_ENDS if self.clock is None else ends_in(values)
         clocked = bool(ends) or CONFIRMED_FIELD in values
         token = self.raw.get(TOKEN_FIELD, b"")
-        mark = as_clocked(token) if clocked else token
-        return ends, clocked, mark if mark != token else b""
+        token_field = as_clocked(token) if clocked else token
+        return ends, clocked, token_field if token_field != token else b""
 
     def ended(self) -> set[bytes]:
         """Return the fields that are stored of values past their end."""

@@ -43,7 +43,7 @@ def save(state: SessionState, cookie_can_go: bool) -> None:
     :raises StoreError: Redis failed.
     """
     settle(state, cookie_can_go)
-    while state.ends:
+    while state.endings:
         end_next(state)
 
 
@@ -88,7 +88,7 @@ def logs_in(state: SessionState, fields: Set[bytes]) -> bool:
 
 def create(state: SessionState, changes: Changes, _: Plan | None = None) -> bool:
     """Create the session; one that was invalidated before it ends in the same call."""
-    return _create(state, changes, state.ends[0] if state.ends else None)
+    return _create(state, changes, state.endings[0] if state.endings else None)
 
 
 def _create(state: SessionState, changes: Changes, ending: Ending | None) -> bool:
@@ -103,8 +103,8 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
         end_next(state, ending.checks)
         ending = None
     if ending is not None:
-        state.ends[0] = ending._replace(tried=True)
-    ends, clocked, _mark = state.contents.timing(changes.values)
+        state.endings[0] = ending._replace(tried=True)
+    ends, clocked, _field = state.contents.timing(changes.values)
     created, ended = state.host.store().create(
         sealing,
         state.asked.lifetime,
@@ -133,7 +133,7 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
     contents = state.contents
     whole = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
     sealed, deletes = contents.cut(whole, changes.deletes)
-    ends, _clocked, mark = contents.timing(changes.values)
+    ends, _clocked, token_field = contents.timing(changes.values)
     empties = state.shared.settings.invalidate_empty_session and contents.would_empty(changes)
     if empties and (ended := contents.ended()):
         changes = Changes(changes.values, [*ended.union(changes.deletes)])
@@ -150,13 +150,13 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
             entries=entries,
             stage_id=state.stage_id,
             ends=ends,
-            token_field=mark,
+            token_field=token_field,
             marked=is_marked(contents.raw.get(TOKEN_FIELD, b"")),
         ),
     )
     if isinstance(result, Saved):
-        if mark:
-            contents.raw[TOKEN_FIELD] = mark
+        if token_field:
+            contents.raw[TOKEN_FIELD] = token_field
         state.unstaged()
         state.saved(result, changes, sealed)
     elif isinstance(result, Absent):
@@ -190,7 +190,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
         token = Token.of(before.locator, draw_verifier())
         sealing = Sealing(state.shared.sealer, merged)
         sealed = sealing.sealed = contents.placed(sealing(token))
-        ends, clocked, _mark = contents.timing(merged)
+        ends, clocked, _field = contents.timing(merged)
         saves = contents.raw.get(b"saves", b"")
         save = functools.partial(
             state.host.store().save,
@@ -283,11 +283,11 @@ def end_next(state: SessionState, checks: Checks = NO_CHECKS) -> None:
 
     :raises SessionConflict: what was read of it is no longer so (``on_conflict = retry``).
     """
-    ending = state.ends[0]
-    state.ends[0] = ending._replace(tried=True)
+    ending = state.endings[0]
+    state.endings[0] = ending._replace(tried=True)
     result = state.host.store().end(ending.token, checks, _owner_of(state, ending))
     if result is Status.CONFLICT:
-        state.ends[0] = ending
+        state.endings[0] = ending
         raise state.conflict()
     _note_ending(state, ending, result)
 
@@ -315,7 +315,7 @@ def _note_ending(state: SessionState, ending: Ending, result: Status | Absent) -
 
     :param ending: as it was before this try.
     """
-    del state.ends[0]
+    del state.endings[0]
     if result is Status.ENDED:
         if state.staged == ending.token:
             state.unstaged()  # it went with the session
@@ -394,8 +394,8 @@ def stage(state: SessionState, cookie_can_go: bool) -> None:
     if decided.act is Act.CREATE:
         # What was invalidated ends when the transaction has committed: another attempt needs
         # it. Until then nobody may change what was read of it: the new one may stand on that.
-        if state.ends and state.ends[0].checks != NO_CHECKS:
-            ending = state.ends[0]
+        if state.endings and state.endings[0].checks != NO_CHECKS:
+            ending = state.endings[0]
             hold(state, ending.token, ending.checks, Changes({}, []), False)
         # There is nothing yet that anybody else could touch.
         _create(state, changes, None)

@@ -1,8 +1,9 @@
 """What a request knows of its session, and what it asks of it.
 
-The session's face (:mod:`.session`) reads and records here. Looking loads;
-nothing else acts on Redis before the save point, where :mod:`.executor` carries
-out what :mod:`.plan` decides. :meth:`SessionState.ensure_id` alone creates at once.
+The session's face (:mod:`.session`) reads and records here. Looking loads, and claims
+the session where a transaction is tried for the last time; else nothing acts on Redis before
+the save point, where :mod:`.executor` carries out what :mod:`.plan` decides.
+:meth:`SessionState.ensure_id` alone creates at once.
 """
 
 from __future__ import annotations
@@ -210,9 +211,9 @@ class SessionState:
         "admitted",
         "aside",
         "asked",
-        "clock",
+        "clock_offset",
         "contents",
-        "ends",
+        "endings",
         "entered",
         "failure",
         "host",
@@ -257,7 +258,7 @@ class SessionState:
         #: The first look refreshes the idle timeout.
         self.touches = True
         #: Redis' clock less that of this process, ms; ``None`` as long as nobody asked.
-        self.clock: float | None = None
+        self.clock_offset: float | None = None
         #: When it was touched before, ms since the epoch; 0 = unknown.
         self.seen_ms = 0
         #: What the application asked for since the last save.
@@ -267,7 +268,7 @@ class SessionState:
         #: What a view had changed that failed.
         self.aside: Aside | None = None
         #: What the save point will end.
-        self.ends: list[Ending] = []
+        self.endings: list[Ending] = []
         #: This request put the token in place: by creating the session, or a new one.
         self.token_made = False
         #: The indexes that the session was added to, and what each answered.
@@ -418,17 +419,17 @@ class SessionState:
         if loaded.now_ms:
             clock = self.contents.clock = self.contents.clock or Clock(0)
             clock.now_ms = loaded.now_ms
-            self.clock = loaded.now_ms - time.monotonic() * 1000
+            self.clock_offset = loaded.now_ms - time.monotonic() * 1000
 
     def now_ms(self) -> int:
         """Return Redis' time, ms since the epoch: by what the load told, or else by a call.
 
         :raises StoreUnavailable: Redis cannot be reached.
         """
-        if self.clock is None:
+        if self.clock_offset is None:
             now_ms = self.host.store().now(self.session_id)
-            self.clock = now_ms - time.monotonic() * 1000
-        return int(self.clock + time.monotonic() * 1000)
+            self.clock_offset = now_ms - time.monotonic() * 1000
+        return int(self.clock_offset + time.monotonic() * 1000)
 
     def created_ms(self) -> int | None:
         """Return its creation time, ms since the epoch; ``None`` where nothing is stored."""
@@ -498,10 +499,10 @@ class SessionState:
         if self.phase is UNREAD and len(self.host.identify()) > 1:
             self._load()  # which of them lives?
         if self.phase is UNREAD or self.failure is not None or self.locked:
-            self.ends += [Ending(ticket.token) for ticket in self.host.identify()]
+            self.endings += [Ending(ticket.token) for ticket in self.host.identify()]
         elif self.token is not None:
             owner = self.contents.encoded(OWNER_FIELD)
-            self.ends.append(Ending(self.token, True, self.contents.checks(), owner))
+            self.endings.append(Ending(self.token, True, self.contents.checks(), owner))
             self.trace.leaves(self.contents)
         self.invalidated = True
         self.stand(FRESH)
@@ -642,7 +643,7 @@ class SessionState:
 
     def has_work(self) -> bool:
         """Cheaply rule out that there is anything to save."""
-        return bool(self.ends) or self.is_changed()
+        return bool(self.endings) or self.is_changed()
 
     def is_changed(self) -> bool:
         """Cheaply rule out that anything was changed."""

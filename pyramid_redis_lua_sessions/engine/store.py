@@ -1,7 +1,8 @@
 """Sessions in Redis: only this module, and those beneath it, send commands.
 
-One short method per script. Every call is one round trip, and one that the
-client repeats after a lost reply has the effect of one call.
+One method for each thing that a script is asked, and one round trip: more only for a save that
+puts the session into an index before it, and for many sessions. A call that the client repeats
+after a lost reply has the effect of one call.
 """
 
 from __future__ import annotations
@@ -109,9 +110,8 @@ class Store(Caller):
         elif not trigger_ms:
             more = []
         self._load_args = (self._life_args[0], b"", *more)
-        sha1 = _LOAD.sha1.encode("ascii")
         beside = (self._life_args[0], b"1", *more)
-        self._loading = Beside(b"HGETALL", (b"EVALSHA", sha1, b"1"), beside)
+        self._loading = Beside(b"HGETALL", (b"EVALSHA", _LOAD.sha1.encode("ascii"), b"1"), beside)
 
     def using(self, client: Any) -> Store:
         """Return the same store over another client."""
@@ -146,12 +146,12 @@ class Store(Caller):
         else:
             reply = self._read_noting(self.observer, key, token.digest)
         if reply[0] != _LOADED:
-            return _clocked_of(reply)
+            return _loaded_of(reply)
         return Loaded(reply[1], reply[2])
 
     def peek(self, token: Token) -> Loaded | Absent:
         """Read a session as :meth:`load` does, and write nothing."""
-        return _clocked_of(self.call(*self._peeking(token)))
+        return _loaded_of(self.call(*self._peeking(token)))
 
     def _peeking(self, token: Token) -> Call:
         return (_PEEK, self.key(token.locator), [token.digest, *self._life_args[:2]])
@@ -295,8 +295,8 @@ class Store(Caller):
             renewal,
             stage_id,
             token_field,
-            marked,
             touches,
+            marked,
         )
         if not (entries or ends):
             reply = self.call(*call)
@@ -309,8 +309,8 @@ class Store(Caller):
             call,
             *self._ending_values(token, values, ends),
         ]
-        in_turn = entries and renewal is None
-        replies = self.in_turn(calls) if in_turn else self.together(calls)
+        index_first = entries and renewal is None
+        replies = self.one_by_one(calls) if index_first else self.together(calls)
         if ends:
             replies.pop()  # that Redis forgets a value by itself is not what is asked for
         *indexed, reply = replies
@@ -341,8 +341,8 @@ class Store(Caller):
         renewal: Renewal | None = None,
         stage_id: str = "",
         token_field: bytes = b"",
-        marked: bool = False,
         touches: bool = True,
+        marked: bool = False,
     ) -> Call:
         """Return the call that saves, as :meth:`save`.
 
@@ -402,7 +402,7 @@ class Store(Caller):
         """Read several sessions as :meth:`peek` does, by locator."""
         calls = {one.locator: self._peeking(one) for one in tokens}
         replies = self._in_batches([*calls.values()])
-        return dict(zip(calls, map(_clocked_of, replies), strict=True))
+        return dict(zip(calls, map(_loaded_of, replies), strict=True))
 
     def adjust(self, token: Token, lifetime: Lifetime = NO_LIFETIME) -> Saved | Absent:
         """Change only the lifetime of a session, or just refresh it."""
@@ -674,14 +674,14 @@ _DESCRIBE = SCRIPTS["describe_session"]
 Item = TypeVar("Item")
 
 
-def batches(items: Sequence[Item], size: int = BATCH) -> Iterator[list[Item]]:
-    """Iterate over so many at a time."""
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
+def batches(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Iterate over ``BATCH`` at a time."""
+    for start in range(0, len(items), BATCH):
+        yield list(items[start : start + BATCH])
 
 
-def _clocked_of(reply: Any) -> Loaded | Absent:
-    """Return what a load found that did not simply find a session."""
+def _loaded_of(reply: Any) -> Loaded | Absent:
+    """Read a reply of ``peek_session``, or one of ``load_and_touch`` that is not ``LOADED``."""
     if reply[0] != _CLOCKED:
         return absent_of(reply)
     return Loaded(reply[1], as_dict(reply[4]), *reply[2:4])
