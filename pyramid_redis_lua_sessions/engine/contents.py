@@ -97,6 +97,7 @@ class Contents:
         self.undecodable = 0
         #: The time, where it is known: without it, no value that ends is there.
         self.clock: Clock | None = None
+        #: Fields whose values do not decode: absent, and stored until they are replaced.
         self._bad: set[bytes] = set()
         self.forget_changes()
 
@@ -109,17 +110,23 @@ class Contents:
 
     def forget_changes(self) -> None:
         """Stand as just loaded, or as last saved."""
+        #: The values that were decoded or assigned, by key; all, if it is complete.
         self._data: dict[Any, Any] = {}
         self._complete = False
         self._flash: Flash | None = None
+        #: Keys whose values are to be saved, and those whose may have changed in place: in _data.
         self._assigned: set[Any] = set()
         self._accessed: set[Any] = set()
+        #: Fields to delete: none of them is of a key in _data.
         self._deleted: set[bytes] = set()
+        #: Owner, label and the like, as they are to be; ``None`` = removed.
         self._meta: dict[bytes, Any] = {}
+        #: What was read, in retry mode: field to what a save checks; and whether all names were.
         self._reads: dict[bytes, str] = {}
         self._names_read = False
         #: ``session.changed()`` was called.
         self.compare_all = False
+        #: Changes that were made before these, on the same: see lay_over.
         self._beneath: Contents | None = None
 
     # -- keys and values ---------------------------------------------------------
@@ -496,7 +503,7 @@ class Contents:
     def would_empty(self, changes: Changes) -> bool:
         """Tell whether, as far as this request knows, these changes leave nothing."""
         # The key of a device is no value, and what is past its end is none any more.
-        left = self.held().difference(changes.deletes, (DEVICE_FIELD,), self.ended())
+        left = self.held().difference(changes.deletes, (DEVICE_FIELD,), self.lapsed())
         return bool(changes.deletes) and not (changes.values or left)
 
     def settle(self, changes: Changes, sealed: Mapping[bytes, bytes]) -> None:
@@ -595,7 +602,7 @@ class Contents:
 
     def merged(self, changes: Changes) -> dict[bytes, bytes]:
         """Return all data with the changes applied, encoded."""
-        gone = {*changes.deletes, *self.ended()}
+        gone = {*changes.deletes, *self.lapsed()}
         kept = {field: data for field, data in self._plain.items() if field not in gone}
         return {**kept, **changes.values}
 
@@ -613,7 +620,7 @@ class Contents:
         token_field = as_clocked(token) if clocked else token
         return ends, clocked, token_field if token_field != token else b""
 
-    def ended(self) -> set[bytes]:
+    def lapsed(self) -> set[bytes]:
         """Return the fields that are stored of values past their end."""
         if self.clock is None:
             return set()

@@ -49,7 +49,7 @@ def save(state: SessionState, cookie_can_go: bool) -> None:
 
 def settle(state: SessionState, cookie_can_go: bool) -> None:
     """Do what the request asks of its session, until there is nothing left to do."""
-    while state.is_changed():
+    while state.may_have_changed():
         changes = state.changes()
         decided = plan(facts_of(state, changes, cookie_can_go))
         act = _ACTS.get(decided.act)
@@ -132,11 +132,11 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
 def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
     contents = state.contents
     whole = {field: state.bound.seal(field, data) for field, data in changes.values.items()}
-    sealed, deletes = contents.cut(whole, changes.deletes)
     ends, _clocked, token_field = contents.timing(changes.values)
     empties = state.shared.settings.invalidate_empty_session and contents.would_empty(changes)
-    if empties and (ended := contents.ended()):
-        changes = Changes(changes.values, [*ended.union(changes.deletes)])
+    if empties and (lapsed := contents.lapsed()):
+        changes = Changes(changes.values, [*lapsed.union(changes.deletes)])
+    sealed, deletes = contents.cut(whole, changes.deletes)
     entries = indexes_of(changes.values)
     result = in_turn(
         state,
@@ -197,7 +197,7 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
             before,
             sealed,
             [
-                *sorted({*changes.deletes, *contents.ended()}.difference(merged)),
+                *sorted({*changes.deletes, *contents.lapsed()}.difference(merged)),
                 *left_over(contents.raw, contents.raw),
             ],
             state.asked.lifetime,
@@ -255,7 +255,7 @@ def _reload(state: SessionState, token: Token, changes: Changes) -> bool:
 
 def _drop(state: SessionState, _: Changes, decided: Plan) -> bool:
     """Lose the changes, audibly."""
-    state.drop_made(decided.reason)
+    state.report_lost(decided.reason)
     state.note_lost(decided.reason.value)
     _end_made(state)
     state.trace.leaves(state.contents)
@@ -335,7 +335,7 @@ def abandon(state: SessionState, reason: Reason = Reason.NONE) -> None:
     if state.token_made:
         _end_made(state)
         if reason is not Reason.NONE:
-            state.drop_made(reason)
+            state.report_lost(reason)
         state.stand(ADRIFT)
 
 
@@ -360,7 +360,7 @@ def tidy(state: SessionState) -> None:
             state.announce(Happened.INVALIDATED, Cause.OWNER_SESSIONS, fingerprint(ended))
         if not tidied.stays:
             # In a browser that sent both, its cookie must not replace the newer one's.
-            state.drop_made(Reason.ENDED)
+            state.report_lost(Reason.ENDED)
             state.in_flight = True
             state.stand(ADRIFT)
 

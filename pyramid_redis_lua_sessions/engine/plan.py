@@ -41,7 +41,8 @@ class Phase(enum.Enum):
     FRESH = "fresh"
     #: It lives in Redis.
     STORED = "stored"
-    #: It ended while this request was in flight: changes go nowhere.
+    #: Changes go nowhere: it ended while this request was in flight, is locked or out of reach, or
+    #: the cookie could not be sent.
     ADRIFT = "adrift"
 
 
@@ -137,6 +138,12 @@ class Facts(NamedTuple):
     cookie_can_go: bool = True
     locked: bool = False
 
+    @property
+    def changed(self) -> bool:
+        """Anything is asked of a session that was looked at."""
+        asked = self.sets or self.deletes or self.lifetime or self.renews or self.login
+        return self.phase is not UNREAD and (asked or self.lost)
+
 
 class Plan(NamedTuple):
     act: Act
@@ -175,9 +182,7 @@ TABLE: tuple[tuple[dict[str, object], Plan], ...] = (
 @functools.cache
 def plan(facts: Facts) -> Plan:
     """Return what is to be done."""
-    phase, *asked = facts[:7]
-    changed = phase is not UNREAD and any(asked)
-    known = {**facts._asdict(), "changed": changed}
+    known = {**facts._asdict(), "changed": facts.changed}
     for wanted, found in TABLE:
         if all(known[name] is value for name, value in wanted.items()):
             return found

@@ -575,7 +575,7 @@ class SessionState:
         if self.phase is UNREAD:
             return
         self.note_lost(reason)
-        if self.is_changed():
+        if self.may_have_changed():
             self.contents = self.contents.unchanged()
         self.offers = False
         self.drop_aside(reason)
@@ -589,7 +589,7 @@ class SessionState:
     def _note_lost(self, reason: str, contents: Contents, asked: Asked) -> None:
         self.trace.loses(reason, contents, self.shared.settings.detect_changes, asked.in_words())
 
-    def drop_made(self, reason: Reason) -> None:
+    def report_lost(self, reason: Reason) -> None:
         """Report that what this request had stored is lost."""
         self.report(InvalidSession_ChangesDropped, reason.value, self.lost or None)
         if self.token_made:
@@ -606,7 +606,7 @@ class SessionState:
 
         :returns: whether there were any.
         """
-        if not self.is_changed():
+        if not self.may_have_changed():
             return False
         self.aside = Aside(self.phase, self.contents, self.asked)
         self.contents = self.contents.unchanged()
@@ -643,9 +643,9 @@ class SessionState:
 
     def has_work(self) -> bool:
         """Cheaply rule out that there is anything to save."""
-        return bool(self.endings) or self.is_changed()
+        return bool(self.endings) or self.may_have_changed()
 
-    def is_changed(self) -> bool:
+    def may_have_changed(self) -> bool:
         """Cheaply rule out that anything was changed."""
         # What is lost may be no more than deletions, of which nothing is left to see.
         return self.phase is not UNREAD and bool(

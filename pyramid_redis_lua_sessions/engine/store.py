@@ -358,10 +358,9 @@ class Store(Caller):
             args = [b"".join(call), self._life_args[0]]
         else:
             script = _SAVE
-            args = [token.digest, *self._life_args, call_id, self._remember_s]
-            if not touches:
-                args[3] = b""
-            reads, writes = self._marks(checks, values, deletes, renewal is not None)
+            use_ttl = self._use_ttl if touches else b""
+            args = [token.digest, *self._life_args[:2], use_ttl, call_id, self._remember_s]
+            reads, writes = self._reads_and_writes(checks, values, deletes, renewal is not None)
             args += (
                 optional(lifetime.timeout_ms),
                 optional(lifetime.deadline_ms),
@@ -422,7 +421,7 @@ class Store(Caller):
         :param values: fields that it will set, or all with ``everything``.
         :returns: ``SAVED``, ``CONFLICT`` or ``BUSY``.
         """
-        reads, writes = self._marks(checks, values, deletes, everything)
+        reads, writes = self._reads_and_writes(checks, values, deletes, everything)
         return self._stage(token, stage_id, STAGE_MS, reads, writes, checks)
 
     def unstage(self, token: Token, stage_id: str) -> None:
@@ -641,7 +640,7 @@ class Store(Caller):
         args += (news, *pairs(checks))
         return (_END, self.key(locator), args)
 
-    def _marks(
+    def _reads_and_writes(
         self, checks: Checks, values: Iterable[bytes], deletes: Iterable[bytes], everything: bool
     ) -> tuple[bytes, bytes]:
         """Return what a save reads and writes, as staged saves are compared by."""

@@ -50,6 +50,13 @@ ASKED: tuple[dict[str, Any], ...] = (
 )
 
 
+@pytest.mark.parametrize("name", FLAGS)
+def test_what_is_asked_is_a_change_and_what_is_known_is_none(name: str) -> None:
+    asked = any(name in kind for kind in ASKED)
+    assert Facts(STORED, **{name: True}).changed is asked
+    assert not Facts(UNREAD, **{name: True}).changed
+
+
 def test_it_is_total() -> None:
     assert len(EVERY) == 4 * 2 ** len(FLAGS) == len(set(EVERY))
     for facts in EVERY:
@@ -76,7 +83,7 @@ def test_every_row_decides_something() -> None:
     # A row that none of the facts reaches says something that is not so.
     deciding = set()
     for facts in EVERY:
-        holds = {**facts._asdict(), "changed": facts.phase is not UNREAD and any(facts[1:7])}
+        holds = {**facts._asdict(), "changed": facts.changed}
         deciding.add(
             next(at for at, (wanted, _) in enumerate(TABLE) if wanted.items() <= holds.items())
         )
