@@ -23,7 +23,7 @@ ARGV[8]  new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged
 ARGV[9]  new_digest    16 bytes, digest of the new verifier; '' = the token stays
 ARGV[10] loaded_saves  field `saves` as it was loaded, with new_digest
 ARGV[11] restart       '1' = the session's life begins anew; '0' = it does not
-ARGV[12] mark          '+' = with new_digest: it holds what is told from the time; '' =
+ARGV[12] mark          '+' = it holds what is told from the time; '' = with new_digest,
                        it does not
 ARGV[13] end_if_empty  integer, TTL of the marker, ms, that is left if no value
                        remains, and nothing is staged; 0 = an empty session lives on
@@ -109,6 +109,7 @@ else
     if restart or not start_ms then start_ms = now_ms end
     local digest = new_digest
     -- @include place_token
+  elseif mark ~= '' then token = string.sub(token, 1, #token - #token % 2) .. mark
   end
 end
 -- @include life
@@ -117,7 +118,7 @@ if not repeated then
   if new_digest ~= '' and loaded_saves ~= (saves or '') then return {6} end
   -- @include staged
   -- @include checks
-  if new_digest ~= '' then
+  if new_digest ~= '' or mark ~= '' then
     -- First: where memory is short, Redis refuses it like the index before it, and no other.
     redis.call('HSET', session_key, '@', token)
   end

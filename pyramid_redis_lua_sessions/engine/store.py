@@ -367,7 +367,7 @@ class Store(Caller):
                 b"" if renewal is None else renewal.token.digest,
                 b"" if renewal is None else renewal.loaded_saves,
                 flag(renewal is not None and renewal.restart),
-                CLOCKED if renewal is not None and renewal.clocked else b"",
+                CLOCKED if token_field or (renewal is not None and renewal.clocked) else b"",
                 b"%d" % (MARKER_MS if end_if_empty else 0),
                 encoded(stage_id),
                 reads,
@@ -381,7 +381,7 @@ class Store(Caller):
         args += deletes
         for value in values.items():
             args += value
-        if token_field:
+        if token_field and script is _SAVE_FIELDS:
             args += (TOKEN_FIELD, token_field)
         return (script, self.key(token.locator), args)
 

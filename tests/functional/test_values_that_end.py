@@ -67,6 +67,28 @@ def test_value_is_there_until_its_end(browser: Browser) -> None:
     assert set(seen[5]) == set(both)
 
 
+@pytest.mark.parametrize(
+    "lifetime",
+    [
+        lambda session: session.adjust_session_timeout(600),
+        lambda session: session.adjust_session_expires(2_000_000_000),
+    ],
+)
+def test_value_is_found_where_its_request_gives_the_session_a_lifetime_too(
+    browser: Browser, lifetime: Callable[[Any], object]
+) -> None:
+    browser.use(lambda session: session.update(a=1))
+
+    def view(session: Any) -> None:
+        session.set("code", "1234", ttl=600)
+        lifetime(session)
+
+    browser.use(view)
+    assert browser.use(dict) == {"a": 1, "code": "1234"}
+    browser.use(lambda session: session.adjust_session_timeout(None))
+    assert browser.use(dict) == {"a": 1, "code": "1234"}
+
+
 def test_value_is_there_in_the_request_that_puts_it(browser: Browser) -> None:
     def view(session: Any) -> None:
         session.set("code", "1234", ttl=0.001)
