@@ -125,11 +125,8 @@ if not repeated then
   -- @include delete_fields
   -- What another has staged goes into this session when its transaction commits.
   if end_if_empty > 0 and first_set > #ARGV and others == '' then
-    local held = math.min(rings, 12)
-    for i = 1, #meta do
-      if meta[i] then held = held + 1 end
-    end
-    if redis.call('HLEN', session_key) == held then
+    -- @include values_left
+    if left == 0 then
       -- No load takes itself for a request in flight here: what the user does
       -- next goes into a new session.
       local marker, marker_ms = save_id .. digest .. '0', end_if_empty

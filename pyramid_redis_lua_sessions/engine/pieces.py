@@ -106,14 +106,16 @@ def joined(fields: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
     """Return the fields of a session with each value whole."""
     if not has_pieces(fields):
         return fields
+    # Each belongs to one value: else what somebody wrote there would be joined to gigabytes.
+    held = {field: value for field, value in fields.items() if is_piece(field)}
     found = {}
     for field, value in fields.items():
         if is_piece(field):
             continue
-        pieces = _pieces_of(field, value, fields)
+        pieces = _pieces_of(field, value, held)
         if pieces:
             order = order_of(field, value)
             first = value[len(order) + _ID_SIZE :]
-            value = b"".join((order, first, *(fields[piece] for piece in pieces)))
+            value = b"".join((order, first, *map(held.pop, pieces)))
         found[field] = value
     return found

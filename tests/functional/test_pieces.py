@@ -22,6 +22,7 @@ from pyramid_redis_lua_sessions.errors import fingerprint
 from tests.support.application import is_compact
 from tests.support.browser import Browser, make_browser
 from tests.support.command import run, write_ini
+from tests.support.stored import TOKEN
 
 LONG = "a long value, " * 20
 OTHER = "another one, just as long, " * 12
@@ -76,6 +77,12 @@ def test_a_message_keeps_its_place_in_the_order_in_front() -> None:
     assert stored[b"~\x1fid"].startswith(b"\xff" * 9)
     placed = {**stored, b"~\x1fid": b"in order!" + stored[b"~\x1fid"][9:]}
     assert joined(placed) == {b"~\x1fid": b"in order!" + b"m" * 200}
+
+
+def test_each_piece_is_of_one_value() -> None:
+    stored = cut({b".v": b"v" * 300}, {})
+    more = {b".%d" % number: stored[b".v"] for number in range(9)}
+    assert sum(map(len, joined({**stored, **more}).values())) < 300 + 10 * SIZE
 
 
 def test_a_whole_value_of_that_size_stays_whole() -> None:
@@ -183,6 +190,21 @@ def test_whatever_is_held_beside_a_long_value_may_have_any_size(
         assert found == (text, LONG), len(text)
         user.use(lambda session: session.regenerate_id())
         assert user.use(lambda session: (held(session), session["v"])) == (text, LONG), len(text)
+
+
+def test_session_is_empty_of_which_only_pieces_are_left(
+    redis_url: str, redis_client: redis.Redis, settings: dict[str, str]
+) -> None:
+    browser = make_browser(redis_url, invalidate_empty_session="true", **settings)
+    browser.use(put(LONG))
+    other = browser.copy()
+
+    def view(session: Any) -> None:
+        del session["v"]
+        other.use(put(OTHER))
+
+    browser.use(view)
+    assert not redis_client.hexists(browser.key, TOKEN)
 
 
 def test_new_token_takes_the_pieces_along(
@@ -455,7 +477,7 @@ def test_export_and_saves_to_all_sessions_of_a_user(
     assert garbage(redis_client, browser) == []
 
 
-def test_commands_show_values_whole(
+def test_command_shows_values_whole(
     redis_url: str, redis_client: redis.Redis, tmp_path: Path, capsys: Any
 ) -> None:
     browser = make_browser(redis_url)
