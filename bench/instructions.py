@@ -38,6 +38,8 @@ from .contenders import (
     StockCall,
 )
 from .driving import Lane, make_lanes
+from .pages import as_rst
+from .report import Table, as_text
 from .scenarios import FIRST_WRITE, LOGIN, READ, READ_IN_WINDOW, WRITE
 
 __all__ = [
@@ -51,8 +53,8 @@ __all__ = [
     "passed",
     "ratio",
     "read_counts",
-    "report",
     "run_marked",
+    "tables",
 ]
 
 #: The function of the C library at which counting starts and ends.
@@ -168,21 +170,22 @@ def ratio(found: dict[str, dict[str, int]], budget: Budget) -> float:
     return (ours - floor) / (other - floor)
 
 
-def report(found: dict[str, dict[str, int]]) -> str:
+def tables(found: dict[str, dict[str, int]]) -> list[Table]:
     names = [scenario.name for scenario in SCENARIOS]
-    lines = ["Instructions of a whole request, thousands", ""]
-    lines.append(f"{'':28}" + "".join(f"{name:>24}" for name in names))
+    rows = []
     for contender, counts in found.items():
-        cells = [f"{counts[name] / 1000:.0f}" if name in counts else "-" for name in names]
-        lines.append(f"{contender:28}" + "".join(f"{cell:>24}" for cell in cells))
-    lines += ["", "Ratios", ""]
-    for budget in BUDGETS:
-        own = "own part" if budget.own else "whole"
-        lines.append(
-            f"{budget.name}, {own}, beside {budget.beside}: "
-            f"{ratio(found, budget):.2f} (budget {budget.most:.2f}, target {budget.target:.2f})"
-        )
-    return "\n".join(lines)
+        cells = (f"{counts[name] / 1000:.0f}" if name in counts else "" for name in names)
+        rows.append([contender, *cells])
+    ratios = [
+        [budget.name, "its own part" if budget.own else "the whole request", budget.beside]
+        + [f"{figure:.2f}" for figure in (ratio(found, budget), budget.target, budget.most)]
+        for budget in BUDGETS
+    ]
+    head = ["request", "of", "beside", "ratio", "target", "budget in CI"]
+    return [
+        Table("instructions", "Instructions of a whole request, thousands", ["", *names], rows),
+        Table("instruction-ratios", "Ratios of instructions", head, ratios, left=(0, 1, 2)),
+    ]
 
 
 def passed(found: dict[str, dict[str, int]]) -> list[str]:
@@ -213,6 +216,7 @@ def is_valgrind_missing() -> bool:
 def main(argv: list[str] | None = None) -> int:
     parser = counting_parser("bench.instructions", __doc__, 100)
     parser.add_argument("--json", type=Path, help="write the counts to this file")
+    parser.add_argument("--page", type=Path, help="write the tables to this file")
     parser.add_argument("--check", action="store_true", help="fail where a budget is passed")
     options = parser.parse_args(argv)
     if options.serve:
@@ -221,9 +225,11 @@ def main(argv: list[str] | None = None) -> int:
     if is_valgrind_missing():
         return 2
     found = count(__spec__.name, options.server or find_redis_server(), options.requests)
-    print(report(found))
+    print(as_text(tables(found)))
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if options.page is not None:
+        options.page.write_text("\n".join(map(as_rst, tables(found))), encoding="utf-8")
     over = passed(found) if options.check else []
     for name in over:
         print(f"the budget is passed: {name}", file=sys.stderr)

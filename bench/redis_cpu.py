@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import redis
@@ -22,15 +23,14 @@ from . import contents
 from .contenders import OURS, PREDECESSOR, Ours, Predecessor
 from .driving import Lane, make_lanes
 from .measuring import A_LITTLE_MORE_THAN_A_SECOND, redis_cpu
+from .pages import as_rst
+from .report import Table, as_text
 from .scenarios import READ, READ_IN_WINDOW, WRITE, Scenario
 
-__all__ = ["CASES", "Case", "Figures", "main", "measure", "ratio", "report"]
+__all__ = ["CASES", "Case", "Figures", "main", "measure", "ratio", "table"]
 
 #: What our requests send. What scripts call is counted a second time, under its own name.
 SENT = {"eval", "evalsha", "hgetall"}
-
-
-HEADS = (PREDECESSOR, OURS, "ratio", "target", PREDECESSOR, OURS, "ratio")
 
 
 class Case(NamedTuple):
@@ -119,24 +119,15 @@ def ratio(ours: list[float], other: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, other, strict=True))
 
 
-def report(found: dict[str, dict[str, Figures]]) -> str:
-    lines = [
-        "Redis, microseconds a request, medians",
-        "",
-        f"{'':28}{'CPU of whole trips':>32}{'commands alone':>40}",
-        f"{'':28}" + "".join(f"{name:>10}" for name in HEADS),
-    ]
+def table(found: dict[str, dict[str, Figures]]) -> Table:
+    rows = []
     for case in CASES:
         other, ours = found[case.name][PREDECESSOR], found[case.name][OURS]
-        cells = [
-            *(f"{statistics.median(one.cpu):.1f}" for one in (other, ours)),
-            f"{ratio(ours.cpu, other.cpu):.2f}",
-            f"{case.target:.2f}",
-            *(f"{statistics.median(one.commands):.1f}" for one in (other, ours)),
-            f"{ratio(ours.commands, other.commands):.2f}",
-        ]
-        lines.append(f"{case.name:28}" + "".join(f"{cell:>10}" for cell in cells))
-    return "\n".join(lines)
+        rows.append([case.name, f"{ratio(ours.cpu, other.cpu):.2f}", f"{case.target:.2f}"])
+        rows[-1] += [f"{statistics.median(one.cpu):.1f}" for one in (ours, other)]
+        rows[-1].append(f"{ratio(ours.commands, other.commands):.2f}")
+    head = ["request", "ratio", "target", f"{OURS}, us", f"{PREDECESSOR}, us", "commands alone"]
+    return Table("redis-cpu", "CPU time of Redis", head, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,9 +135,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch", type=int, default=200, help="requests in one")
     parser.add_argument("--server", help="path of the redis-server binary; default: as the tests")
+    parser.add_argument("--page", type=Path, help="write the table to this file")
     options = parser.parse_args(argv)
     with RedisServer(options.server or find_redis_server()) as server:
-        print(report(measure(server, options.rounds, options.batch)))
+        found = measure(server, options.rounds, options.batch)
+    print(as_text([table(found)]))
+    if options.page is not None:
+        options.page.write_text(as_rst(table(found)), encoding="utf-8")
     return 0
 
 

@@ -11,7 +11,17 @@ from .contenders import BARE, NONE, OURS, PREDECESSOR, SMALLEST
 from .measuring import Series, Spread, Timings
 from .memory import DEFAULT, RECOMMENDED
 
-__all__ = ["Ratio", "Table", "Target", "ratios", "spreads", "tables", "targets", "text"]
+__all__ = [
+    "Ratio",
+    "Table",
+    "Target",
+    "as_text",
+    "ratios",
+    "spreads",
+    "tables",
+    "targets",
+    "text",
+]
 
 MICRO = 1e6
 
@@ -424,11 +434,16 @@ def text(found: dict[str, Any]) -> str:
         "Ratios are medians over the rounds, with quartiles. Time and CPU are a session's own:",
         "the same request without a session is subtracted.",
     ]
-    for table in tables(found):
-        lines += ["", table.title, "", *_aligned(table.head, table.rows, table.left)]
-        if table.note:
-            lines.append(table.note)
-    return "\n".join(lines)
+    return "\n".join([*lines, "", as_text(tables(found))])
+
+
+def as_text(tables: Iterable[Table]) -> str:
+    """Return tables for people."""
+    lines = []
+    for table in tables:
+        lines += [table.title, "", *_aligned(table.head, table.rows, table.left)]
+        lines += [table.note, ""] if table.note else [""]
+    return "\n".join(lines[:-1])
 
 
 def _aligned(head: list[str], rows: Iterable[list[str]], left: tuple[int, ...]) -> list[str]:

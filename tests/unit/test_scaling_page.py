@@ -50,8 +50,8 @@ def test_cores_that_are_worked_out_are_what_was_measured(section: str, found: An
         ours(requests, scenario=name)["redis_cpu_us"] for name in ("read", "write one key")
     )
     mean = (1 - WRITES) * read + WRITES * write
-    assert "25 us x 100,000 / 0.5" in section
-    assert mean == pytest.approx(25, rel=0.2)
+    assert "20 us x 100,000 / 0.5" in section
+    assert mean == pytest.approx(20, rel=0.2)
     assert mean * REQUESTS / 1e6 / BUSY <= PRIMARIES
 
 
