@@ -83,9 +83,8 @@ if not start_ms then return {0, 2} end
 local refused
 local function touch(...)
   local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err and string.find(reply.err, 'READONLY', 1, true) then
-    refused = reply
-  end
+  if type(reply) ~= 'table' then return true end
+  if string.find(reply.err, 'READONLY', 1, true) then refused = reply end
 end
 
 local idle = tonumber(timeout) or timeout_ms
@@ -110,7 +109,7 @@ if life == idle and not first and remaining <= idle then idle_ms = idle - remain
 -- within one call may lie a millisecond apart.
 local same_moment = life ~= idle and (remaining == life or math.abs(remaining - life) <= 2)
 local skip = same_moment
-  or (trigger_ms and not first and trigger_ms < remaining and remaining <= life)
+  or (trigger_ms and not first and idle > 0 and trigger_ms < remaining and remaining <= life)
 if not skip or use_ttl and expires or not use_ttl and pttl ~= -1 then
   if life == math.huge then
     if pttl >= 0 then touch('PERSIST', session_key) end
@@ -119,9 +118,10 @@ if not skip or use_ttl and expires or not use_ttl and pttl ~= -1 then
     touch('PEXPIRE', session_key, string.format('%.0f', life))
     if expires then touch('HDEL', session_key, 'expires') end
   else
-    touch('HSET', session_key, 'expires', string.format('%.0f', now_ms + life))
+    local set = touch('HSET', session_key, 'expires', string.format('%.0f', now_ms + life))
     if not mark then touch('HSET', session_key, '@', token .. '-') end
-    if pttl >= 0 then touch('PERSIST', session_key) end
+    -- Where memory is short, only this is not refused, and nothing would end the session.
+    if pttl >= 0 and set then touch('PERSIST', session_key) end
   end
   remaining = life
 end

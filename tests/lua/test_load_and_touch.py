@@ -1,6 +1,7 @@
 """load_and_touch: statuses, the length of a life, and when nothing is written."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
@@ -106,6 +107,32 @@ def test_timeout_turned_on_with_a_trigger_gives_a_ttl(scripts: Scripts, trigger:
     scripts.create(timeout=0)
     assert scripts.load(timeout=MINUTE, trigger=trigger)[1] == MINUTE
     assert scripts.pttl() == about(MINUTE)
+
+
+@pytest.mark.parametrize("use_ttl", [True, False])
+@pytest.mark.parametrize("trigger", ["", 30 * SECOND])
+def test_an_absolute_timeout_turned_off_ends_no_session_that_never_ends(
+    scripts: Scripts, trigger: int | str, use_ttl: bool
+) -> None:
+    scripts.create(timeout=0, adjusted=True, absolute=MINUTE, use_ttl=use_ttl)
+    assert scripts.load(trigger=trigger, use_ttl=use_ttl)[1] == -1
+    assert scripts.client.ttl("s") == -1
+    assert b"expires" not in scripts.hash()
+
+
+def test_a_ttl_stays_where_memory_is_too_short_for_the_field_in_its_place(
+    scripts: Scripts,
+) -> None:
+    scripts.create(timeout=MINUTE)
+    before: Any = scripts.client.config_get("maxmemory")
+    scripts.client.config_set("maxmemory", 1)
+    try:
+        assert scripts.load(use_ttl=False)[0] is Status.LOADED
+    finally:
+        scripts.client.config_set("maxmemory", before["maxmemory"])
+    assert scripts.pttl() == about(MINUTE)
+    assert scripts.load(use_ttl=False)[1] == MINUTE
+    assert scripts.client.ttl("s") == -1
 
 
 @pytest.mark.parametrize("trigger", ["", 5 * MINUTE])
