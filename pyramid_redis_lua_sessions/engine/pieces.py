@@ -48,7 +48,8 @@ def cut(
     """
     for value in stored.values():  # every save pays for this
         if len(value) >= SIZE:
-            return _cut(stored, {f: v for f, v in held.items() if f not in deletes})
+            gone = {*deletes}  # there may be many, as somebody else wrote there
+            return _cut(stored, {f: v for f, v in held.items() if f not in gone})
     return stored
 
 

@@ -85,6 +85,15 @@ def test_each_piece_is_of_one_value() -> None:
     assert sum(map(len, joined({**stored, **more}).values())) < 300 + 10 * SIZE
 
 
+def test_fields_to_delete_are_not_gone_through_for_each_field() -> None:
+    class Deletes(list[bytes]):
+        def __contains__(self, field: object) -> bool:
+            raise AssertionError("each of so many, for each of so many")
+
+    held = {b"\x7f\0%4d" % number: b"" for number in range(300)}
+    assert len(cut({b".v": b"v" * 300}, held, Deletes(held))) > 1
+
+
 def test_a_whole_value_of_that_size_stays_whole() -> None:
     fields = {b".v": b"v" * SIZE, b".w": b"w" * 300}
     assert joined(fields) == fields
