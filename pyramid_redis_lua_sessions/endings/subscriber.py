@@ -428,11 +428,13 @@ class Listening:
                 self._go_deaf()
                 return
             except ResponseError as exc:
-                if "unknown command" not in str(exc).lower() or not link.sharded:
+                if "unknown command" not in str(exc).lower():
                     raise
-                link.sharded = False  # before Redis 7.0
-                keys, link.keys = link.keys, set()
-                link.subscribe(keys, self._together)
+                if link.sharded:  # before Redis 7.0; else an answer to what was sent before that
+                    link.sharded = False
+                    link.leaving.clear()
+                    keys, link.keys = link.keys, set()
+                    link.subscribe(keys, self._together)
                 continue
             if socket_of(link.pubsub.connection) is not link.socket:
                 raise ConnectionError("the connection was made anew")

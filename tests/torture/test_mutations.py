@@ -138,10 +138,10 @@ MUTATIONS = {
     ),
     "save: nothing is deleted": Mutation(SAVE, "-- @include delete_fields\n", "", SAVING),
     "save: the request decides that a session is empty": Mutation(
-        SAVE, "if redis.call('HLEN', session_key) == held then", "if true then", ORDERS
+        SAVE, "if left == 0 then", "if true then", ORDERS
     ),
     "save: an emptied session lives on": Mutation(
-        SAVE, "if redis.call('HLEN', session_key) == held then", "if false then", SAVING
+        SAVE, "if left == 0 then", "if false then", SAVING
     ),
     "save: a repeated emptying save is dropped": Mutation(
         SAVE, "if string.sub(moved, 1, 6) == save_id then return {7} end", "", SAVING
