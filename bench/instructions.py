@@ -85,10 +85,10 @@ class Budget(NamedTuple):
 
 BUDGETS = (
     Budget("read", "read", BARE, False, 1.17, 1.15),
-    Budget("read", "read", PREDECESSOR, True, 0.24, 0.20),
-    Budget("write one key", "write one key", PREDECESSOR, True, 0.45, 0.40),
+    Budget("read", "read", PREDECESSOR, True, 0.25, 0.20),
+    Budget("write one key", "write one key", PREDECESSOR, True, 0.46, 0.40),
     Budget("first write", "first write", PREDECESSOR, True, 0.53, 0.40),
-    Budget("login", "login", PREDECESSOR, True, 0.47, 0.55),
+    Budget("login", "login", PREDECESSOR, True, 0.50, 0.55),
 )
 TOLERANCE = 1.05
 
