@@ -11,6 +11,7 @@ the C library that nothing else calls, and callgrind writes out what it has coun
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -88,7 +89,7 @@ BUDGETS = (
     Budget("read", "read", PREDECESSOR, True, 0.25, 0.20),
     Budget("write one key", "write one key", PREDECESSOR, True, 0.46, 0.40),
     Budget("first write", "first write", PREDECESSOR, True, 0.53, 0.40),
-    Budget("login", "login", PREDECESSOR, True, 0.50, 0.55),
+    Budget("login", "login", PREDECESSOR, True, 0.48, 0.55),
 )
 TOLERANCE = 1.05
 
@@ -114,6 +115,9 @@ def run_marked(lanes: Iterable[tuple[str, Lane]], requests: int) -> list[tuple[s
     order = []
     for name, lane in lanes:
         lane.run(WARM_UP)
+        # A collection would look at all that others have made, and fall into one kind by chance.
+        gc.collect()
+        gc.freeze()
         os.getppid()
         lane.run(requests)
         os.getppid()
