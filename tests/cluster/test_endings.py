@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 import redis
 
 from pyramid_redis_lua_sessions.endings import Ending, owner_digest, subscriber, watch_ending
-from pyramid_redis_lua_sessions.endings.subscriber import subscriber_of
 from tests.support.browser import Browser, make_browser
+from tests.support.endings import is_heard, wait_until_nobody_listens, watched
 from tests.support.topology import Cluster
 from tests.support.waiting import wait_until
 
@@ -25,7 +24,7 @@ TIMEOUTS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
 @pytest.fixture(autouse=True)
 def _nobody_listens_afterwards() -> Iterator[None]:
     yield
-    wait_until(lambda: "session endings" not in [t.name for t in threading.enumerate()])
+    wait_until_nobody_listens()
 
 
 @pytest.fixture
@@ -45,17 +44,6 @@ def make_users(url: str) -> list[Browser]:
     for user in users:
         user.use(lambda session: setattr(session, "owner", OWNER))
     return users
-
-
-def watched(user: Browser) -> queue.Queue[Ending]:
-    told: queue.Queue[Ending] = queue.Queue()
-    assert user.visit(lambda request: watch_ending(request, told.put)) is not None
-    return told
-
-
-def is_heard(user: Browser) -> bool:
-    channel = subscriber_of(user.factory).channel(user.factory.key_of(user.session_id or ""))
-    return channel is not None and channel.due > 0.0
 
 
 def log_out(user: Browser) -> None:

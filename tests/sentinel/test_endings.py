@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 import redis
 
 from pyramid_redis_lua_sessions import StoreUnavailable
-from pyramid_redis_lua_sessions.endings import Ending, subscriber, watch_ending
-from pyramid_redis_lua_sessions.endings.subscriber import subscriber_of
+from pyramid_redis_lua_sessions.endings import subscriber
 from tests.support.browser import Browser, make_browser
+from tests.support.endings import is_heard, wait_until_nobody_listens, watched
 from tests.support.topology import Sentinels
 from tests.support.waiting import wait_until
 
@@ -22,7 +20,7 @@ TIMEOUTS = {"socket_timeout": 0.5, "socket_connect_timeout": 0.5}
 @pytest.fixture(autouse=True)
 def _nobody_listens_afterwards() -> Iterator[None]:
     yield
-    wait_until(lambda: "session endings" not in [t.name for t in threading.enumerate()])
+    wait_until_nobody_listens()
 
 
 @pytest.mark.parametrize("how", ["fail_over", "kill", "pause"])
@@ -68,17 +66,6 @@ def test_session_that_is_watched_meanwhile_is_heard_of_afterwards(
         old.resume()
     wait_until(lambda: ends(stays, sentinels), 20)
     assert all_told[0].get(timeout=40).reason == "ended"
-
-
-def watched(user: Browser) -> queue.Queue[Ending]:
-    told: queue.Queue[Ending] = queue.Queue()
-    assert user.visit(lambda request: watch_ending(request, told.put)) is not None
-    return told
-
-
-def is_heard(user: Browser) -> bool:
-    channel = subscriber_of(user.factory).channel(user.factory.key_of(user.session_id or ""))
-    return channel is not None and channel.due > 0.0
 
 
 def ends(user: Browser, sentinels: Sentinels) -> bool:
