@@ -73,9 +73,11 @@ def sections(text: str, underline: str) -> dict[str, str]:
 
 
 def listed(text: str) -> dict[str, str]:
-    """Each name of the tables in a text, and the word that says what becomes of it."""
+    """Each name of the tables in a text, and what becomes of it: it is changed, or as marked."""
     found: dict[str, str] = {}
-    for names, fate in re.findall(r"^   \* - (``.*?)\n     - \*\*(.*?)\.\*\*", text, re.M | re.S):
+    row = r"^   \* - (``(?:.+\n)+?)     - (?:\*\*(.*?)\.\*\*)?"
+    for names, marked in re.findall(row, text, re.MULTILINE):
+        fate = marked or "Changed"
         for name in re.findall(r"``([^`]+)``", names):
             if name.endswith("."):
                 continue  # the table's head
@@ -117,11 +119,11 @@ def test_fate_of_every_name_is_so(predecessor: str) -> None:
 def test_defaults_that_the_page_states_are_those_of_the_table() -> None:
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert ROWS["cookie_secure"].default is None
-    assert "cookie_secure`` - **Changed.** The default is ``auto``" in text
+    assert "cookie_secure`` - The default is ``auto``" in text
     assert f"The default is ``{ROWS['cookie_samesite'].default}``." in text
     assert f"The default is {ROWS['socket_timeout'].default:g} seconds." in text
     assert f"The default is ``{ROWS['prefix'].default}``, it stands before" in text
     assert ROWS["deserialized_fails_new"].default is True
     assert ROWS["invalidate_empty_session"].default is False
-    assert "deserialized_fails_new`` - **Changed.** The default is true." in text
-    assert "invalidate_empty_session`` - **Changed.** The default is false." in text
+    assert "deserialized_fails_new`` - The default is true." in text
+    assert "invalidate_empty_session`` - The default is false." in text
