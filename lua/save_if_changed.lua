@@ -2,9 +2,7 @@
 save_if_changed: apply a request's changes to a session that still lives.
 
 It never creates a session: what was ended, expired or evicted stays so. In
-retry mode the save applies only if what the request read is still true. A login
-or a new token is a save too: it puts another digest in place, with all values
-sealed for that, if nothing was saved since they were loaded.
+retry mode the save applies only if what the request read is still true.
 
 KEYS[1]  session_key   hash that holds the session
 ARGV[1]  digest        16 bytes, BLAKE2b of the verifier that the cookie holds
@@ -20,21 +18,17 @@ ARGV[6]  remember_s    integer, how long a repeated call is recognised, seconds,
 ARGV[7]  new_timeout   integer, the session's own idle timeout from now on, ms,
                        0 = never, -1 = the default; '' = unchanged
 ARGV[8]  new_deadline  integer, ms since the epoch; 0 = none; '' = unchanged
-ARGV[9]  new_digest    16 bytes, digest of the new verifier; '' = the token stays
-ARGV[10] loaded_saves  field `saves` as it was loaded, with new_digest
-ARGV[11] restart       '1' = the session's life begins anew; '0' = it does not
-ARGV[12] mark          '+' = it holds what is told from the time; '' = with new_digest,
-                       it does not
-ARGV[13] end_if_empty  integer, TTL of the marker, ms, that is left if no value
+ARGV[9]  mark          '+' = it holds what is told from the time; '' = unchanged
+ARGV[10] end_if_empty  integer, TTL of the marker, ms, that is left if no value
                        remains, and nothing is staged; 0 = an empty session lives on
-ARGV[14] stage_id      of stage_save, if that came first: it ends; '' = none
-ARGV[15] reads         fields, as in stage_save; '' = merge mode
-ARGV[16] writes        the same
-ARGV[17] names         digest of the set of fields read; '' = not read
-ARGV[18] n_checks      integer, number of checks
-ARGV[19] n_deletes     integer, number of fields to delete
-ARGV[20] message       published if the session ends: who ended; '' = nothing is
-ARGV[21...]            n_checks times: field, check ('' = absent, '+' = present,
+ARGV[11] stage_id      of stage_save, if that came first: it ends; '' = none
+ARGV[12] reads         fields, as in stage_save; '' = merge mode
+ARGV[13] writes        the same
+ARGV[14] names         digest of the set of fields read; '' = not read
+ARGV[15] n_checks      integer, number of checks
+ARGV[16] n_deletes     integer, number of fields to delete
+ARGV[17] message       published if the session ends: who ended; '' = nothing is
+ARGV[18...]            n_checks times: field, check ('' = absent, '+' = present,
                        else the SHA1 of its value); n_deletes fields; then
                        field, value, ... to set; see set_fields
 
@@ -43,9 +37,8 @@ Returns: {status, ...}
   2 MOVED    {2, age_ms} the session ended age_ms ago; {2, age_ms, 1} its token was
              replaced age_ms ago; 2: and it is an owner's
   5 SAVED    {5, remaining_ms, now_ms}; remaining_ms -1 = never ends
-  6 CONFLICT {6} a check failed, or something was saved meanwhile; nothing was applied
+  6 CONFLICT {6} a check failed; nothing was applied
   7 EMPTIED  {7} no value remained; the session ended
-  9 ENDED    {9} this call had put its token in place; the session has ended since
   10 BUSY    {10} another has staged what clashes with this; nothing was applied
 Writes: HDEL, HSET, HSET saves, PEXPIRE, PERSIST; DEL, HSET moved, PEXPIRE;
 SPUBLISH or PUBLISH; or nothing
@@ -59,19 +52,16 @@ local save_id = ARGV[5]
 local remember_s = tonumber(ARGV[6])
 local new_timeout = tonumber(ARGV[7])
 local new_deadline = tonumber(ARGV[8])
-local new_digest = ARGV[9]
-local loaded_saves = ARGV[10]
-local restart = ARGV[11] == '1'
-local mark = ARGV[12]
-local end_if_empty = tonumber(ARGV[13])
-local stage_id = ARGV[14]
-local reads = ARGV[15]
-local writes = ARGV[16]
-local names = ARGV[17]
-local n_checks = tonumber(ARGV[18])
-local n_deletes = tonumber(ARGV[19])
-local message = ARGV[20]
-local first_check = 21
+local mark = ARGV[9]
+local end_if_empty = tonumber(ARGV[10])
+local stage_id = ARGV[11]
+local reads = ARGV[12]
+local writes = ARGV[13]
+local names = ARGV[14]
+local n_checks = tonumber(ARGV[15])
+local n_deletes = tonumber(ARGV[16])
+local message = ARGV[17]
+local first_check = 18
 local first_delete = first_check + 2 * n_checks
 local last_check = first_delete - 1
 local first_set = first_delete + n_deletes
@@ -80,24 +70,12 @@ local meta = redis.call('HMGET', session_key,
   '@', 'timeout', 'deadline', 'expires', 'first', 'saves', 'staged', 'moved', 'device')
 local token, timeout, deadline, expires, first, saves, staged, moved = unpack(meta)
 -- @include clock
--- First: who is told that this was saved would get the cookie of a session that is over.
-if moved and not token and new_digest ~= '' and string.sub(moved, 7, 22) == new_digest then
-  return {9}
-end
 local answer = {5, 0, now_ms}
 -- @include applied_before
 if moved and not token then
   if string.sub(moved, 1, 6) == save_id then return {7} end
-  if string.sub(moved, 23) == '0' then
-    -- Emptied by another request: what this one read is no longer so.
-    if n_checks > 0 or names ~= '' then return {6} end
-    if new_digest ~= '' then
-      -- From this login on, who still comes with its cookie is in flight.
-      redis.call('HSET', session_key, 'moved',
-        string.sub(moved, 1, 22) .. string.format('%.0f', now_ms))
-      return {2, 0}
-    end
-  end
+  -- Emptied by another request: what this one read is no longer so.
+  if string.sub(moved, 23) == '0' and (n_checks > 0 or names ~= '') then return {6} end
 end
 -- @include gone
 -- @include moments
@@ -105,23 +83,14 @@ end
 if repeated then new_timeout, new_deadline = nil, nil
 else
   -- @include token
-  if new_digest ~= '' then
-    if restart or not start_ms then start_ms = now_ms end
-    local digest = new_digest
-    -- @include place_token
-  elseif mark ~= '' then token = string.sub(token, 1, #token - #token % 2) .. mark
-  end
+  if mark ~= '' then token = string.sub(token, 1, #token - #token % 2) .. mark end
 end
 -- @include life
 
 if not repeated then
-  if new_digest ~= '' and loaded_saves ~= (saves or '') then return {6} end
   -- @include staged
   -- @include checks
-  if new_digest ~= '' or mark ~= '' then
-    -- First: where memory is short, Redis refuses it like the index before it, and no other.
-    redis.call('HSET', session_key, '@', token)
-  end
+  if mark ~= '' then redis.call('HSET', session_key, '@', token) end
   -- @include delete_fields
   -- What another has staged goes into this session when its transaction commits.
   if end_if_empty > 0 and first_set > #ARGV and others == '' then
@@ -139,11 +108,7 @@ if not repeated then
   ARGV[#ARGV + 1] = 'saves'
   ARGV[#ARGV + 1] = saves
   -- @include set_fields
-  if stage_id ~= '' and staged then
-    if others ~= '' then redis.call('HSET', session_key, 'staged', others)
-    else redis.call('HDEL', session_key, 'staged')
-    end
-  end
+  -- @include unstage
 end
 if ARGV[4] == '' then return {5, redis.call('PTTL', session_key), now_ms} end
 -- @include live_on

@@ -41,7 +41,7 @@ SCRIPTS: dict[Act, tuple[str, ...]] = {
     Act.CREATE: ("create_unique",),
     Act.SAVE: ("save_fields", "save_if_changed"),
     Act.ADJUST: ("adjust_timeout",),
-    Act.RENEW: ("save_if_changed",),
+    Act.RENEW: ("renew_token",),
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..connect.waits import waits_long
 from ..engine.fields import OWNER_FIELD
 from ..engine.index import Index
-from ..engine.protocol import Absent, Created, Entry, Lifetime, Loaded, Renewal, Saved
+from ..engine.protocol import Absent, Created, Entry, Lifetime, Loaded, Renewal, Save, Saved
 from ..engine.scripts import Status
 from ..engine.seals import Bound
 from ..engine.store import MARKER_MS
@@ -217,7 +217,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
         loaded = store.load(token)
         lived = [
             isinstance(loaded, Loaded),
-            isinstance(store.save(token, {field: seal(token)[field]}, []), Saved),
+            isinstance(store.save(token, Save({field: seal(token)[field]})), Saved),
             isinstance(store.adjust(token), Saved),
             store.stage(token, "check") is Status.SAVED,
         ]
@@ -225,7 +225,7 @@ def try_a_session(target: Target) -> Iterator[Finding]:
         saves = loaded.fields.get(b"saves", b"") if isinstance(loaded, Loaded) else b""
         lived += [
             # Nothing was put in place: something was saved since that load.
-            store.save(token, {}, [], renewal=Renewal(token, saves, False)) is Status.CONFLICT,
+            store.renew(token, Renewal(token, {}, [], saves)) is Status.CONFLICT,
             sum(len(index.survey(names).owned) for names in index.members()) == 1,
             store.end(token) is Status.ENDED,
         ]

@@ -15,7 +15,7 @@ from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
 
 from ..engine.fields import DEVICE_FIELD
-from ..engine.protocol import Absent, Checks, Saved, sha1
+from ..engine.protocol import Absent, Checks, Save, Saved, sha1
 from ..engine.scripts import Status
 from ..engine.seals import Bound
 from ..engine.staging import patiently
@@ -201,9 +201,9 @@ class Views:
         """
         store = self._factory.store_for(request)
         values = {DEVICE_FIELD: bound.seal(DEVICE_FIELD, binding.encode())}
-        checks = Checks({DEVICE_FIELD: before})
         # A browser refreshes for requests that touch nothing, too: such as do are visits.
-        saved = patiently(lambda: store.save(token, values, [], checks=checks, touches=False))
+        save = Save(values, checks=Checks({DEVICE_FIELD: before}), touches=False)
+        saved = patiently(lambda: store.save(token, save))
         if saved is Status.BUSY:
             raise StoreUnavailable("the session is staged")  # by a transaction that takes long
         return isinstance(saved, Saved)

@@ -14,7 +14,18 @@ from .fields import CONFIRMED_FIELD, OWNER_FIELD, field_of
 from .index import Index
 from .pieces import cut, left_over
 from .plan import ADRIFT, FRESH, Act, Cause, Facts, Happened, Plan, Reason, plan
-from .protocol import NO_CHECKS, NO_LIFETIME, Absent, Checks, Loaded, Renewal, Saved, sha1, still_so
+from .protocol import (
+    NO_CHECKS,
+    NO_LIFETIME,
+    Absent,
+    Checks,
+    Loaded,
+    Renewal,
+    Save,
+    Saved,
+    sha1,
+    still_so,
+)
 from .refusals import just_ended
 from .scripts import Status
 from .seals import Bound, Sealer
@@ -138,22 +149,19 @@ def _save(state: SessionState, changes: Changes, _: Plan) -> bool:
         changes = Changes(changes.values, [*lapsed.union(changes.deletes)])
     sealed, deletes = contents.cut(whole, changes.deletes)
     entries = indexes_of(changes.values)
-    result = in_turn(
-        state,
-        lambda: state.host.store().save(
-            state.stored_token(),
-            sealed,
-            deletes,
-            state.asked.lifetime,
-            contents.checks(),
-            end_if_empty=empties,
-            entries=entries,
-            stage_id=state.stage_id,
-            ends=ends,
-            token_field=token_field,
-            marked=is_marked(contents.raw.get(TOKEN_FIELD, b"")),
-        ),
+    save = Save(
+        sealed,
+        deletes,
+        state.asked.lifetime,
+        contents.checks(),
+        empties,
+        ends,
+        token_field,
+        is_marked(contents.raw.get(TOKEN_FIELD, b"")),
+        stage_id=state.stage_id,
     )
+    store, token = state.host.store(), state.stored_token()
+    result = in_turn(state, lambda: store.save(token, save, entries))
     if isinstance(result, Saved):
         if token_field:
             contents.raw[TOKEN_FIELD] = token_field
@@ -182,7 +190,7 @@ def _adjust(state: SessionState, changes: Changes, _: Plan) -> bool:
 
 def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
     """Put a new token in place; load and seal again if something slipped in between."""
-    contents, before = state.contents, state.stored_token()
+    contents, before, store = state.contents, state.stored_token(), state.host.store()
     merged = contents.merged(changes)
     entries = entries_of(state, merged)
     admit(state, entries)
@@ -191,27 +199,26 @@ def _renew(state: SessionState, changes: Changes, _: Plan) -> bool:
         sealing = Sealing(state.shared.sealer, merged)
         sealed = sealing.sealed = contents.placed(sealing(token))
         ends, clocked, _field = contents.timing(merged)
-        saves = contents.raw.get(b"saves", b"")
-        save = functools.partial(
-            state.host.store().save,
-            before,
+        renewal = Renewal(
+            token,
             sealed,
             [
                 *sorted({*changes.deletes, *contents.lapsed()}.difference(merged)),
                 *left_over(contents.raw, contents.raw),
             ],
+            contents.raw.get(b"saves", b""),
             state.asked.lifetime,
-            renewal=Renewal(token, saves, state.asked.restarts, clocked),
-            entries=entries,
-            stage_id=state.stage_id,
-            ends=ends,
+            state.asked.restarts,
+            clocked,
+            ends,
+            state.stage_id,
         )
         try:
-            result = in_turn(state, save)
+            result = in_turn(state, functools.partial(store.renew, before, renewal, entries))
         except BaseException as exc:  # also what ends a greenlet, or a signal handler raises
             if not was_answered(exc):
                 # No browser will ever hold the new token.
-                state.host.store().take_back(before, token)
+                store.take_back(before, token)
             raise
         if isinstance(result, Saved):
             state.unstaged()
@@ -375,8 +382,8 @@ def reseal(state: SessionState) -> None:
     swaps = [(field, values[field], raw) for field, raw, _ in held]
     unchanged = Checks({field: sha1(raw) for field, _, raw in swaps})
     ends = contents.timing({field: data for field, _, data in held})[0]
-    store = state.host.store()
-    result = store.save(state.stored_token(), values, deletes, checks=unchanged, ends=ends)
+    save = Save(values, deletes, checks=unchanged, ends=ends)
+    result = state.host.store().save(state.stored_token(), save)
     if isinstance(result, Saved):
         contents.resealed(swaps, values)
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from .ends import NO_ENDS
 from .fields import DATA_KINDS
 from .scripts import Status
 from .tokens import Token
@@ -25,6 +26,7 @@ __all__ = [
     "Lifetime",
     "Loaded",
     "Renewal",
+    "Save",
     "Saved",
     "absent_of",
     "adjusted_of",
@@ -77,17 +79,48 @@ NO_CHECKS = Checks()
 NO_LIFETIME = Lifetime()
 
 
-class Renewal(NamedTuple):
-    """A new token that a save puts in place.
+class Save(NamedTuple):
+    """Changes to a session that keeps its token.
 
+    :ivar values: fields to set, sealed; ``deletes``: fields to delete.
+    :ivar end_if_empty: the session ends where no value remains.
+    :ivar ends: field to end, ms since the epoch, of values that end.
+    :ivar token_field: what it is to be, where loads are to tell the time from now on;
+        ``marked``: it has a mark.
+    :ivar touches: refresh the idle timeout.
+    :ivar stage_id: of :meth:`.Store.stage`, which this ends.
+    """
+
+    values: Mapping[bytes, bytes]
+    deletes: Sequence[bytes] = ()
+    lifetime: Lifetime = NO_LIFETIME
+    checks: Checks = NO_CHECKS
+    end_if_empty: bool = False
+    ends: Mapping[bytes, int] = NO_ENDS
+    token_field: bytes = b""
+    marked: bool = False
+    touches: bool = True
+    stage_id: str = ""
+
+
+class Renewal(NamedTuple):
+    """A new token, and all values sealed for it.
+
+    :ivar values: fields to set, sealed; ``deletes``: fields to delete.
     :ivar loaded_saves: field ``saves`` as it was loaded: nothing was saved since then.
     :ivar restart: the session's life begins anew; ``clocked``: and its loads tell the time.
+    :ivar ends: as in :class:`Save`; ``stage_id`` the same.
     """
 
     token: Token
+    values: Mapping[bytes, bytes]
+    deletes: Sequence[bytes]
     loaded_saves: bytes
-    restart: bool
+    lifetime: Lifetime = NO_LIFETIME
+    restart: bool = False
     clocked: bool = False
+    ends: Mapping[bytes, int] = NO_ENDS
+    stage_id: str = ""
 
 
 class Entry(NamedTuple):

@@ -38,6 +38,7 @@ from .protocol import (
     Lifetime,
     Loaded,
     Renewal,
+    Save,
     Saved,
     absent_of,
     adjusted_of,
@@ -231,8 +232,8 @@ class Store(Caller):
                 *self._ending_values(token, fields, ends),
             ]
             if ending is not None:
-                news = self.news(ending.locator, ending_owner)
-                calls.insert(0, self._ending(ending.locator, ending.digest, news=news))
+                message = self.message(ending.locator, ending_owner)
+                calls.insert(0, self._ending(ending.locator, ending.digest, message=message))
             try:
                 replies = self.together(calls) if len(calls) > 1 else [self.call(*calls[0])]
                 if ends:
@@ -253,72 +254,67 @@ class Store(Caller):
         raise StoreError(ALL_TAKEN)
 
     def save(
-        self,
-        token: Token,
-        values: Mapping[bytes, bytes],
-        deletes: Sequence[bytes],
-        lifetime: Lifetime = NO_LIFETIME,
-        checks: Checks = NO_CHECKS,
-        *,
-        end_if_empty: bool = False,
-        renewal: Renewal | None = None,
-        entries: Sequence[Entry] = (),
-        stage_id: str = "",
-        ends: Mapping[bytes, int] = NO_ENDS,
-        token_field: bytes = b"",
-        touches: bool = True,
-        marked: bool = False,
+        self, token: Token, save: Save, entries: Sequence[Entry] = ()
     ) -> Saved | Absent | Status:
         """Apply changes to a session that still lives under its token.
 
-        :param values: fields to set, sealed; ``deletes``: fields to delete.
-        :param renewal: put a new token in place; then ``values`` are all data, sealed for it.
-        :param entries: as in :meth:`create`.
-        :param stage_id: of :meth:`stage`, which this ends.
-        :param ends: field to end, ms since the epoch, of values that end.
-        :param token_field: what it is to be, where loads are to tell the time from now on and
-            the token stays; ``marked``: it has a mark.
-        :param touches: refresh the idle timeout.
+        :param entries: indexes to which it is added first, by calls of their own.
         :returns: or what became of the session: ``Absent``, ``Status.CONFLICT``,
-            ``Status.EMPTIED``, ``Status.BUSY``, ``Status.ENDED`` (the renewal was applied, and
-            the session has ended before the client repeated the call).
+            ``Status.EMPTIED``, ``Status.BUSY``.
         """
         call_id, losses = take_lane(), self.line.losses
-        call = self.saving(
-            call_id,
-            token,
-            values,
-            deletes,
-            lifetime,
-            checks,
-            end_if_empty,
-            renewal,
-            stage_id,
-            token_field,
-            touches,
-            marked,
-        )
-        if not (entries or ends):
+        call = self.saving(call_id, token, save)
+        if not (entries or save.ends):
             reply = self.call(*call)
-            # Else a copy of the call may come late: it has to be known then.
             if losses is not None and losses == self.line.losses:
+                # It was sent once, and answered: no copy of it can come late.
                 LANES.append(call_id)
             return self._saved_of(reply)
         calls = [
             *(self.indexing(entry, token.locator) for entry in entries),
             call,
-            *self._ending_values(token, values, ends),
+            *self._ending_values(token, save.values, save.ends),
         ]
-        index_first = entries and renewal is None
-        replies = self.one_by_one(calls) if index_first else self.together(calls)
-        if ends:
-            replies.pop()  # that Redis forgets a value by itself is not what is asked for
-        *indexed, reply = replies
-        if renewal is not None and any(isinstance(failed, StoreError) for failed in indexed):
+        replies = self.one_by_one(calls) if entries else self.together(calls)
+        return self._saved_of(*_of_index_and_save(replies, save.ends))
+
+    def renew(
+        self, token: Token, renewal: Renewal, entries: Sequence[Entry] = ()
+    ) -> Saved | Absent | Status:
+        """Put a new token in place, with all values sealed for it, where nothing was saved since
+        they were loaded.
+
+        :param entries: indexes to which it is added first, in the same pipeline.
+        :returns: as :meth:`save`, and never ``EMPTIED``; ``Status.ENDED``: it was applied, and
+            the session has ended before the client repeated the call.
+        """
+        new, deletes, life = renewal.token, renewal.deletes, renewal.lifetime
+        args = [token.digest, *self._life_args, os.urandom(6), self._remember_s]
+        args += (
+            optional(life.timeout_ms),
+            optional(life.deadline_ms),
+            new.digest,
+            renewal.loaded_saves,
+            flag(renewal.restart),
+            CLOCKED if renewal.clocked else b"",
+            encoded(renewal.stage_id),
+            b"*" if self._retry_mode else b"",
+            self.message(token.locator),
+            b"%d" % len(deletes),
+            *deletes,
+        )
+        for value in renewal.values.items():
+            args += value
+        calls = [
+            *(self.indexing(entry, token.locator) for entry in entries),
+            (_RENEW, self.key(token.locator), args),
+            *self._ending_values(new, renewal.values, renewal.ends),
+        ]
+        replies = self.together(calls) if len(calls) > 1 else [self.call(*calls[0])]
+        if any(isinstance(failed, StoreError) for failed in replies[: len(entries)]):
             # No session is an owner's without being in the index.
-            self.end_unheard(renewal.token)
-        raise_failed(*replies)
-        return self._saved_of(reply, indexed)
+            self.end_unheard(new)
+        return self._saved_of(*_of_index_and_save(replies, renewal.ends))
 
     def _saved_of(self, reply: Any, indexed: Sequence[Any] = ()) -> Saved | Absent | Status:
         if reply == _SAVED:
@@ -329,30 +325,16 @@ class Store(Caller):
             return Status(reply[0])
         return absent_of(reply)
 
-    def saving(
-        self,
-        call_id: bytes,
-        token: Token,
-        values: Mapping[bytes, bytes],
-        deletes: Sequence[bytes] = (),
-        lifetime: Lifetime = NO_LIFETIME,
-        checks: Checks = NO_CHECKS,
-        end_if_empty: bool = False,
-        renewal: Renewal | None = None,
-        stage_id: str = "",
-        token_field: bytes = b"",
-        touches: bool = True,
-        marked: bool = False,
-    ) -> Call:
+    def saving(self, call_id: bytes, token: Token, save: Save) -> Call:
         """Return the call that saves, as :meth:`save`.
 
         :param call_id: 6 bytes, by which it is recognised when it is repeated.
-        :param touches: refresh the idle timeout.
         """
+        values, deletes, lifetime, checks, end_if_empty, _ends, token_field, marked, touches, _ = (
+            save
+        )
         is_plain = self._is_plain and not marked and touches and lifetime is NO_LIFETIME
-        if is_plain and not (
-            self._retry_mode or end_if_empty or renewal or checks is not NO_CHECKS
-        ):
+        if is_plain and not (self._retry_mode or end_if_empty or checks is not NO_CHECKS):
             script = _SAVE_FIELDS
             call = (token.digest, call_id, self._remembering, len(deletes).to_bytes(4, "big"))
             args = [b"".join(call), self._life_args[0]]
@@ -360,22 +342,17 @@ class Store(Caller):
             script = _SAVE
             use_ttl = self._use_ttl if touches else b""
             args = [token.digest, *self._life_args[:2], use_ttl, call_id, self._remember_s]
-            reads, writes = self._reads_and_writes(checks, values, deletes, renewal is not None)
             args += (
                 optional(lifetime.timeout_ms),
                 optional(lifetime.deadline_ms),
-                b"" if renewal is None else renewal.token.digest,
-                b"" if renewal is None else renewal.loaded_saves,
-                flag(renewal is not None and renewal.restart),
-                CLOCKED if token_field or (renewal is not None and renewal.clocked) else b"",
+                CLOCKED if token_field else b"",
                 b"%d" % (MARKER_MS if end_if_empty else 0),
-                encoded(stage_id),
-                reads,
-                writes,
+                encoded(save.stage_id),
+                *self._reads_and_writes(checks, values, deletes),
                 encoded(checks.names),
                 b"%d" % len(checks.fields),
                 b"%d" % len(deletes),
-                self.news(token.locator),
+                self.message(token.locator),
                 *pairs(checks),
             )
         args += deletes
@@ -392,7 +369,8 @@ class Store(Caller):
         :returns: as :meth:`save`, by locator.
         """
         calls = {
-            one.locator: self.saving(os.urandom(6), one, seal(one), touches=False) for one in tokens
+            one.locator: self.saving(os.urandom(6), one, Save(seal(one), touches=False))
+            for one in tokens
         }
         replies = self._in_batches([*calls.values()])
         return dict(zip(calls, map(self._saved_of, replies), strict=True))
@@ -421,7 +399,9 @@ class Store(Caller):
         :param values: fields that it will set, or all with ``everything``.
         :returns: ``SAVED``, ``CONFLICT`` or ``BUSY``.
         """
-        reads, writes = self._reads_and_writes(checks, values, deletes, everything)
+        reads, writes = (
+            (b"*", b"*") if everything else self._reads_and_writes(checks, values, deletes)
+        )
         return self._stage(token, stage_id, STAGE_MS, reads, writes, checks)
 
     def unstage(self, token: Token, stage_id: str) -> None:
@@ -446,8 +426,9 @@ class Store(Caller):
         :param owner: its owner, encoded, where that is known: for those who watch it.
         :returns: ``ENDED``, ``CONFLICT``, or that it was absent.
         """
-        news = self.news(token.locator, owner)
-        return ended_of(self.call(*self._ending(token.locator, token.digest, checks, news=news)))
+        message = self.message(token.locator, owner)
+        call = self._ending(token.locator, token.digest, checks, message=message)
+        return ended_of(self.call(*call))
 
     def end_unheard(self, token: Token) -> None:
         """End what a call whose reply was lost may have made, also if it comes late."""
@@ -462,7 +443,7 @@ class Store(Caller):
 
     def _take_back(self, before: Token, token: Token) -> None:
         # This save changes the field `saves`: to a renewal that comes late it is a conflict.
-        if isinstance(self.save(before, {}, []), Absent):
+        if isinstance(self.save(before, Save({})), Absent):
             self.end(token)
 
     def end_each(
@@ -474,7 +455,7 @@ class Store(Caller):
         :returns: as :meth:`end`, by locator.
         """
         endings = [
-            self._ending(*token, news=self.news(token[0], owner_of(token[0])))
+            self._ending(*token, message=self.message(token[0], owner_of(token[0])))
             for token in tokens.items()
         ]
         return dict(zip(tokens, map(ended_of, self._in_batches(endings)), strict=True))
@@ -492,7 +473,7 @@ class Store(Caller):
         :returns: the locators of those that lived.
         """
         endings = [
-            self._ending(name, b"", mark=mark, news=self.news(name, owner_of(name)))
+            self._ending(name, b"", mark=mark, message=self.message(name, owner_of(name)))
             for name in locators
         ]
         replies = self._in_batches(endings)
@@ -554,13 +535,13 @@ class Store(Caller):
 
     def index_key(self, value: bytes, field: bytes = OWNER_FIELD) -> bytes:
         """Return the key of the index of the sessions of which a field holds this, encoded."""
-        kind, text, person = b"owner", value, b"owner index"
-        if field != OWNER_FIELD:
-            kind, text, person = b"index", b"%b:%b" % (field, value), b"session index"
-        name = hashlib.blake2b(text, digest_size=16, person=person).hexdigest()
-        return b"%b%b:%b" % (self._prefix, kind, name.encode("ascii"))
+        if field == OWNER_FIELD:
+            name = f"owner:{owner_digest(value)}"
+        else:
+            name = f"index:{_digest(b'%b:%b' % (field, value), b'session index')}"
+        return self._prefix + name.encode("ascii")
 
-    def news(self, locator: str, owner: bytes | None = None) -> bytes:
+    def message(self, locator: str, owner: bytes | None = None) -> bytes:
         """Return what is published when a session ends; empty where nothing is.
 
         It is the fingerprint, and the digest of the owner where that is known.
@@ -624,7 +605,7 @@ class Store(Caller):
             self._remember_s,
             optional(lifetime.timeout_ms),
             optional(lifetime.deadline_ms),
-            self.news(token.locator),
+            self.message(token.locator),
         ]
         return (_ADJUST, self.key(token.locator), args)
 
@@ -634,20 +615,18 @@ class Store(Caller):
         digest: bytes,
         checks: Checks = NO_CHECKS,
         mark: bool = False,
-        news: bytes = b"",
+        message: bytes = b"",
     ) -> Call:
         args = [digest, os.urandom(6), b"%d" % MARKER_MS, flag(mark), encoded(checks.names)]
-        args += (news, *pairs(checks))
+        args += (message, *pairs(checks))
         return (_END, self.key(locator), args)
 
     def _reads_and_writes(
-        self, checks: Checks, values: Iterable[bytes], deletes: Iterable[bytes], everything: bool
+        self, checks: Checks, values: Iterable[bytes], deletes: Iterable[bytes]
     ) -> tuple[bytes, bytes]:
         """Return what a save reads and writes, as staged saves are compared by."""
         if not self._retry_mode:
             return b"", b""
-        if everything:
-            return b"*", b"*"
         reads = "*" if checks.names else "".join(sha1(field)[:8] for field in checks.fields)
         writes = "".join(sha1(field)[:8] for field in (*values, *deletes))
         return reads.encode("ascii"), writes.encode("ascii")
@@ -663,6 +642,7 @@ _END_VALUES = SCRIPTS["end_values"]
 _CREATE = SCRIPTS["create_unique"]
 _SAVE = SCRIPTS["save_if_changed"]
 _SAVE_FIELDS = SCRIPTS["save_fields"]
+_RENEW = SCRIPTS["renew_token"]
 _ADJUST = SCRIPTS["adjust_timeout"]
 _STAGE = SCRIPTS["stage_save"]
 _END = SCRIPTS["end_session"]
@@ -691,7 +671,24 @@ def owner_digest(owner: bytes) -> str:
 
     :param owner: the owner, encoded.
     """
-    return hashlib.blake2b(owner, digest_size=16, person=b"owner index").hexdigest()
+    return _digest(owner, b"owner index")
+
+
+def _digest(text: bytes, person: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=16, person=person).hexdigest()
+
+
+def _of_index_and_save(replies: list[Any], ends: Mapping[bytes, int]) -> tuple[Any, list[Any]]:
+    """Return the reply of a save, and those of the indexes before it.
+
+    :param ends: of values that end, of which Redis was told after it.
+    :raises StoreError: one failed.
+    """
+    if ends:
+        replies.pop()  # that Redis forgets a value by itself is not what is asked for
+    raise_failed(*replies)
+    *indexed, reply = replies
+    return reply, indexed
 
 
 def _with_dict(reply: Any) -> Any:

@@ -240,7 +240,7 @@ def test_revoked_session_gets_no_new_token(
     other = browser.another()
     other.use(log_in)
     calls = browser.visit(regenerate)
-    assert [(call.name, call.status) for call in calls][-1:] == [("save_if_changed", "MOVED")]
+    assert [(call.name, call.status) for call in calls][-1:] == [("renew_token", "MOVED")]
     for user in (browser, other):
         assert user.use(lambda session: session.owner) is None
     other.use(log_in)
@@ -263,7 +263,7 @@ def test_calls_of_a_watched_request_are_recorded(browser: Browser, cluster: Clus
 
     loaded, saved = browser.visit(log_in)
     assert (loaded.name, loaded.status, loaded.round_trips) == ("load_and_touch", "LOADED", 2)
-    assert (saved.name, saved.status) == ("save_if_changed", "SAVED")
+    assert (saved.name, saved.status) == ("renew_token", "SAVED")
     script = len(SCRIPTS["load_and_touch"].source)
     assert loaded.bytes_sent > script > loaded.bytes_received > 100
 

@@ -287,7 +287,7 @@ STATES: dict[str, tuple[Callable[[Any], Any], str, list[str]]] = {
     "regenerated": (
         log_in,
         "loaded, and its token renewed",
-        ["load_and_touch", "save_if_changed"],
+        ["load_and_touch", "renew_token"],
     ),
 }
 

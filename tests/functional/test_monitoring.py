@@ -256,7 +256,7 @@ def test_every_number_is_what_happened(server_proxy: CountingProxy) -> None:
     # A login asks for two scripts at once, and each packet is one step; a lost script's
     # second packet belongs to the step that found out.
     assert sum(durations.values()) == driven.round_trips - 1
-    assert durations["index_session + save_if_changed"] == 5 + 3  # and the owners' new tokens
+    assert durations["index_session + renew_token"] == 5 + 3  # and the owners' new tokens
     assert 0 < sum(total(found, "redis_sessions_call_duration_seconds_sum").values()) < 60
     # One after the other they need one connection, and nobody waits.
     assert total(found, "redis_sessions_connections") == {"used": 0, "idle": 1}
@@ -496,7 +496,7 @@ def test_span_is_a_child_of_the_requests_and_follows_the_conventions(
         "server.address": "127.0.0.1",
         "server.port": redis_server.port,
     }
-    assert login.name == "PIPELINE EVALSHA index_session + save_if_changed"
+    assert login.name == "PIPELINE EVALSHA index_session + renew_token"
     attributes = dict(login.attributes or {})
     assert attributes["db.operation.name"] == "PIPELINE EVALSHA"
     assert attributes["db.operation.batch.size"] == 2

@@ -189,7 +189,7 @@ def test_scripts_that_are_lost_within_the_login_pipeline_leave_one_session(
     assert list(stored_sessions(redis_client)) == [browser.session_id]
 
 
-@pytest.mark.parametrize("lost", ["index_session", "save_if_changed"])
+@pytest.mark.parametrize("lost", ["index_session", "renew_token"])
 def test_only_one_script_of_the_login_pipeline_is_lost(
     redis_url: str, redis_client: redis.Redis, lost: str
 ) -> None:

@@ -64,7 +64,8 @@ def serve(
 
 
 def saves(proxy: CountingProxy) -> int:
-    writing = {SCRIPTS[name].sha1 for name in ("save_fields", "save_if_changed", "create_unique")}
+    names = ("save_fields", "save_if_changed", "renew_token", "create_unique")
+    writing = {SCRIPTS[name].sha1 for name in names}
     return sum(command.sha in writing for command in proxy.commands)
 
 

@@ -53,7 +53,7 @@ REQUESTS: dict[str, tuple[Callable[[Any], Any], list[tuple[str, str, int]]]] = {
         log_in,
         [
             ("load_and_touch", "LOADED", 1),
-            ("index_session + save_if_changed", "SAVED + SAVED", 1),
+            ("index_session + renew_token", "SAVED + SAVED", 1),
         ],
     ),
     "log out": (lambda request: request.session.invalidate(), [("end_session", "ENDED", 1)]),

@@ -74,7 +74,7 @@ def test_new_token_has_the_mark_where_it_is_asked_for(
     scripts: Scripts, restart: bool, clocked: bool
 ) -> None:
     start = scripts.create(fields=A, clocked=not clocked)[2]
-    now = scripts.save(sets=A, new_digest=THEIRS, restart=restart, clocked=clocked)[2]
+    now = scripts.renew(sets=A, restart=restart, clocked=clocked)[2]
     expected = as_stored(THEIRS, now if restart else start, now, clocked)
     assert scripts.hash()[TOKEN_FIELD] == expected
 

@@ -80,7 +80,7 @@ def test_create_again_after_it_was_emptied_tells_that_its_session_has_ended(
 
 def test_create_again_after_its_token_was_replaced_is_refused(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
-    scripts.save(sets={b".a": b"1"}, new_digest=THEIRS)
+    scripts.renew(sets={b".a": b"1"})
     before, changes = scripts.hash(), scripts.changes()
     assert scripts.create(fields={b".a": b"1"}) == [Status.TAKEN]
     assert (scripts.hash(), scripts.changes()) == (before, changes)

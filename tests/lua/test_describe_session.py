@@ -32,7 +32,7 @@ def test_what_is_absent_is_empty(scripts: Scripts) -> None:
 
 def test_new_token_is_described(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
-    now = scripts.save(sets={b".a": b"1"}, new_digest=THEIRS)[2]
+    now = scripts.renew(sets={b".a": b"1"})[2]
     token = scripts.describe()[4][0]
     assert token[:16] == THEIRS
     assert moments(token)[1] == now

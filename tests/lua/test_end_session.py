@@ -31,7 +31,7 @@ def test_end_leaves_a_marker_alone_in_its_hash(scripts: Scripts, digest_: bytes)
 
 def test_marker_holds_the_last_digest(scripts: Scripts) -> None:
     scripts.create(fields=FIELDS)
-    scripts.save(sets=FIELDS, new_digest=THEIRS)
+    scripts.renew(sets=FIELDS)
     scripts.end(digest=THEIRS)
     assert scripts.hash()[b"moved"][6:22] == THEIRS
 

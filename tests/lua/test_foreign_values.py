@@ -40,14 +40,8 @@ def renew(scripts: Scripts) -> list[Any]:
     saves: Any = b""
     if scripts.client.type("s") == b"hash":
         saves = scripts.client.hget("s", "saves") or b""
-    return scripts.save(
-        sets={b".a": b"1"},
-        new_digest=THEIRS,
-        loaded_saves=saves,
-        restart=True,
-        stage_id="stage",
-        reads="*",
-        writes="*",
+    return scripts.renew(
+        sets={b".a": b"1"}, loaded_saves=saves, restart=True, stage_id="stage", retry=True
     )
 
 

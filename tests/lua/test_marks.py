@@ -69,7 +69,7 @@ def test_lifetimes_that_it_is_given_later_mark_it(
 
 def test_a_new_token_has_the_mark_of_the_one_before(scripts: Scripts) -> None:
     scripts.create(adjusted=True, timeout=MINUTE)
-    scripts.save(new_digest=THEIRS, timeout=9 * MINUTE)
+    scripts.renew(timeout=9 * MINUTE)
     assert mark(scripts) == b"-"
     scripts.load(digest=THEIRS, timeout=9 * MINUTE)
     assert scripts.pttl() == about(MINUTE)
@@ -77,7 +77,7 @@ def test_a_new_token_has_the_mark_of_the_one_before(scripts: Scripts) -> None:
 
 def test_a_new_token_before_the_first_load_keeps_the_first_timeout(scripts: Scripts) -> None:
     scripts.create(first=MINUTE, timeout=9 * MINUTE)
-    scripts.save(new_digest=THEIRS, timeout=9 * MINUTE)
+    scripts.renew(timeout=9 * MINUTE)
     assert scripts.pttl() == about(MINUTE)
     assert mark(scripts) == b"-"
     scripts.load(digest=THEIRS, timeout=9 * MINUTE)

@@ -1,4 +1,4 @@
-"""save_if_changed with a new digest: a login, or regenerate_id(), in place."""
+"""renew_token: a login, or regenerate_id(), in place."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from pyramid_redis_lua_sessions.engine.scripts import Status
 from pyramid_redis_lua_sessions.engine.tokens import as_stored, moments
-from tests.support.scripts import OURS, THEIRS, Scripts, about, call_id, digest, marks, names_digest
+from tests.support.scripts import OURS, THEIRS, Scripts, about, call_id, marks
 from tests.support.stored import grow_older, start_of
 
 SECOND = 1_000
@@ -17,7 +17,7 @@ NEWER = b"digest of a next"
 
 def renew(scripts: Scripts, **call: Any) -> list[Any]:
     """A login as the store makes it: all values, sealed anew."""
-    return scripts.save(**{"sets": {b".a": b"sealed anew"}, "new_digest": NEW, **call})
+    return scripts.renew(**{"sets": {b".a": b"sealed anew"}, **call})
 
 
 def age(scripts: Scripts, ms: int) -> None:
@@ -109,19 +109,6 @@ def test_nothing_is_applied_where_the_memory_of_saves_was_lost(
     assert scripts.hash() == before
 
 
-def test_new_token_with_checks_that_fail_is_a_conflict(scripts: Scripts) -> None:
-    scripts.create(fields={b".a": b"1"})
-    before, changes = scripts.hash(), scripts.changes()
-    for call in (
-        {"checks": {b".a": digest(b"2")}},
-        {"names": names_digest([b".b"])},
-        {"checks": {b".x": "+"}},
-    ):
-        assert renew(scripts, **call) == [Status.CONFLICT]
-    assert (scripts.hash(), scripts.changes()) == (before, changes)
-    assert renew(scripts, checks={b".a": digest(b"1")})[0] is Status.SAVED
-
-
 def test_second_login_under_the_old_token_finds_the_first(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     renew(scripts, sets={b".a": b"1", b"owner": b"o"})
@@ -154,8 +141,6 @@ def test_new_token_twice_is_one(scripts: Scripts, restart: bool) -> None:
         "save_id": "one",
         "new_timeout": 5 * MINUTE,
         "new_deadline": deadline,
-        "checks": {b".b": "+"},
-        "names": names_digest([b".a", b".b"]),
     }
     assert renew(scripts, **call)[:2] == [Status.SAVED, about(40 * SECOND)]
     age(scripts, MINUTE)  # the client waited before it repeated the call
@@ -265,6 +250,16 @@ def test_new_token_with_a_deadline_in_the_past_ends_the_session(scripts: Scripts
 # -- where no session lives --------------------------------------------------------
 
 
+def test_new_token_on_a_marker_changes_nothing(scripts: Scripts) -> None:
+    scripts.create(fields={b".a": b"1"})
+    scripts.end()
+    before, changes = scripts.hash(), scripts.changes()
+    status, since = renew(scripts, deletes=[b".b", b"moved"], new_timeout=5)
+    assert status is Status.MOVED
+    assert 0 <= since < MINUTE
+    assert (scripts.hash(), scripts.changes()) == (before, changes)
+
+
 @pytest.mark.parametrize("restart", [False, True])
 def test_new_token_never_creates_a_session(scripts: Scripts, restart: bool) -> None:
     assert renew(scripts, restart=restart) == [Status.GONE]
@@ -313,14 +308,14 @@ def test_new_token_waits_for_what_others_have_staged(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     scripts.stage(stage_id="other", writes=marks(b".b"))
     before, changes = scripts.hash(), scripts.changes()
-    assert renew(scripts, reads="*", writes="*") == [Status.BUSY]
+    assert renew(scripts, retry=True) == [Status.BUSY]
     assert (scripts.hash(), scripts.changes()) == (before, changes)
     scripts.stage(stage_id="other", hold=0)
-    assert renew(scripts, reads="*", writes="*")[0] is Status.SAVED
+    assert renew(scripts, retry=True)[0] is Status.SAVED
 
 
 def test_new_token_ends_its_own_stage(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     scripts.stage(reads="*", writes="*")
-    assert renew(scripts, reads="*", writes="*", stage_id="stage")[0] is Status.SAVED
+    assert renew(scripts, retry=True, stage_id="stage")[0] is Status.SAVED
     assert b"staged" not in scripts.hash()

@@ -9,7 +9,7 @@ import pytest
 
 from pyramid_redis_lua_sessions.engine.scripts import Status
 from tests.support.application import is_compact
-from tests.support.scripts import OURS, THEIRS, Scripts, call_id, digest
+from tests.support.scripts import OURS, Scripts, call_id, digest
 
 MINUTE = 60_000
 RING = [b"saves%d" % number for number in range(1, 13)]
@@ -282,7 +282,7 @@ def test_memory_lasts_over_a_new_token(scripts: Scripts) -> None:
     for number in range(20):
         scripts.save(sets={b".n": b"%d" % number}, save_id=f"i{number}")
     saves = scripts.hash()[b"saves"]
-    scripts.save(sets={b".n": b"x"}, new_digest=THEIRS, loaded_saves=saves)
+    scripts.renew(sets={b".n": b"x"}, loaded_saves=saves)
     for number in range(20):
         reply = scripts.save(sets={b".n": b"again"}, save_id=f"i{number}", digest=OURS)
         assert reply[0] is Status.SAVED

@@ -86,7 +86,7 @@ def test_a_repeated_save_is_recognised_when_the_session_has_ended_or_got_a_token
 ) -> None:
     scripts.create(fields={b".n": b"0"})
     scripts.save_fields(sets={b".n": b"1"}, save_id="one")
-    scripts.save(new_digest=THEIRS, loaded_saves=scripts.hash()[b"saves"])
+    scripts.renew(loaded_saves=scripts.hash()[b"saves"])
     assert scripts.save_fields(sets={b".n": b"2"}, save_id="one")[0] is Status.SAVED
     assert scripts.values() == {b".n": b"1"}
     scripts.end(digest=THEIRS)
@@ -99,7 +99,7 @@ def test_a_repeated_save_is_recognised_when_the_session_has_ended_or_got_a_token
 def test_a_new_token_does_not_stand_over_what_it_saved(scripts: Scripts) -> None:
     scripts.create(fields={b".n": b"0"})
     scripts.save_fields(sets={b".n": b"1"})
-    assert scripts.save(sets={b".n": b"0"}, new_digest=THEIRS) == [Status.CONFLICT]
+    assert scripts.renew(sets={b".n": b"0"}) == [Status.CONFLICT]
     assert scripts.values() == {b".n": b"1"}
 
 

@@ -5,7 +5,6 @@ import pytest
 from pyramid_redis_lua_sessions.engine.scripts import Status
 from tests.support.scripts import (
     OURS,
-    THEIRS,
     Scripts,
     about,
     call_id,
@@ -70,8 +69,7 @@ def test_a_new_timeout_or_deadline_does_not_revive_an_expired_session(scripts: S
         assert scripts.pttl() == -2
 
 
-@pytest.mark.parametrize("new_digest", [b"", THEIRS])
-def test_save_on_a_marker_changes_nothing(scripts: Scripts, new_digest: bytes) -> None:
+def test_save_on_a_marker_changes_nothing(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     scripts.end()
     before, changes = scripts.hash(), scripts.changes()
@@ -80,7 +78,6 @@ def test_save_on_a_marker_changes_nothing(scripts: Scripts, new_digest: bytes) -
             sets={b".a": b"2"},
             deletes=[b".b", b"moved"],
             new_timeout=5,
-            new_digest=new_digest,
             end_if_empty=end_if_empty,
         )
         assert status is Status.MOVED
@@ -282,9 +279,7 @@ def test_what_was_read_of_a_session_that_emptied_itself_is_a_conflict(
     scripts.save(deletes=[b".a"], end_if_empty=MINUTE, save_id="x")
     before, changes = scripts.hash(), scripts.changes()
     call = {"checks": {b".a": "+"}} if how == "value" else {"names": names_digest([b".a"])}
-    for new_digest in (b"", THEIRS):
-        reply = scripts.save(sets={b".b": b"1"}, new_digest=new_digest, **call)
-        assert reply == [Status.CONFLICT]
+    assert scripts.save(sets={b".b": b"1"}, **call) == [Status.CONFLICT]
     assert (scripts.hash(), scripts.changes()) == (before, changes)
 
 
@@ -350,7 +345,7 @@ def test_a_save_repeated_after_a_new_token_was_saved(scripts: Scripts) -> None:
     scripts.create(fields={b".a": b"1"})
     scripts.save(sets={b".a": b"2"}, save_id="one")
     saves = scripts.hash()[b"saves"]
-    scripts.save(sets={b".a": b"2"}, new_digest=THEIRS, loaded_saves=saves)
+    scripts.renew(sets={b".a": b"2"}, loaded_saves=saves)
     before = scripts.hash()
     assert scripts.save(sets={b".a": b"2"}, save_id="one")[0] is Status.SAVED
     assert scripts.save(sets={b".a": b"2"}, save_id="two")[0] is Status.MOVED

@@ -313,7 +313,7 @@ def test_giving_up_minds_neither_checks_nor_what_others_staged_nor_the_token(
     scripts.stage(stage_id="one", reads=A, writes=A)
     scripts.stage(stage_id="two", reads=B, writes=B)
     saves = scripts.hash().get(b"saves", b"")
-    scripts.save(sets=FIELDS, new_digest=THEIRS, loaded_saves=saves)  # in merge mode
+    scripts.renew(sets=FIELDS, loaded_saves=saves)  # in merge mode
     call = {"hold": 0, "reads": "*", "writes": "*", "digest": OURS, "checks": {b".x": "+"}}
     assert scripts.stage(stage_id="one", **call) == [Status.SAVED]
     assert [entry[0] for entry in staged(scripts)] == ["two"]

@@ -39,7 +39,7 @@ CALLS: dict[str, Callable[..., list[Any]]] = {
     "save, staged": lambda scripts, **who: scripts.save(
         sets={b".a": b"2"}, stage_id="stage", reads="*", writes=marks(b".a"), **who
     ),
-    "new token": lambda scripts, **who: scripts.save(
+    "new token": lambda scripts, **who: scripts.renew(
         sets={b".a": b"2"}, new_digest=b"n" * 16, restart=True, **who
     ),
     "adjust": lambda scripts, **who: scripts.adjust(new_timeout=0, new_deadline=2**42, **who),

@@ -42,6 +42,7 @@ TOKENS = "tests/lua/test_token.py"
 
 SAVE = "lua/save_if_changed.lua"
 PLAIN_SAVE = "lua/save_fields.lua"
+RENEW = "lua/renew_token.lua"
 END = "lua/end_session.lua"
 CREATE = "lua/create_unique.lua"
 INDEX = "lua/index_session.lua"
@@ -152,17 +153,17 @@ MUTATIONS = {
         "save_id .. digest .. string.format('%.0f', now_ms), end_if_empty",
         SAVING,
     ),
-    "save: a renewal stands on what is no longer so": Mutation(
-        SAVE, "loaded_saves ~= (saves or '')", "false", ORDERS
+    "renewal: it stands on what is no longer so": Mutation(
+        RENEW, "loaded_saves ~= (saves or '')", "false", ORDERS
     ),
-    "save: a repeated renewal does not find its own change": Mutation(
-        SAVE,
+    "renewal: a repeated one does not find its own change": Mutation(
+        RENEW,
         "if repeated then new_timeout, new_deadline = nil, nil\nelse\n",
         "if repeated then new_timeout, new_deadline = nil, nil\nend\ndo\n",
         ORDERS,
     ),
-    "save: a renewal puts no new token in place": Mutation(
-        SAVE,
+    "renewal: it puts no new token in place": Mutation(
+        RENEW,
         "local digest = new_digest\n",
         "",
         RENEWING,
@@ -214,7 +215,7 @@ MUTATIONS = {
         INDEX, "'ZADD', index_key, 'NX',", "'ZADD', index_key,", INDEXING
     ),
     "executor: a renewal that comes late takes the session away": Mutation(
-        EXECUTOR, "state.host.store().take_back(before, token)", "pass", ORDERS
+        EXECUTOR, "store.take_back(before, token)", "pass", ORDERS
     ),
     "state: deletions are lost in silence": Mutation(
         f"{ENGINE}/state.py",
@@ -249,7 +250,7 @@ GUARANTEES = {
         "tests/functional/test_round_trips.py::test_session_of_a_user_is",
     ),
     "G2": Mutation(
-        SAVE,
+        RENEW,
         "loaded_saves ~= (saves or '')",
         "false",
         "tests/functional/test_regenerate.py::"

@@ -72,6 +72,7 @@ def test_every_file_of_the_directory_is_loaded() -> None:
         "index_session",
         "load_and_touch",
         "peek_session",
+        "renew_token",
         "save_fields",
         "save_if_changed",
         "stage_save",
@@ -355,7 +356,7 @@ def test_the_comparison_of_parts_finds_a_difference(
             "stage_save", "-- @include clock\n", "", "gone needs now_ms, which is", id="a part less"
         ),
         pytest.param(
-            "save_if_changed", "local names = ARGV[17]\n", "", "checks needs names", id="no name"
+            "save_if_changed", "local names = ARGV[14]\n", "", "checks needs names", id="no name"
         ),
         pytest.param(
             "adjust_timeout", "return {8, remaining}", "return {8, left}", "left is used", id="typo"
