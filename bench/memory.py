@@ -82,6 +82,9 @@ def _measure(
     with server.client() as client:
         client.config_set(SETTING, limit)
         lane.run(WARM_UP_SESSIONS)
+        if writes:
+            # A script that Redis does not know yet would count as a session's.
+            make_lanes(contender, server.url, contents, (WRITE,), 1)[0].run(1)
         client.flushall()
         before = _used(server)
         if writes:

@@ -25,7 +25,7 @@ __all__ = ["psr", "servers"]  # fixtures
 
 #: Of the faults, those that a client only learns of when its patience ends, after so many seconds.
 SLOW = ("stall", "late")
-SHORT = 0.3
+SHORT = 0.6
 
 
 def with_next(state: State) -> State:
