@@ -6,7 +6,7 @@ import random
 import string
 from typing import Any
 
-from pyramid_redis_lua_sessions.engine.state import CSRF_KEY
+from pyramid_redis_lua_sessions.engine.fields import CSRF_KEY
 
 __all__ = ["of_keys", "of_size", "size_of", "typical", "with_long_values"]
 

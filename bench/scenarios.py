@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pyramid_redis_lua_sessions.engine.state import CSRF_KEY
+from pyramid_redis_lua_sessions.engine.fields import CSRF_KEY
 
 __all__ = [
     "FIRST_TOKEN",

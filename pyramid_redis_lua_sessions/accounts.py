@@ -13,6 +13,7 @@ from .engine.contents import Contents
 from .engine.ends import Clock
 from .engine.fields import (
     CONFIRMED_FIELD,
+    CSRF_KEY,
     DEVICE_FIELD,
     INDEX_KIND,
     LABEL_FIELD,
@@ -24,7 +25,7 @@ from .engine.fields import (
 from .engine.index import Index, Owned
 from .engine.protocol import Absent, Loaded, Saved
 from .engine.staging import LAST_PATIENCE, PAUSE
-from .engine.state import CSRF_KEY, confirmed_in
+from .engine.state import confirmed_in
 from .engine.tokens import Token, digest_stored
 from .errors import SessionConflict
 from .factory import RedisSessionFactory

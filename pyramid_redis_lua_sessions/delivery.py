@@ -19,15 +19,15 @@ __all__ = ["offer_binding", "send_cookie"]
 log = logging.getLogger(__package__)
 
 
-def send_cookie(turn: Turn, ticket: Ticket | None, may_set: bool, due: bool) -> None:
+def send_cookie(turn: Turn, ticket: Ticket | None, cookie_can_go: bool, due: bool) -> None:
     """Add the cookie to the response, if one is due.
 
     :param ticket: what the request's own says.
-    :param may_set: a cookie may be set; ``due``: it is due again.
+    :param cookie_can_go: the response may carry one; ``due``: it is due again.
     """
     state = turn.state
     action = cookie_action(
-        may_set=may_set,
+        may_set=cookie_can_go,
         may_delete=turn.allowed(),
         new_token=state.token_made,
         invalidated=state.cookie_is_stale and ticket is not None,

@@ -17,10 +17,10 @@ from pyramid.interfaces import ISession
 from zope.interface import implementer
 
 from .engine.contents import Contents
-from .engine.fields import LABEL_FIELD, OWNER_FIELD, exact_key, index_field
+from .engine.fields import CSRF_KEY, LABEL_FIELD, OWNER_FIELD, exact_key, index_field
 from .engine.plan import STORED, UNREAD
 from .engine.protocol import DEFAULT_MS, milliseconds
-from .engine.state import CSRF_KEY, Resend, SessionState
+from .engine.state import Resend, SessionState
 from .errors import fingerprint
 from .settings.parsers import MAX_SECONDS, seconds
 

@@ -95,7 +95,7 @@ class SessionDataManager:
         self._sort_key = f"{FIRST if self._stages else LAST}pyramid_redis_lua_sessions:{name}"
         self._begun = False
         #: What the vote has staged may set a cookie; ``None``: it has staged nothing.
-        self._may_set: bool | None = None
+        self._cookie_can_go: bool | None = None
 
     def let_go(self) -> None:
         """The request is answered before the transaction has ended: have no part in its end."""
@@ -137,16 +137,20 @@ class SessionDataManager:
         # Of an exception view's response nobody knows here whether it carries a
         # cookie, nor its status: the response callback saves what depends on that.
         late = turn.state.needs_cookie() or not turn.settings.save_on_exception
-        if turn.response is not None or not late:
-            self._may_set = turn.save(stages=self._stages)
+        if turn.response is None and late:
+            return
+        if self._stages:
+            self._cookie_can_go = turn.stage()
+        else:
+            turn.save()
 
     def tpc_finish(self, transaction: Any) -> None:
         turn = self._turn
         if turn is None:
             return
         turn.joined = None
-        if self._stages and turn.response is not None and self._may_set is not None:
-            turn.apply(self._may_set)
+        if turn.response is not None and self._cookie_can_go is not None:
+            turn.apply(self._cookie_can_go)
 
     def tpc_abort(self, transaction: Any) -> None:
         if self._turn is not None:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import reports
 from .cookies import vary_on_cookie
 from .delivery import offer_binding, send_cookie
 from .engine import executor
@@ -22,17 +23,8 @@ from .engine.trace import Trace
 from .errors import (
     InvalidSession,
     InvalidSession_BadCookie,
-    InvalidSession_NotInBackend,
     SessionError,
     StoreError,
-)
-from .events import (
-    SessionConflicted,
-    SessionCreated,
-    SessionInvalidated,
-    SessionRegenerated,
-    SessionRejected,
-    send,
 )
 from .session import RedisSession
 
@@ -66,20 +58,8 @@ START = "_redis_lua_sessions_start"
 #: Key of a request's environ: what an attempt leaves to the next one, by factory.
 CARRIED = "redis_lua_sessions.tokens"
 
-#: Key of a request's environ: what its attempts have reported.
-REPORTED = "redis_lua_sessions.reported"
-
 #: Key of a request's environ: the list of steps that :mod:`.watch` keeps.
 WATCHED = "redis_lua_sessions.watched"
-
-#: What the application is told of.
-EVENTS = {
-    Happened.CREATED: SessionCreated,
-    Happened.REGENERATED: SessionRegenerated,
-    Happened.INVALIDATED: SessionInvalidated,
-    Happened.CONFLICTED: SessionConflicted,
-}
-
 
 #: Every request has it at first, so nobody may write to it: limits by owner.
 _UNASKED: dict[bytes, int] = {}
@@ -92,7 +72,6 @@ class Turn:
         "_answered",
         "_most",
         "_outer_error",
-        "_postponed",
         "_read",
         "_start",
         "_store",
@@ -103,6 +82,7 @@ class Turn:
         "cookie_sent",
         "factory",
         "joined",
+        "postponed",
         "problems",
         "request",
         "response",
@@ -121,6 +101,8 @@ class Turn:
         self.save_failed = False
         #: What was reported.
         self.problems: list[InvalidSession] = []
+        #: What the application is told when the transaction has ended; ``None`` = at once.
+        self.postponed: list[Callable[[], object]] | None = None
         #: What has a transaction save the session, or say that it does not.
         self.joined: Any = None
         environ = request.environ
@@ -139,8 +121,6 @@ class Turn:
         self._most = _UNASKED
         #: The request ends in an exception that nobody handled.
         self._unhandled = False
-        #: What the application is told when the transaction has ended; ``None`` = at once.
-        self._postponed: list[Callable[[], object]] | None = None
         #: The token that the response carries; '' = it deletes the cookie.
         self.cookie_sent: Token | str | None = None
         #: An exception that was being handled already when the session was made.
@@ -191,16 +171,6 @@ class Turn:
             raise
         return tickets
 
-    def _ticket(self) -> Ticket | None:
-        """Return the cookie of the session that lives, or else the first that verifies."""
-        tickets = self._tickets
-        if len(tickets) > 1:
-            self.state.look()
-            for ticket in tickets:
-                if ticket.token == self.state.token:
-                    return ticket
-        return tickets[0] if tickets else None
-
     def store(self) -> Store:
         """Return the store, over the client that serves this request."""
         if self._store is None:
@@ -222,6 +192,10 @@ class Turn:
         environ = self.request.environ
         navigates: bool = environ.get("HTTP_SEC_FETCH_MODE") == "navigate"
         return navigates and bool(environ["REQUEST_METHOD"] == "GET")
+
+    def looked_at(self) -> bool:
+        """Tell whether the response may depend on the cookie."""
+        return self._read or self.state.phase is not UNREAD
 
     def most_sessions(self, owner: bytes) -> int:
         """Return how many sessions an owner may have.
@@ -252,90 +226,75 @@ class Turn:
 
     def report(self, problem: InvalidSession) -> None:
         """Log a problem, and hand it to ``func_invalid_logger``; once a request."""
-        self.problems.append(problem)
-        environ = self.request.environ
-        if "retry.attempts" in environ:
-            reported = environ.setdefault(REPORTED, set())
-            what = (id(self.factory), type(problem), *problem.args)
-            if what in reported:
-                return  # an attempt before this one has found it
-            reported.add(what)
-        routine = isinstance(problem, (InvalidSession_BadCookie, InvalidSession_NotInBackend))
-        level = logging.INFO if routine else logging.WARNING
-        log.log(level, "%s [docs: events]", problem)
-        invalid_logger = self.settings.func_invalid_logger
-        if invalid_logger is not None:
-            self._tell(lambda: invalid_logger(self.request, problem))
-        self._notify(SessionRejected, problem)
+        reports.report(self, problem)
 
     def announce(self, what: Happened, fingerprint: str | None, cause: Cause) -> None:
         """Send an event to the application."""
-        self._notify(EVENTS[what], fingerprint, cause.value)
+        reports.announce(self, what, fingerprint, cause)
 
-    def _notify(self, kind: Any, *args: Any) -> None:
-        registry, watchers = self.request.registry, self.factory.watchers
-        if registry.has_listeners or watchers:
-            self._tell(lambda: send(registry, watchers, kind(self.request, *args)))
+    # -- the view has answered: the tween saves, or the transaction ---------------------
 
-    def _tell(self, tell: Callable[[], object]) -> None:
-        if self._postponed is None:
-            tell()
-        else:
-            self._postponed.append(tell)
-
-    def _tell_postponed(self) -> None:
-        postponed, self._postponed = self._postponed, None
-        for tell in postponed or ():
-            tell()
-
-    def looked_at(self) -> bool:
-        """Tell whether the response may depend on the cookie."""
-        return self._read or self.state.phase is not UNREAD
-
-    # -- the steps -------------------------------------------------------------------
-
-    def save(self, stages: bool = False) -> bool | None:
+    def save(self) -> None:
         """Save what is pending.
 
         After a failure nothing is pending any more: the error was raised
         once, to where the application can see it.
+        """
+        self._at_save_point(executor.save)
 
-        :param stages: only announce it, for :meth:`apply`.
+    def stage(self) -> bool | None:
+        """Announce what :meth:`apply` is to save.
+
         :returns: whether the response may carry a cookie; ``None``: nothing was pending.
         """
+        return self._at_save_point(executor.stage)
+
+    def _at_save_point(self, act: Callable[[SessionState, bool], None]) -> bool | None:
         state = self.state
         if not state.has_work():
             return None
         try:
-            may_set = self._may_set()
-            if stages:
-                executor.stage(state, may_set)
-            else:
-                executor.save(state, may_set)
+            cookie_can_go = self._cookie_can_go()
+            act(state, cookie_can_go)
         except BaseException as exc:
             self.save_failed = True
             state.discard_changes(f"the save failed ({type(exc).__name__})")
             raise
-        return may_set
+        return cookie_can_go
 
-    def apply(self, may_set: bool) -> None:
+    def apply(self, cookie_can_go: bool) -> None:
         """The transaction commits: save what was announced. No exception is raised.
 
         The databases commit after it. So subscribers and ``func_invalid_logger`` are called by
         the response callback, where an error is one like any other. What else of the application
         fails, as an id generator, is logged; without its text, which may quote values.
 
-        :param may_set: as :meth:`save` returned it.
+        :param cookie_can_go: as :meth:`stage` returned it.
         """
-        self._postponed = []
+        self.postponed = self.postponed or []
         try:
-            self._save_quietly(may_set)
+            self._save_quietly(cookie_can_go)
         except Exception as exc:
             where = "".join(traceback.format_tb(exc.__traceback__))
             log.error(
                 "a session could not be saved: %s [docs: messages]\n%s", type(exc).__name__, where
             )
             self._give_up(exc)
+
+    def roll_back(self) -> None:
+        """Forget the changes of a transaction that was aborted.
+
+        What subscribers raise must not take the place of what aborts it: they are told by the
+        response callback, as by :meth:`apply`.
+        """
+        state = self.state
+        self.postponed = self.postponed or []
+        state.discard_changes("the transaction was aborted")
+        self._release()
+        if state.token_made and state.new:
+            self._abandon()
+
+    # -- the response is made -----------------------------------------------------------
 
     def on_response(self, request: Any, response: Any) -> None:
         """Response callback: save what changed late, and settle the cookie."""
@@ -356,9 +315,93 @@ class Turn:
         self._settle()
         if self.state.offers:
             offer_binding(self)
-        if self._read or self.state.phase is not UNREAD:
+        if self.looked_at():
             vary_on_cookie(response)
         self.state.rest()
+
+    def _settle(self) -> None:
+        """Save what is pending, and send the cookie if one is due."""
+        state = self.state
+        if self.joined is not None:
+            self.joined.let_go()
+            if self._unhandled or not self.request.environ.get("tm.active"):
+                # The transaction failed before it came to the session.
+                self.roll_back()
+            else:
+                # It is not this request's: pyramid_tm removes its mark before it ends one.
+                state.take_up()
+        elif state.aside is not None:
+            if self._failed():
+                state.drop_aside("the request failed")
+            else:
+                state.take_up()
+        if self.postponed is not None:
+            reports.tell_postponed(self)
+        if state.resend is not None:
+            self.identify()
+        ticket = self._ticket()
+        due = ticket is not None and (
+            state.resend is not None
+            or (state.touches and self.factory.cookies.due(ticket, self.request.environ))
+        )
+        if not (due or state.has_work() or state.token_made or state.cookie_is_stale):
+            self._reseal(ticket)
+            return
+        if self._failed() and not self.settings.save_on_exception:
+            state.discard_changes("the request failed, and save_on_exception is false")
+        cookie_can_go = self._cookie_can_go()
+        if self.save_failed or self._failed():
+            self._save_quietly(cookie_can_go)
+        else:
+            if not cookie_can_go:
+                executor.abandon(state, Reason.UNDELIVERABLE)
+            self.save()
+        self._reseal(ticket)
+        executor.tidy(state)  # a newer login may have ended this one's session: then no cookie goes
+        if self.response is not None:
+            send_cookie(self, ticket, cookie_can_go, due)
+
+    def _ticket(self) -> Ticket | None:
+        """Return the cookie of the session that lives, or else the first that verifies."""
+        tickets = self._tickets
+        if len(tickets) > 1:
+            self.state.look()
+            for ticket in tickets:
+                if ticket.token == self.state.token:
+                    return ticket
+        return tickets[0] if tickets else None
+
+    def _save_quietly(self, cookie_can_go: bool) -> None:
+        """Save for a response that renders an exception: it must not be lost for another one."""
+        state = self.state
+        if self.save_failed and state.unreachable:
+            state.endings.clear()  # neither load nor end came through: the page has waited enough
+        try:
+            if not cookie_can_go:
+                executor.abandon(state, Reason.UNDELIVERABLE)
+            executor.save(state, cookie_can_go)
+        except SessionError as exc:
+            log.error("a session could not be saved: %s", exc)
+            self._give_up(exc)
+
+    def _give_up(self, exc: Exception) -> None:
+        self.state.discard_changes(f"the save failed ({type(exc).__name__})")
+        self.state.endings.clear()
+
+    def _reseal(self, ticket: Ticket | None) -> None:
+        """Complete a rotation of secrets; the next request tries again if it fails.
+
+        The cookie comes first: as long as the browser has an older one, the seals show it.
+        """
+        if (ticket is not None and ticket.outdated) or not self.state.touches:
+            return
+        try:
+            if self.state.outdated():
+                executor.reseal(self.state)
+        except StoreError as exc:
+            log.warning("values could not be sealed under the first secret: %s", exc)
+
+    # -- the request is over ------------------------------------------------------------
 
     def on_finished(self, request: Any) -> None:
         """Finished callback: the last chance, also after an unhandled exception."""
@@ -401,15 +444,6 @@ class Turn:
             self.request = None
             self._outer_error = None
 
-    def is_repeated(self, error: BaseException | None = None) -> bool:
-        """Tell whether ``pyramid_retry`` throws this attempt away, as it decides it itself.
-
-        :param error: what nobody handled; without one, what was rendered counts.
-        """
-        if error is None:
-            error = self.request.__dict__.get("exception")
-        return error is not None and bool(is_error_retryable(self.request, error))
-
     def _is_unsettled(self) -> bool:
         """Whether anything happened after the response callback."""
         state = self.state
@@ -423,90 +457,16 @@ class Turn:
         except StoreError as exc:
             log.warning("a staged save could not be given up, and others wait for it: %s", exc)
 
-    def roll_back(self) -> None:
-        """Forget the changes of a transaction that was aborted.
+    # -- an attempt that is thrown away --------------------------------------------------
 
-        What subscribers raise must not take the place of what aborts it: they are told by the
-        response callback, as by :meth:`apply`.
+    def is_repeated(self, error: BaseException | None = None) -> bool:
+        """Tell whether ``pyramid_retry`` throws this attempt away, as it decides it itself.
+
+        :param error: what nobody handled; without one, what was rendered counts.
         """
-        state = self.state
-        self._postponed = self._postponed or []
-        state.discard_changes("the transaction was aborted")
-        self._release()
-        if state.token_made and state.new:
-            self._abandon()
-
-    def _settle(self) -> None:
-        """Save what is pending, and send the cookie if one is due."""
-        state = self.state
-        if self.joined is not None:
-            self.joined.let_go()
-            if self._unhandled or not self.request.environ.get("tm.active"):
-                # The transaction failed before it came to the session.
-                self.roll_back()
-            else:
-                # It is not this request's: pyramid_tm removes its mark before it ends one.
-                state.take_up()
-        elif state.aside is not None:
-            if self._failed():
-                state.drop_aside("the request failed")
-            else:
-                state.take_up()
-        if self._postponed is not None:
-            self._tell_postponed()
-        if state.resend is not None:
-            self.identify()
-        ticket = self._ticket()
-        due = ticket is not None and (
-            state.resend is not None
-            or (state.touches and self.factory.cookies.due(ticket, self.request.environ))
-        )
-        if not (due or state.has_work() or state.token_made or state.cookie_is_stale):
-            self._reseal(ticket)
-            return
-        if self._failed() and not self.settings.save_on_exception:
-            state.discard_changes("the request failed, and save_on_exception is false")
-        may_set = self._may_set()
-        if self.save_failed or self._failed():
-            self._save_quietly(may_set)
-        else:
-            if not may_set:
-                executor.abandon(state, Reason.UNDELIVERABLE)
-            self.save()
-        self._reseal(ticket)
-        executor.tidy(state)  # a newer login may have ended this one's session: then no cookie goes
-        if self.response is not None:
-            send_cookie(self, ticket, may_set, due)
-
-    def _reseal(self, ticket: Ticket | None) -> None:
-        """Complete a rotation of secrets; the next request tries again if it fails.
-
-        The cookie comes first: as long as the browser has an older one, the seals show it.
-        """
-        if (ticket is not None and ticket.outdated) or not self.state.touches:
-            return
-        try:
-            if self.state.outdated():
-                executor.reseal(self.state)
-        except StoreError as exc:
-            log.warning("values could not be sealed under the first secret: %s", exc)
-
-    def _save_quietly(self, may_set: bool) -> None:
-        """Save for a response that renders an exception: it must not be lost for another one."""
-        state = self.state
-        if self.save_failed and state.unreachable:
-            state.endings.clear()  # neither load nor end came through: the page has waited enough
-        try:
-            if not may_set:
-                executor.abandon(state, Reason.UNDELIVERABLE)
-            executor.save(state, may_set)
-        except SessionError as exc:
-            log.error("a session could not be saved: %s", exc)
-            self._give_up(exc)
-
-    def _give_up(self, exc: Exception) -> None:
-        self.state.discard_changes(f"the save failed ({type(exc).__name__})")
-        self.state.endings.clear()
+        if error is None:
+            error = self.request.__dict__.get("exception")
+        return error is not None and bool(is_error_retryable(self.request, error))
 
     def _leave_no_trace(self) -> None:
         """This attempt is thrown away and repeated."""
@@ -518,8 +478,8 @@ class Turn:
             self.request.environ.setdefault(CARRIED, {})[id(self.factory)] = state.token
         else:
             self._abandon()
-        if self._postponed is not None:
-            self._tell_postponed()
+        if self.postponed is not None:
+            reports.tell_postponed(self)
 
     def _abandon(self) -> None:
         """End the session that this request created: no browser will know of it."""
@@ -527,6 +487,8 @@ class Turn:
             executor.abandon(self.state)
         except StoreError as exc:
             log.warning("a session that no browser knows could not be ended: %s", exc)
+
+    # -- what the response may carry -----------------------------------------------------
 
     def _failed(self) -> bool:
         """Whether the request ended in an exception.
@@ -536,18 +498,15 @@ class Turn:
         """
         if self.response is None:
             return self._unhandled
-        return self._exception() is not None and self.response.status_int >= 400
-
-    def _exception(self) -> Any:
-        """Return the exception that was rendered, as Pyramid leaves it in the request."""
-        return self.request.__dict__.get("exception")
+        rendered = self.request.__dict__.get("exception")  # as Pyramid leaves it there
+        return rendered is not None and self.response.status_int >= 400
 
     def allowed(self) -> bool:
         """Tell whether the application lets the response carry cookies."""
         check = self.settings.func_check_response_allow_cookies
         return self.response is not None and (check is None or bool(check(self.response)))
 
-    def _may_set(self) -> bool:
+    def _cookie_can_go(self) -> bool:
         if self._failed() and not self.settings.cookie_on_exception:
             return False
         return self.allowed()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..engine.contents import Contents
 from ..engine.fields import OWNER_FIELD, PLACES_FIELD
 from ..engine.plan import STORED, UNREAD
-from ..engine.state import NOTHING, SessionState
+from ..engine.state import ASKED_NOTHING, SessionState
 from ..errors import StoreError, UnserializableValue
 from ..session import RedisSession
 from .known import note_login
@@ -83,7 +83,7 @@ def _note(request: Any, session: RedisSession) -> None:
 def _saves(state: SessionState) -> bool:
     """Tell whether the request saves something anyway."""
     try:
-        return state.asked is not NOTHING or bool(state.changes())
+        return state.asked is not ASKED_NOTHING or bool(state.changes())
     except UnserializableValue:
         return True  # it will be told so
 

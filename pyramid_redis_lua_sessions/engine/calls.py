@@ -75,8 +75,7 @@ class Caller:
 
     def call(self, script: Script, key: bytes, args: Sequence[bytes]) -> Any:
         if self.observer is not None:
-            step = self._run
-            return self.observer.note((script.name,), lambda: [step(script, key, args)])[0]
+            return self.observer.note((script.name,), lambda: [self._run(script, key, args)])[0]
         return self._run(script, key, args)
 
     def _run(self, script: Script, key: bytes, args: Sequence[bytes]) -> Any:
@@ -144,9 +143,8 @@ class Caller:
     def command(self, *command: Argument) -> Any:
         """Send a command; ``None`` where something of another type is stored at its key."""
         if self.observer is not None:
-            step = self._send
             name = str(command[0]).lower()
-            return self.observer.note((name,), lambda: [step(command)], scripts=False)[0]
+            return self.observer.note((name,), lambda: [self._send(command)], scripts=False)[0]
         return self._send(command)
 
     def _send(self, command: Command) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import StoreError, fingerprint
 from .admission import admit, drawing, entries_of, indexes_of
 from .contents import Changes
 from .failures import was_answered
-from .fields import CONFIRMED_FIELD, OWNER_FIELD, field_of
+from .fields import OWNER_FIELD
 from .index import Index
 from .pieces import cut, left_over
 from .plan import ADRIFT, FRESH, Act, Cause, Facts, Happened, Plan, Reason, plan
@@ -39,9 +39,6 @@ __all__ = ["abandon", "create", "reseal", "save", "settle", "stage", "tidy"]
 
 #: How often values are loaded and sealed again for a new token, where others save meanwhile.
 MOST_RENEWALS = 32
-
-#: Holds what no login consists of.
-CSRF_FIELD = field_of("_csrft_")
 
 
 def save(state: SessionState, cookie_can_go: bool) -> None:
@@ -76,7 +73,7 @@ def facts_of(state: SessionState, changes: Changes, cookie_can_go: bool) -> Fact
         bool(changes.deletes),
         lifetime,
         state.asked.renews,
-        state.asked.login or (state.asked.renews and logs_in(state, changes.values.keys())),
+        state.is_login(changes.values.keys()),
         state.lost != "",
         # Unless something is to be saved, nobody minds what was read.
         lifetime and state.contents.checks() != NO_CHECKS,
@@ -84,14 +81,6 @@ def facts_of(state: SessionState, changes: Changes, cookie_can_go: bool) -> Fact
         cookie_can_go,
         state.locked is not None,
     )
-
-
-def logs_in(state: SessionState, fields: Set[bytes]) -> bool:
-    """Tell whether a new token, together with what was put into these fields, is a login.
-
-    An application without owners logs in so. With them, it is a privilege that is confirmed.
-    """
-    return not state.owned and not fields <= {CSRF_FIELD, CONFIRMED_FIELD}
 
 
 # -- acts --------------------------------------------------------------------------
@@ -132,9 +121,10 @@ def _create(state: SessionState, changes: Changes, ending: Ending | None) -> boo
     if isinstance(created, Absent):
         moved = created.status is Status.MOVED
         return _drop(state, changes, Plan(Act.DROP, Reason.ENDED if moved else Reason.EXPIRED))
-    state.adopt(created, sealing, clocked)
     filled = Cause.FIRST_WRITE if changes.values else Cause.ENSURE_ID
-    state.announce(Happened.CREATED, Cause.LOGIN if OWNER_FIELD in changes.values else filled)
+    cause = Cause.LOGIN if state.asked.login else filled
+    state.adopt(created, sealing, clocked)
+    state.announce(Happened.CREATED, cause)
     if entries:
         state.entered = list(zip(entries, created.indexed, strict=True))
     return True
@@ -264,7 +254,8 @@ def _drop(state: SessionState, _: Changes, decided: Plan) -> bool:
     """Lose the changes, audibly."""
     state.report_lost(decided.reason)
     state.note_lost(decided.reason.value)
-    _end_made(state)
+    if state.token_made:
+        _end_made(state)
     state.trace.leaves(state.contents)
     failure, locked = state.failure, state.locked
     state.stand(ADRIFT)
@@ -347,8 +338,8 @@ def abandon(state: SessionState, reason: Reason = Reason.NONE) -> None:
 
 
 def _end_made(state: SessionState) -> None:
-    """End the session where this request put its token in place."""
-    if state.token_made and state.host.store().end(state.stored_token()) is Status.ENDED:
+    """End the session whose token this request put in place."""
+    if state.host.store().end(state.stored_token()) is Status.ENDED:
         state.announce(Happened.INVALIDATED, Cause.UNDELIVERED)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 __all__ = [
     "CONFIRMED_FIELD",
+    "CSRF_FIELD",
+    "CSRF_KEY",
     "DATA_KINDS",
     "DEVICE_FIELD",
     "FLASH_KIND",
@@ -40,6 +42,10 @@ DATA_KINDS = KEY_KINDS + FLASH_KIND
 INDEX_KIND = b"="
 #: What seals protect, beside ``SEALED_META``.
 SEALED_KINDS = DATA_KINDS + INDEX_KIND
+
+#: Where Pyramid's ``SessionCSRFStoragePolicy`` keeps the token, too.
+CSRF_KEY = "_csrft_"
+CSRF_FIELD = b".%b" % CSRF_KEY.encode("ascii")
 
 OWNER_FIELD = b"owner"
 LABEL_FIELD = b"label"

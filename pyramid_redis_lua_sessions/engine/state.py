@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple, Protocol, cast
 
 from ..errors import (
@@ -26,7 +26,7 @@ from ..settings import Settings
 from . import executor, refusals, staging
 from .contents import Changes, Contents
 from .ends import Clock
-from .fields import CONFIRMED_FIELD, DEVICE_FIELD, OWNER_FIELD
+from .fields import CONFIRMED_FIELD, CSRF_FIELD, DEVICE_FIELD, OWNER_FIELD
 from .memory import Memory
 from .plan import ADRIFT, FRESH, STORED, UNREAD, Cause, Happened, Phase, Reason
 from .protocol import (
@@ -49,7 +49,6 @@ from .tokens import TOKEN_FIELD, Ticket, Token, as_stored, moments
 from .trace import UNTRACED, Trace
 
 __all__ = [
-    "CSRF_KEY",
     "UNSET",
     "Ending",
     "Host",
@@ -62,11 +61,11 @@ __all__ = [
 
 log = logging.getLogger(__package__)
 
-#: Where Pyramid's ``SessionCSRFStoragePolicy`` keeps the token, too.
-CSRF_KEY = "_csrft_"
-
 #: Not given.
 UNSET: Any = object()
+
+#: Fields of which no login consists.
+_NO_LOGIN = {CSRF_FIELD, CONFIRMED_FIELD}
 
 #: Every request has it at first, so nobody may write to it.
 _NOBODY: dict[bytes, Token] = {}
@@ -156,7 +155,7 @@ class Asked(NamedTuple):
 
     :ivar lifetime: the lifetimes that it has adjusted.
     :ivar renews: a new token; ``restarts``: and the lifetime begins anew.
-    :ivar login: the token is that of a login.
+    :ivar login: an owner was set; see :meth:`SessionState.is_login`.
     """
 
     lifetime: Lifetime = NO_LIFETIME
@@ -166,8 +165,8 @@ class Asked(NamedTuple):
 
     def over(self, earlier: Asked) -> Asked:
         """Return what both ask for; of two lifetimes, the later counts."""
-        if self is NOTHING or earlier is NOTHING:
-            return earlier if self is NOTHING else self
+        if self is ASKED_NOTHING or earlier is ASKED_NOTHING:
+            return earlier if self is ASKED_NOTHING else self
         lifetimes = zip(earlier.lifetime, self.lifetime, strict=True)
         lifetime = Lifetime(*(before if later is None else later for before, later in lifetimes))
         flags = zip(earlier[1:], self[1:], strict=True)
@@ -177,7 +176,7 @@ class Asked(NamedTuple):
         return ["the lifetime"] * (self.lifetime != NO_LIFETIME) + ["the new token"] * self.renews
 
 
-NOTHING = Asked()
+ASKED_NOTHING = Asked()
 
 
 class Resend(NamedTuple):
@@ -262,7 +261,7 @@ class SessionState:
         #: When it was touched before, ms since the epoch; 0 = unknown.
         self.seen_ms = 0
         #: What the application asked for since the last save.
-        self.asked = NOTHING
+        self.asked = ASKED_NOTHING
         #: Fingerprint of the session that turned out not to live when that was to be saved.
         self.lost = ""
         #: What a view had changed that failed.
@@ -317,7 +316,7 @@ class SessionState:
         self.aside = None
 
     def _ask_nothing(self) -> None:
-        self.asked = NOTHING
+        self.asked = ASKED_NOTHING
         self.lost = ""
 
     def _make_contents(self, raw: dict[bytes, bytes], plain: dict[bytes, bytes]) -> Contents:
@@ -453,9 +452,20 @@ class SessionState:
 
     def ended(self) -> bool:
         """Tell whether it was found to have ended while this request was under way."""
-        if self.phase is not ADRIFT or self.failure or self.locked or self.asked.login:
+        if self.phase is not ADRIFT or self.failure or self.locked:
             return False
-        return not (self.asked.renews and executor.logs_in(self, self.contents.touched(False)))
+        return not self.is_login(self.contents.touched(False))
+
+    def is_login(self, fields: Set[bytes]) -> bool:
+        """Tell whether what the request asks for is a login.
+
+        It is one where an owner was set; or, in an application without owners, where values were
+        put in together with a new token. With owners, that is a privilege which is confirmed.
+
+        :param fields: that are to be set.
+        """
+        asked = self.asked
+        return asked.login or (asked.renews and not self.owned and not fields <= _NO_LOGIN)
 
     def timeout(self) -> float | None:
         """Return the idle timeout that applies, seconds; ``None``: never."""
@@ -649,7 +659,7 @@ class SessionState:
         """Cheaply rule out that anything was changed."""
         # What is lost may be no more than deletions, of which nothing is left to see.
         return self.phase is not UNREAD and bool(
-            self.contents.pending() or self.lost or self.asked is not NOTHING
+            self.contents.pending() or self.lost or self.asked is not ASKED_NOTHING
         )
 
     def needs_cookie(self) -> bool:

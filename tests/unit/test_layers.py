@@ -66,6 +66,7 @@ LAYERS = (
     "events",
     "session",
     "delivery",
+    "reports",
     "turn",
     "tween",
     "factory",
