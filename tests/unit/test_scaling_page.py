@@ -19,7 +19,7 @@ MAXMEMORY = 2e9
 
 @pytest.fixture(scope="module")
 def section() -> str:
-    text = PAGE.read_text("utf-8").partition("Both together, worked out\n")[2]
+    text = PAGE.read_text("utf-8").partition("An example, worked out\n")[2]
     assert "six primaries" in text
     assert "2 GB" in text
     return text
