@@ -512,6 +512,10 @@ def more_commands(node: Node) -> dict[str, tuple[Any, ...]]:
     return forms
 
 
+#: What an application needs to be told of endings; Redis 7 has the others, too.
+ENDINGS = ("publish", "subscribe", "unsubscribe", "ping")
+SHARDED_ENDINGS = ("spublish", "ssubscribe", "sunsubscribe")
+
 #: What a user for sessions need not be able to do.
 TOO_MUCH = (("FLUSHALL",), ("CONFIG", "GET", "*"), ("GET", "a key of somebody else"))
 
@@ -565,13 +569,26 @@ def check_permissions(node: Node) -> Iterator[Finding]:
             f"user {node.user} may do all that sessions need, and more ({beyond[0]}); "
             "a user of the sessions' own need not",
             data,
-            changes=cli(
-                "ACL SETUSER sessions on >PASSWORD resetkeys resetchannels "
-                f"{_keys(node)} -@all {_allowed(commands)}"
-            ),
+            changes=cli(_rule(node, commands, more)),
         )
     else:
         yield Finding(OK, "permissions", f"user {node.user} may do what sessions need", data)
+
+
+def _rule(node: Node, commands: Iterable[str], more: Iterable[str]) -> str:
+    """Return what gives sessions a user of their own, which may do no more than they need.
+
+    :param more: as :func:`more_commands` names them.
+    """
+    names, _, of_others = zip(*(name.partition(" on ") for name in (*commands, *more)), strict=True)
+    patterns = ["~*" if any(of_others) else _keys(node)]
+    if node.single.connection_pool.connection_kwargs.get("db"):
+        names += ("select",)
+    if node.target.settings.publish_endings:
+        patterns.append(f"&{node.target.settings.prefix}*")
+        names += ENDINGS + SHARDED_ENDINGS * (node.version >= (7, 0))
+    words = f"{' '.join(patterns)} -@all {_allowed(dict.fromkeys(names))}"
+    return f"ACL SETUSER sessions on >PASSWORD resetkeys resetchannels {words}"
 
 
 def _keys(node: Node) -> str:

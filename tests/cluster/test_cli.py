@@ -14,6 +14,7 @@ from pyramid_redis_lua_sessions.errors import fingerprint
 from pyramid_redis_lua_sessions.migrate import OLD_KEY_FIELD, Migration
 from tests.support.browser import SECRET, Browser, make_browser
 from tests.support.command import run, write_ini
+from tests.support.least_privilege import PASSWORD, USER, with_user
 from tests.support.topology import Cluster
 
 
@@ -166,3 +167,32 @@ def test_sessions_are_found_while_their_slots_move(
     finally:
         for node in (target, source):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+
+def test_user_that_check_advises_may_use_the_cluster(
+    cluster: Cluster, ini: str, tmp_path: Path, capsys: Any
+) -> None:
+    if cluster.primaries()[0].version < (7, 0):
+        pytest.skip("only Redis 7 tells that the default user may do more than is needed")
+    assert run("check", ini, "--json") == 0
+    found = json.loads(capsys.readouterr().out)["findings"]
+    lines = {
+        change["line"]
+        for finding in found
+        if finding["subject"] == "permissions"
+        for change in finding["changes"]
+    }
+    (line,) = lines
+    words = line.replace(">PASSWORD", f">{PASSWORD}").split()
+    try:
+        for node in cluster.nodes:
+            node.ask(*words)
+        theirs = write_ini(tmp_path, with_user(cluster.url))
+        assert run("check", theirs, "--json") == 0
+        found = json.loads(capsys.readouterr().out)["findings"]
+        assert {f["level"] for f in found if f["subject"] in ("permissions", "session tried")} == {
+            "ok"
+        }
+    finally:
+        for node in cluster.nodes:
+            node.ask("ACL", "DELUSER", USER)

@@ -645,6 +645,40 @@ def test_lines_for_redis_that_check_prints_are_lines_that_it_takes(
     assert (found["memory"]["level"], found["persistence"]["level"]) == ("ok", "ok")
 
 
+@pytest.mark.parametrize(
+    ("database", "options"),
+    [
+        (3, {}),
+        (0, {"publish_endings": "true"}),
+        (0, {"migrate_from": "pyramid_session_redis"}),
+    ],
+    ids=str,
+)
+def test_user_that_check_advises_may_do_what_the_settings_need(
+    database: int, options: dict[str, str], new_redis_server: NewServer, check: Check
+) -> None:
+    server = new_redis_server()
+    if server.version < (7, 0):
+        pytest.skip("only Redis 7 tells that the default user may do more than is needed")
+    url = server.url.replace("/0", f"/{database}")
+    line = mends(check(url, **options)["permissions"])
+    with server.client() as client:
+        client.execute_command(*line.replace(">PASSWORD", f">{PASSWORD}").split())
+        forms = [("SELECT", 3)] * bool(database)
+        if options.get("publish_endings"):
+            page = (Path(__file__).resolve().parents[2] / "docs" / "endings.rst").read_text("utf-8")
+            named = re.findall(r"^    ACL SETUSER sessions (.+)", page, re.MULTILINE)
+            words = [word[1:] for word in " ".join(named).split() if word.startswith("+")]
+            assert len(words) == 7
+            channel = "session:x"
+            forms += [(word, channel, "")[: 3 if "publish" in word else 2] for word in words]
+        for form in forms:
+            assert client.execute_command("ACL DRYRUN", USER, *form) in (b"OK", "OK")
+    found = check(with_user(url), **options)
+    assert (found["permissions"]["level"], found["permissions"]["missing"]) == ("ok", [])
+    assert found["session tried"]["level"] == "ok"
+
+
 def test_every_subject_of_check_has_a_page() -> None:
     docs = Path(__file__).resolve().parents[2] / "docs"
     for subject, page in PAGES.items():
