@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -283,8 +284,11 @@ class Visitor:
 
     def send(self, path: str, token: str, **fields: str) -> str:
         data = urllib.parse.urlencode({**fields, "csrf_token": token}).encode()
-        with self.opener.open(self.url + path, data, timeout=20) as response:
-            return str(response.read().decode())
+        try:
+            with self.opener.open(self.url + path, data, timeout=20) as response:
+                return str(response.read().decode())
+        except urllib.error.HTTPError as refused:
+            return f"{refused.code} {refused.read().decode()}"
 
     def log_in(self, password: str, token: str | None = None) -> str:
         return self.send("/login", token or self.open_form(), name="ann", password=password)
@@ -303,5 +307,7 @@ def test_login_with_a_form_whose_session_has_expired(url: str, redis_client: red
     (key,) = redis_client.scan_iter("session:*")
     assert 0 < redis_client.ttl(key) <= 300
     redis_client.pexpire(key, 0)
-    assert "That form was open for too long." in visitor.log_in("tea", token)
+    page = visitor.log_in("tea", token)
+    assert page.startswith("400 ")
+    assert "That form was open for too long." in page
     assert "You are ann." in visitor.log_in("tea")
