@@ -343,6 +343,10 @@ class Contents:
         """Tell whether the owner, or the label, was set here."""
         return self._meta.get(field) is not None
 
+    def assigns(self, field: bytes) -> bool:
+        """Tell whether the owner, or the label, was set or removed here."""
+        return field in self._meta
+
     def is_bound(self) -> bool:
         """Tell whether the session is bound to a device, and stays so."""
         return DEVICE_FIELD in self.raw and DEVICE_FIELD not in self._meta

@@ -630,8 +630,11 @@ class SessionState:
         aside, self.aside = self.aside, None
         if self.phase is ADRIFT:
             self.phase = aside.phase
+        earlier = aside.asked
+        if earlier.login and self.contents.assigns(OWNER_FIELD):
+            earlier = earlier._replace(login=False)
         self.contents.lay_over(aside.contents)
-        self.asked = self.asked.over(aside.asked)
+        self.asked = self.asked.over(earlier)
 
     def drop_aside(self, reason: str) -> None:
         """The changes that were set aside do not count."""

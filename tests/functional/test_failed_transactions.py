@@ -429,23 +429,46 @@ def test_save_on_exception_decides_where_the_transaction_commits_all_the_same(
     assert app.get("/show").text == f"[('value', '{value}')] [] None"
 
 
-def test_exception_view_that_takes_the_owner_away_has_the_last_word(redis_url: str) -> None:
+#: What subscribers are told where a view sets an owner and raises, by whether there was a session
+#: before, and by the owner that the exception view sets.
+LAST_WORDS = {
+    (True, None): [("SessionRegenerated", "regenerate_id")],
+    (True, "eve"): [("SessionRegenerated", "login")],
+    (False, None): [("SessionCreated", "first write")],
+    (False, "eve"): [("SessionCreated", "login")],
+}
+
+
+@pytest.mark.parametrize(("stored", "owner"), LAST_WORDS)
+def test_exception_view_that_changes_the_owner_has_the_last_word(
+    redis_url: str, on_conflict: str, stored: bool, owner: str | None
+) -> None:
+    seen: list[tuple[str, str]] = []
+
     def view(request: Any) -> None:
         request.session.owner = "bob"
         raise Boom
 
     def render(exc: Any, request: Any) -> Response:
-        request.session.owner = None
+        request.session.owner = owner
+        request.session["tried"] = 1
         return Response(status=302)
+
+    def note(event: Any) -> None:
+        seen.append((type(event).__name__, event.reason))
 
     def configure(config: Any) -> None:
         config.include("pyramid_tm")
         config.add_exception_view(render, context=Boom)
+        config.add_subscriber(note, SessionEvent)
 
-    app = make_app(redis_url, {**VIEWS, "view": view}, settings=TM, configure=configure)
-    app.get("/start")
+    app = serve(redis_url, view, configure=configure, on_conflict=on_conflict)
+    if stored:
+        app.get("/start")
+        seen.clear()
     app.get("/view", status=302)
-    assert app.get("/show").text.endswith(" None")
+    assert seen == LAST_WORDS[stored, owner]
+    assert app.get("/show").text.endswith(f" {owner}")
 
 
 @pytest.mark.parametrize("how", ["regenerate_id", "invalidate"])
