@@ -2,8 +2,8 @@
 stage_save: announce the save that a transaction will make when it commits, or give it up.
 
 For retry mode: what the request read is checked here, and from then on nobody changes it,
-nor what it will write, until that save (see save_if_changed) or `hold_ms` later. Calls that
-touch other fields go on. Nothing of the announced values is stored.
+nor what it will write, until that save (see save_if_changed and renew_token) or `hold_ms`
+later. Calls that touch other fields go on. Nothing of the announced values is stored.
 
 KEYS[1] session_key  hash that holds the session
 ARGV[1] digest       16 bytes, BLAKE2b of the verifier that the cookie holds

@@ -178,6 +178,17 @@ def test_nothing_in_the_rule_is_superfluous(server: RedisServer, redis_client: r
     assert "-@all" in words
 
 
+def test_login_whose_index_redis_refuses_leaves_nobody_logged_in(
+    server: RedisServer, redis_client: redis.Redis
+) -> None:
+    browser = make_browser(with_user(server.url))
+    browser.use(lambda session: session.update(a=1))
+    redis_client.execute_command("ACL", "SETUSER", USER, "-zadd")
+    with pytest.raises(StoreError):
+        browser.use(lambda session: setattr(session, "owner", "ada"))
+    assert not redis_client.hexists(browser.key, "owner")
+
+
 # -- it is no more -----------------------------------------------------------------
 
 

@@ -176,6 +176,10 @@ def test_login_that_is_one_too_many_is_told_to_the_oldest(redis_url: str) -> Non
         pytest.param(
             lambda session: (session.update(a=2), session.adjust_session_expires(1)), id="saved"
         ),
+        pytest.param(
+            lambda session: (session.regenerate_id(), session.adjust_session_expires(1)),
+            id="new token",
+        ),
     ],
 )
 def test_session_that_ends_itself_is_told(user: Browser, end: Callable[[Any], Any]) -> None:

@@ -374,6 +374,20 @@ def test_a_lifetime_of_its_own_stays_when_the_id_is_regenerated(
     assert redis_client.pttl(KEY + new) <= 500_000
 
 
+def test_lifetimes_that_come_with_a_new_token_are_kept(start: Start, redis_client: Any) -> None:
+    overlap = start()
+    end = int(redis_client.time()[0]) + 500
+    cookie = session_with(overlap, put("a", 1))
+    driven = overlap.begin(cookie)
+    driven.do(log_in)
+    driven.do(lambda session: session.adjust_session_timeout(700))
+    driven.do(lambda session: session.adjust_session_expires(end))
+    new = id_in(driven.finish().cookie)
+    fields = stored_sessions(redis_client)[new]
+    assert (fields[b"timeout"], fields[b"deadline"]) == (b"700000", b"%d000" % end)
+    assert redis_client.pttl(KEY + new) <= 500_000
+
+
 def test_one_new_token_is_made_when_the_reply_was_lost(
     start: Start, proxy: CountingProxy, redis_client: Any
 ) -> None:

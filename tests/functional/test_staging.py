@@ -192,6 +192,23 @@ def test_who_touches_the_same_fields_conflicts_while_a_commit_is_under_way(
     assert staged(redis_client, cookie) is None
 
 
+def test_new_token_without_a_transaction_waits_for_what_is_announced(
+    overlap: Overlap, start: Start
+) -> None:
+    cookie = session_with(overlap, put("n", 1))
+    plain = start(on_conflict="retry")
+    found: list[int] = []
+
+    def commit() -> None:
+        found.append(status_of(plain, cookie, lambda session: session.regenerate_id()))
+
+    slow = overlap.begin(cookie)
+    slow.do(put("n", 2))
+    slow.do_request(lambda request: Voting(request, commit))
+    assert (slow.finish().status, found) == (200, [409])
+    assert overlap.read(cookie) == {"n": 2}
+
+
 def test_nothing_stays_announced_when_the_database_refuses(
     overlap: Overlap, redis_client: Any
 ) -> None:

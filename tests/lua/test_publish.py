@@ -52,6 +52,11 @@ def deadline_of_a_save(scripts: Scripts) -> None:
     assert reply[:2] == [Status.SAVED, 0]
 
 
+def deadline_of_a_new_token(scripts: Scripts) -> None:
+    reply = scripts.renew(sets={b".a": b"2"}, new_deadline=1, message=NEWS)
+    assert reply[:2] == [Status.SAVED, 0]
+
+
 ENDS: dict[str, Callable[[Scripts], Any]] = {
     "end": lambda scripts: scripts.end(message=NEWS),
     "end whatever the token": lambda scripts: scripts.end(digest=b"", message=NEWS),
@@ -59,6 +64,7 @@ ENDS: dict[str, Callable[[Scripts], Any]] = {
     "emptied": emptied,
     "deadline": lambda scripts: scripts.adjust(new_deadline=1, message=NEWS),
     "deadline of a save": deadline_of_a_save,
+    "deadline of a new token": deadline_of_a_new_token,
 }
 
 
@@ -66,7 +72,7 @@ ENDS: dict[str, Callable[[Scripts], Any]] = {
 def test_end_is_published_once(scripts: Scripts, hear: Hear, end: Any) -> None:
     scripts.create(fields={b".a": b"1"})
     end(scripts)
-    assert not scripts.client.hexists("s", "created")
+    assert not scripts.client.hexists("s", "@")
     assert hear() == [NEWS]
 
 
@@ -84,6 +90,7 @@ STAYS: dict[str, Callable[[Scripts], Any]] = {
     "another token": lambda scripts: scripts.end(digest=THEIRS, message=NEWS),
     "conflict": lambda scripts: scripts.end(checks={b".a": digest(b"2")}, message=NEWS),
     "save": lambda scripts: scripts.save(sets={b".b": b"1"}, message=NEWS),
+    "new token": lambda scripts: scripts.renew(sets={b".a": b"2"}, message=NEWS),
     "not emptied": lambda s: s.save(sets={b".b": b""}, end_if_empty=60_000, message=NEWS),
     "adjust": lambda scripts: scripts.adjust(new_timeout=1000, message=NEWS),
     "repeated": lambda s: [s.end(nonce="one"), s.end(nonce="one", message=NEWS)],
@@ -119,7 +126,7 @@ def test_user_who_may_not_publish_ends_it_all_the_same(
             end(Scripts(client))
     finally:
         redis_client.execute_command("ACL", "DELUSER", "mute")
-    assert not redis_client.hexists("s", "created")
+    assert not redis_client.hexists("s", "@")
     assert hear() == []
 
 
