@@ -125,7 +125,7 @@ def test_figures_on_the_pages_are_those_of_the_code() -> None:
     assert f"up to {cookies.REMEMBERED:,} cookies" in how
     assert f"that it loaded or saved last, up to {megabytes} MB" in how
     overlap = " ".join((DOCS / "concurrency.rst").read_text("utf-8").split())
-    assert f"It waits up to {staging.PATIENCE * 1000:.0f} ms, then it conflicts" in overlap
+    assert f"waits up to {staging.PATIENCE * 1000:.0f} ms and then conflicts" in overlap
     assert staging.LAST_PATIENCE == store.STAGE_MS / 1000 == 10
     assert "(up to ten seconds)" in overlap
     assert "that died lapses after ten seconds" in overlap
