@@ -262,14 +262,10 @@ class Store(Caller):
         :returns: or what became of the session: ``Absent``, ``Status.CONFLICT``,
             ``Status.EMPTIED``, ``Status.BUSY``.
         """
-        call_id, losses = take_lane(), self.line.losses
+        call_id = take_lane()
         call = self.saving(call_id, token, save)
         if not (entries or save.ends):
-            reply = self.call(*call)
-            if losses is not None and losses == self.line.losses:
-                # It was sent once, and answered: no copy of it can come late.
-                LANES.append(call_id)
-            return self._saved_of(reply)
+            return self._saved_of(self._call_in_lane(call_id, call))
         calls = [
             *(self.indexing(entry, token.locator) for entry in entries),
             call,
@@ -289,7 +285,8 @@ class Store(Caller):
             the session has ended before the client repeated the call.
         """
         new, deletes, life = renewal.token, renewal.deletes, renewal.lifetime
-        args = [token.digest, *self._life_args, os.urandom(6), self._remember_s]
+        call_id = take_lane()
+        args = [token.digest, *self._life_args, call_id, self._remember_s]
         args += (
             optional(life.timeout_ms),
             optional(life.deadline_ms),
@@ -305,16 +302,28 @@ class Store(Caller):
         )
         for value in renewal.values.items():
             args += value
-        calls = [
-            *(self.indexing(entry, token.locator) for entry in entries),
-            (_RENEW, self.key(token.locator), args),
-            *self._ending_values(new, renewal.values, renewal.ends),
-        ]
-        replies = self.together(calls) if len(calls) > 1 else [self.call(*calls[0])]
+        call = (_RENEW, self.key(token.locator), args)
+        if not (entries or renewal.ends):
+            return self._saved_of(self._call_in_lane(call_id, call))
+        replies = self.together(
+            [
+                *(self.indexing(entry, token.locator) for entry in entries),
+                call,
+                *self._ending_values(new, renewal.values, renewal.ends),
+            ]
+        )
         if any(isinstance(failed, StoreError) for failed in replies[: len(entries)]):
             # No session is an owner's without being in the index.
             self.end_unheard(new)
         return self._saved_of(*_of_index_and_save(replies, renewal.ends))
+
+    def _call_in_lane(self, call_id: bytes, call: Call) -> Any:
+        """Make a call; its lane is free again where no copy of the call can come late."""
+        losses = self.line.losses
+        reply = self.call(*call)
+        if losses is not None and losses == self.line.losses:
+            LANES.append(call_id)  # it was sent once, and answered
+        return reply
 
     def _saved_of(self, reply: Any, indexed: Sequence[Any] = ()) -> Saved | Absent | Status:
         if reply == _SAVED:

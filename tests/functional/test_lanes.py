@@ -36,6 +36,7 @@ def test_saves_one_after_another_leave_one_mark(proxy: CountingProxy, redis_clie
     browser = make_browser(proxy.url)
     for value in range(12):
         write(browser, value)
+        browser.use(lambda session: session.regenerate_id())
     assert len(lanes(redis_client, browser)) == 1
 
 
