@@ -32,9 +32,7 @@ def test_client_of_redis_py_that_the_application_brings(sentinels: Sentinels, cl
 
 
 def test_user_of_the_documentation_finds_the_primary(sentinels: Sentinels, clean: None) -> None:
-    (rule,) = re.findall(
-        r"user of the sentinels themselves\s+needs ``(.*?)``", PAGE.read_text("utf-8")
-    )
+    (rule,) = re.findall(r"Sentinels .*\s+own: theirs needs ``(.*?)``", PAGE.read_text("utf-8"))
     for sentinel in sentinels.sentinels:
         sentinel.ask("ACL", "SETUSER", "app", "on", ">pw", "-@all", *rule.split())
     url = sentinels.url.partition("?")[0]
