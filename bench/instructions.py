@@ -87,7 +87,7 @@ class Budget(NamedTuple):
 BUDGETS = (
     Budget("read", "read", BARE, False, 1.17, 1.15),
     Budget("read", "read", PREDECESSOR, True, 0.25, 0.20),
-    Budget("write one key", "write one key", PREDECESSOR, True, 0.46, 0.40),
+    Budget("write one key", "write one key", PREDECESSOR, True, 0.48, 0.40),
     Budget("first write", "first write", PREDECESSOR, True, 0.53, 0.40),
     Budget("login", "login", PREDECESSOR, True, 0.48, 0.55),
 )
