@@ -321,7 +321,7 @@ def _delete(key: str) -> Callable[[Any], None]:
     return delete
 
 
-EXAMPLES = int(os.environ.get("TORTURE_EXAMPLES", "5000"))
+EXAMPLES = int(os.environ.get("TORTURE_EXAMPLES", "3000"))
 STEPS = 12
 #: The examples are shared out to processes, each with a Redis of its own.
 PROCESSES = 2

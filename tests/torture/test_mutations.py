@@ -303,7 +303,7 @@ MUTATIONS |= GUARANTEES
 
 
 #: ``make torture`` breaks every rule; a test run, for its time, every so many.
-EVERY = int(os.environ.get("TORTURE_MUTATIONS", "4"))
+EVERY = int(os.environ.get("TORTURE_MUTATIONS", "8"))
 CHOSEN = dict(list(MUTATIONS.items())[::EVERY])
 
 
