@@ -226,11 +226,8 @@ class Store(Caller):
         for _ in range(MOST_DRAWS):
             token = (draw or self.draw)()
             fields, absolute_ms = seal(token), self.absolute_ms
-            calls = [
-                *(self.indexing(entry, token.locator) for entry in entries),
-                self.creation(token, fields, lifetime, None, absolute_ms, first_ms, clocked),
-                *self._ending_values(token, fields, ends),
-            ]
+            call = self.creation(token, fields, lifetime, None, absolute_ms, first_ms, clocked)
+            calls = self._with_indexes_and_ends(call, token, entries, fields, ends)
             if ending is not None:
                 message = self.message(ending.locator, ending_owner)
                 calls.insert(0, self._ending(ending.locator, ending.digest, message=message))
@@ -266,11 +263,7 @@ class Store(Caller):
         call = self.saving(call_id, token, save)
         if not (entries or save.ends):
             return self._saved_of(self._call_in_lane(call_id, call))
-        calls = [
-            *(self.indexing(entry, token.locator) for entry in entries),
-            call,
-            *self._ending_values(token, save.values, save.ends),
-        ]
+        calls = self._with_indexes_and_ends(call, token, entries, save.values, save.ends)
         replies = self.one_by_one(calls) if entries else self.together(calls)
         return self._saved_of(*_of_index_and_save(replies, save.ends))
 
@@ -306,11 +299,7 @@ class Store(Caller):
         if not (entries or renewal.ends):
             return self._saved_of(self._call_in_lane(call_id, call))
         replies = self.together(
-            [
-                *(self.indexing(entry, token.locator) for entry in entries),
-                call,
-                *self._ending_values(new, renewal.values, renewal.ends),
-            ]
+            self._with_indexes_and_ends(call, new, entries, renewal.values, renewal.ends)
         )
         if any(isinstance(failed, StoreError) for failed in replies[: len(entries)]):
             # No session is an owner's without being in the index.
@@ -595,16 +584,23 @@ class Store(Caller):
             args += value
         return (_CREATE, self.key(token.locator), args)
 
-    def _ending_values(
-        self, token: Token, values: Mapping[bytes, bytes], ends: Mapping[bytes, int]
+    def _with_indexes_and_ends(
+        self,
+        call: Call,
+        token: Token,
+        entries: Sequence[Entry],
+        values: Mapping[bytes, bytes],
+        ends: Mapping[bytes, int],
     ) -> list[Call]:
-        """Return the call that has Redis forget values at their end; none where none has one."""
-        if not ends:
-            return []
-        args: list[bytes] = []
-        for field, end_ms in ends.items():
-            args += (field, values[field][:16], b"%d" % end_ms)
-        return [(_END_VALUES, self.key(token.locator), args)]
+        """Return a call that stores values; before it, those that add the session to indexes, and
+        after it the one that has Redis forget values at their end, where any has one."""
+        calls = [*(self.indexing(entry, token.locator) for entry in entries), call]
+        if ends:
+            args: list[bytes] = []
+            for field, end_ms in ends.items():
+                args += (field, values[field][:16], b"%d" % end_ms)
+            calls.append((_END_VALUES, self.key(token.locator), args))
+        return calls
 
     def adjusting(self, token: Token, lifetime: Lifetime = NO_LIFETIME) -> Call:
         args = [

@@ -23,6 +23,16 @@ def lanes(client: redis.Redis, browser: Browser) -> list[bytes]:
     return [saves[place : place + 3] for place in range(1, len(saves), 7)]
 
 
+def lose_reply_of_save(proxy: CountingProxy, browser: Browser) -> None:
+    """Save once more, and lose the first reply to that."""
+
+    def lose(session: Any) -> None:
+        session["n"] = 2
+        proxy.lose_replies(1)
+
+    browser.use(lose)
+
+
 def write(browser: Browser, value: int) -> None:
     browser.use(lambda session: session.__setitem__("n", value))
 
@@ -64,12 +74,7 @@ def test_save_that_was_repeated_stays_remembered(proxy: CountingProxy, redis_cli
     write(browser, 0)
     write(browser, 1)
     (lane,) = lanes(redis_client, browser)
-
-    def lose(session: Any) -> None:
-        session["n"] = 2
-        proxy.lose_replies(1)
-
-    browser.use(lose)
+    lose_reply_of_save(proxy, browser)
     assert lanes(redis_client, browser) == [lane]
     assert calls.LANES == []
     write(browser, 3)
@@ -84,13 +89,8 @@ def test_save_that_was_given_up_stays_remembered(proxy: CountingProxy, redis_cli
     write(browser, 0)
     write(browser, 1)
     (lane,) = lanes(redis_client, browser)
-
-    def lose(session: Any) -> None:
-        session["n"] = 2
-        proxy.lose_replies(1)
-
     with pytest.raises(StoreError):
-        browser.use(lose)
+        lose_reply_of_save(proxy, browser)
     write(browser, 3)
     assert lanes(redis_client, browser)[1:] == [lane]
 
