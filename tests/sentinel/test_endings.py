@@ -48,12 +48,7 @@ def test_session_that_is_watched_meanwhile_is_heard_of_afterwards(
     for each in users:
         wait_until(lambda each=each: is_heard(each))
     wait_until(lambda: confirm(user.key))
-    old = sentinels.primary
-    if how == "fail_over":
-        sentinels.fail_over()
-    else:
-        getattr(old, how)()
-    wait_until(lambda: sentinels.primary is not old, 20)
+    old = sentinels.replace_primary(how)
     # Whoever listens may not have noticed yet.
     wait_until(lambda: ends(misses, sentinels), 20)
     assert all_told[2].get(timeout=40).reason == "ended"

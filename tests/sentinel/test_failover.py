@@ -30,12 +30,7 @@ def test_nothing_that_was_replicated_is_lost_when_the_primary_goes(
     sentinels = own_sentinels
     with Load(sentinels.url, confirm, **TIMEOUTS) as load:
         load.wait_for_more()
-        old = sentinels.primary
-        if how == "fail_over":
-            sentinels.fail_over()
-        else:
-            getattr(old, how)()
-        wait_until(lambda: sentinels.primary is not old, 20)
+        old = sentinels.replace_primary(how)
         # Without a restart, and while the old primary is still away.
         load.wait_for_more()
         if how == "kill":

@@ -345,6 +345,20 @@ class Sentinels:
 
         wait_until(accepted)
 
+    def replace_primary(self, how: str) -> Node:
+        """Wait until there is another primary.
+
+        :param how: ``fail_over``; or ``kill`` or ``pause``: the old one goes.
+        :returns: the old one.
+        """
+        old = self.primary
+        if how == "fail_over":
+            self.fail_over()
+        else:
+            getattr(old, how)()
+        wait_until(lambda: self.primary is not old, 20)
+        return old
+
 
 class SentinelNode(Node):
     """A sentinel."""
